@@ -1,0 +1,108 @@
+"""The egress ledger: one JSON line for every message that leaves the device or comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from edge_runtime.errors import LedgerError
+
+Direction = Literal["up", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One message.
+
+    Attributes:
+        time: UTC, ISO 8601 with microseconds.
+        direction: "up" left the device, "down" came back.
+        kind: "info", "open", "verify", "sketch" or "answer".
+        bytes: length of the encoded message (without gRPC's and TLS's framing).
+        content: for "up", every field of the message: the exact text or token ids that left.
+    """
+
+    time: str
+    direction: Direction
+    kind: str
+    bytes: int
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """Appends entries to memory and, where a path is given, to a JSON Lines file that only its owner can read.
+
+    An "up" entry is written and flushed before its message leaves; where that fails, nothing leaves.
+    Safe to use from several threads.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        """Open the ledger.
+
+        Args:
+            path: JSON Lines file to append to; None keeps the ledger in memory alone.
+
+        Raises:
+            LedgerError: the file can't be opened for appending.
+        """
+        self.path = Path(path) if path is not None else None
+        self._entries: list[LedgerEntry] = []
+        self._lock = threading.Lock()
+        self._file: TextIO | None = None
+        if self.path is not None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                self._file = os.fdopen(descriptor, "a", encoding="utf-8")
+            except OSError as error:
+                raise LedgerError(
+                    f"The ledger can't be written: {self.path} ({error.strerror}). Choose another --ledger file."
+                ) from error
+
+    @property
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """All entries of this ledger object, oldest first."""
+        with self._lock:
+            return tuple(self._entries)
+
+    def record(self, direction: Direction, kind: str, size: int, content: Mapping[str, Any] | None = None) -> None:
+        """Append one entry and flush it.
+
+        Raises:
+            LedgerError: the entry could not be written; the message must not leave.
+        """
+        entry = LedgerEntry(datetime.now(UTC).isoformat(timespec="microseconds"), direction, kind, size, content or {})
+        with self._lock:
+            if self._file is not None:
+                try:
+                    self._file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+                    self._file.flush()
+                except (OSError, ValueError) as error:
+                    raise LedgerError(
+                        f"The ledger can't be written: {self.path} ({error}). Nothing was sent; free some space."
+                    ) from error
+            self._entries.append(entry)
+
+    def bytes_moved(self, direction: Direction) -> int:
+        """Sum of the message bytes in one direction."""
+        with self._lock:
+            return sum(entry.bytes for entry in self._entries if entry.direction == direction)
+
+    def close(self) -> None:
+        """Close the file; entries in memory stay."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
