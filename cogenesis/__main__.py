@@ -1,0 +1,5 @@
+"""Runs the command line with `python -m cogenesis`."""
+
+from cogenesis.cli import main
+
+main()

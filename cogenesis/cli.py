@@ -1,0 +1,59 @@
+"""The `cogenesis` command: mounts each package's commands; errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from cloud_bridge.server.commands import app as cloud_commands
+from cogenesis.chat import chat
+from cogenesis.demo import demo
+from cogenesis.generate import generate
+from edge_runtime.errors import CogenesisError
+from edge_runtime.store_commands import app as store_commands
+from export.commands import app as export_commands
+
+UNEXPECTED = 70
+
+app = typer.Typer(
+    name="cogenesis",
+    help="Personal text generation that is private by construction: a small model on the device sees the user's "
+    "context, a large one in the cloud sees the public instruction, and the device fuses both.\n\n"
+    "New here? Run [bold]cogenesis demo[/bold].",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(demo)
+app.command()(generate)
+app.command()(chat)
+app.add_typer(export_commands, name="export")
+app.add_typer(cloud_commands, name="cloud")
+app.add_typer(store_commands, name="store")
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 bundle or adapter, 4 request, store or policy, 5 cloud,
+    6 the cloud fell away and the device finished the answer, 70 a fault of ours, 130 interrupted.
+    """
+    try:
+        app()
+    except CogenesisError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", 130)
+    except Exception as error:
+        if os.environ.get("COGENESIS_DEBUG"):
+            raise
+        kind = type(error).__name__
+        _fail(f"Unexpected {kind}: {error}. Set COGENESIS_DEBUG=1 to see where, and please report it.", UNEXPECTED)
+
+
+def _fail(message: str, code: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)

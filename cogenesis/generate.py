@@ -1,0 +1,137 @@
+"""`cogenesis generate`: one answer for a request file, for people or for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_runtime.errors import CogenesisError, RequestError
+from edge_runtime.fusion import Fusion, Strategy
+from edge_runtime.ledger import Ledger
+from edge_runtime.options import Mode, Options
+from edge_runtime.privacy import Policy
+from edge_runtime.sampling import Sampling
+from edge_runtime.schedule import Schedule
+
+FINISHED_WITHOUT_CLOUD = 6
+
+BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory made by `cogenesis export onnx`.")]
+CloudOption = Annotated[str | None, typer.Option("--cloud", metavar="HOST:PORT", help="Address of the cloud.")]
+ApiKeyOption = Annotated[
+    str | None, typer.Option("--api-key", envvar="COGENESIS_API_KEY", help="Key that the cloud asks for.")
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Encrypt, checking the server against the system's CAs.")]
+TlsCaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", help="Encrypt, checking the server against this CA file (PEM).")
+]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each reply.")]
+AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="The user's adapter file.")]
+LedgerOption = Annotated[
+    Path | None, typer.Option("--ledger", help="Append everything that leaves the device to this JSON Lines file.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the decoder.")]
+ContextOption = Annotated[
+    int | None, typer.Option("--context-length", min=16, help="Use at most this many positions of the context.")
+]
+
+
+def generate(
+    bundle: BundleOption,
+    request: Annotated[Path, typer.Option(help="JSON file: instruction, and context with profile and history.")],
+    mode: Annotated[Mode, typer.Option(help="Who writes.")] = Mode.EDGE,
+    cloud: CloudOption = None,
+    api_key: ApiKeyOption = None,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    timeout: TimeoutOption = 60.0,
+    policy: Annotated[
+        Policy, typer.Option(help="What may leave besides the instruction: answer tokens (open) or nothing (sketch).")
+    ] = Policy.OPEN,
+    fusion: Annotated[Strategy, typer.Option(help="How the two distributions become one.")] = Strategy.GEOMETRIC,
+    weight: Annotated[
+        float | None, typer.Option(help="The edge's share; for delta its alpha. Default 0.5, for delta 1.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Log-probabilities a row that the cloud sends.")] = 256,
+    wire: Annotated[str, typer.Option(help="Log-probabilities on the wire: float32 (exact) or float16.")] = "float32",
+    schedule: Annotated[
+        str, typer.Option(metavar="P,K,T", help="Ask the cloud at the first P steps, then T of every K+T.")
+    ] = "0,0,1",
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    sample_top_k: Annotated[int, typer.Option("--sample-top-k", help="Sample among the k likeliest; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Sample within this likeliest mass.")] = 1.0,
+    min_p: Annotated[float, typer.Option("--min-p", help="Drop tokens below this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="Above 1 repeats less.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of the answer.")] = 256,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
+    adapter: AdapterOption = None,
+    ledger: LedgerOption = None,
+    threads: ThreadsOption = None,
+    context_length: ContextOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Write one answer for a request file.
+
+    The request is {"instruction": "...", "context": {"profile": "...", "history": [{"title": "...", "text": "..."}]}}.
+    Only the instruction, and in mode fused the answer's tokens, leave the device.
+
+    Example: cogenesis generate --bundle my-bundle --request request.json --mode fused --cloud 127.0.0.1:50051
+    """
+    from edge_runtime.request import read_request
+
+    if wire not in ("float32", "float16"):
+        raise RequestError(f"--wire must be float32 or float16, not {wire}.")
+    if weight is None:
+        weight = 1.0 if fusion is Strategy.DELTA else 0.5
+    options = Options(
+        max_new_tokens=max_new_tokens,
+        sampling=Sampling(temperature, sample_top_k, top_p, min_p, repetition_penalty, seed),
+        stop=tuple(stop or ()),
+        fusion=Fusion(fusion, weight),
+        schedule=Schedule.parse(schedule),
+        top_k=top_k,
+        value_type="float16" if wire == "float16" else "float32",
+        policy=policy,
+    )
+    instruction, context = read_request(request)
+
+    from cogenesis.connection import open_cloud
+    from edge_runtime.assistant import load
+
+    connection = open_cloud(mode, cloud, api_key, tls, tls_ca, timeout)
+    try:
+        assistant = load(bundle, threads=threads, context_length=context_length)
+        if adapter is not None:
+            assistant.use_adapter(adapter)
+        with Ledger(ledger) as book:
+            answer = assistant.generate(instruction, context, mode=mode, cloud=connection, options=options, ledger=book)
+            for piece in answer:
+                if not as_json:
+                    print(piece, end="", flush=True)
+            result = answer.result
+    finally:
+        if connection is not None:
+            connection.close()
+    if as_json:
+        print(json.dumps(result.to_json(), ensure_ascii=False))
+    else:
+        stats = result.stats
+        print()
+        print(
+            f"[{result.mode}: {len(result.token_ids)} tokens, {stats.tokens_per_second:.1f} tokens/s, first after "
+            f"{stats.first_token_seconds:.2f} s, {stats.round_trips} round trips, {stats.bytes_up:,} bytes up, "
+            f"{stats.bytes_down:,} down]",
+            file=sys.stderr,
+        )
+    if result.cloud_error:
+        raise FinishedWithoutCloudError(f"The device finished the answer alone. {result.cloud_error}")
+
+
+class FinishedWithoutCloudError(CogenesisError):
+    """The answer is complete, but the cloud fell away in the middle of it."""
+
+    exit_code = FINISHED_WITHOUT_CLOUD

@@ -1,0 +1,226 @@
+"""An answer while it is written, and its result: text, tokens, why it ended, statistics and what left the device."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_runtime.errors import CogenesisError
+from edge_runtime.ledger import Ledger
+from edge_runtime.options import Mode
+from edge_runtime.peak_memory import peak_rss_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an answer cost.
+
+    Attributes:
+        first_token_seconds: from the call to the first token, an outline from the cloud included.
+        prefill_seconds: from the finished prompt to the first token.
+        decode_seconds: from the first token to the last.
+        tokens_per_second: tokens after the first, divided by `decode_seconds`.
+        round_trips: replies of the cloud that were waited for.
+        bytes_up, bytes_down: message bytes to and from the cloud, without gRPC's and TLS's framing.
+        fused_tokens: tokens in which the cloud had a part.
+        peak_rss_bytes: largest resident memory of this process so far.
+    """
+
+    first_token_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    tokens_per_second: float
+    round_trips: int
+    bytes_up: int
+    bytes_down: int
+    fused_tokens: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerResult:
+    """A finished answer.
+
+    Attributes:
+        text: the answer, without stop texts.
+        token_ids: its tokens, without the stop token.
+        mode: as asked for.
+        finish_reason: "stop" (stop token or text), "length" (max_new_tokens), or "cancelled".
+        prompt_tokens: length of the prompt that was continued, on the device (or, in mode cloud, in the cloud).
+        dropped_history: how many past texts did not fit into the context.
+        fused: for each token, whether the cloud had a part in it.
+        outline: the cloud's sketch, in mode sketch.
+        cloud_error: why the cloud fell away in the middle of the answer, "" if it did not.
+        stats: what it cost.
+        ledger: everything that left the device and came back.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    mode: Mode
+    finish_reason: str
+    prompt_tokens: int
+    dropped_history: int
+    fused: tuple[bool, ...]
+    outline: str
+    cloud_error: str
+    stats: Stats
+    ledger: Ledger = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that `cogenesis generate --json` prints."""
+        return {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "mode": str(self.mode),
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "dropped_history": self.dropped_history,
+            "outline": self.outline,
+            "cloud_error": self.cloud_error,
+            "stats": {name: getattr(self.stats, name) for name in Stats.__slots__},
+        }
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of an answer so far; the writer fills it in."""
+
+    mode: Mode
+    ledger: Ledger
+    token_ids: list[int] = field(default_factory=list)
+    fused: list[bool] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    dropped_history: int = 0
+    outline: str = ""
+    cloud_error: str = ""
+    round_trips: int = 0
+    started: float = 0.0
+    prompt_ready: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    bytes_before: tuple[int, int] = (0, 0)
+
+    def begin(self) -> None:
+        """Start the clock; bytes that the ledger holds already are not this answer's."""
+        self.started = time.perf_counter()
+        self.bytes_before = (self.ledger.bytes_moved("up"), self.ledger.bytes_moved("down"))
+
+    def prompt_is_ready(self) -> None:
+        """Note that the prompt is built."""
+        self.prompt_ready = time.perf_counter()
+
+    def token(self, token_id: int, *, fused: bool) -> None:
+        """Note one token and its time."""
+        self.token_ids.append(token_id)
+        self.fused.append(fused)
+        self.mark_token()
+
+    def mark_token(self) -> None:
+        """Note that a token was chosen now."""
+        self.last_token = time.perf_counter()
+        self.first_token = self.first_token or self.last_token
+
+    def result(self) -> AnswerResult:
+        """The result as of now."""
+        decode = self.last_token - self.first_token
+        up, down = self.bytes_before
+        stats = Stats(
+            first_token_seconds=max(self.first_token - self.started, 0.0),
+            prefill_seconds=max(self.first_token - self.prompt_ready, 0.0),
+            decode_seconds=decode,
+            tokens_per_second=(len(self.token_ids) - 1) / decode if decode > 0 else 0.0,
+            round_trips=self.round_trips,
+            bytes_up=self.ledger.bytes_moved("up") - up,
+            bytes_down=self.ledger.bytes_moved("down") - down,
+            fused_tokens=sum(self.fused),
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+        return AnswerResult(
+            text="".join(self.pieces),
+            token_ids=tuple(self.token_ids),
+            mode=self.mode,
+            finish_reason=self.finish_reason or "cancelled",
+            prompt_tokens=self.prompt_tokens,
+            dropped_history=self.dropped_history,
+            fused=tuple(self.fused),
+            outline=self.outline,
+            cloud_error=self.cloud_error,
+            stats=stats,
+            ledger=self.ledger,
+        )
+
+
+class Answer:
+    """An answer under way: iterate over it (`for` or `async for`) to get its text piece by piece, then read `result`.
+
+    Nothing happens before the first piece is asked for. Pieces are whole characters; together they are `result.text`.
+    """
+
+    def __init__(self, writer: Generator[str, None, None], progress: Progress) -> None:
+        self._writer = writer
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._result: AnswerResult | None = None
+
+    @property
+    def result(self) -> AnswerResult:
+        """The finished answer.
+
+        Raises:
+            CogenesisError: it is not finished; iterate to its end, or call `finish` or `close`.
+        """
+        if self._result is None:
+            raise CogenesisError("The answer is not finished: iterate to its end, or call finish() or close().")
+        return self._result
+
+    def finish(self) -> AnswerResult:
+        """Write the rest without looking at the pieces."""
+        for _ in self:
+            pass
+        return self.result
+
+    def close(self) -> None:
+        """Stop writing; `result` then holds what there is, with finish reason "cancelled"."""
+        with self._lock:
+            self._writer.close()
+            self._settle()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        with self._lock:
+            try:
+                return next(self._writer)
+            except StopIteration:
+                self._settle()
+                raise
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        # The work is in C++ and on sockets, which let go of the interpreter: a thread keeps the event loop free.
+        piece = await asyncio.to_thread(next, self, None)
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def afinish(self) -> AnswerResult:
+        """`finish`, without blocking the event loop."""
+        return await asyncio.to_thread(self.finish)
+
+    async def aclose(self) -> None:
+        """`close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def _settle(self) -> None:
+        if self._result is None:
+            self._result = self._progress.result()

@@ -1,0 +1,277 @@
+"""The runtime's front: a loaded bundle that writes answers in four modes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_runtime.adapter import Adapter, load_adapter
+from edge_runtime.answer import Answer, Progress
+from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.chat_template import ChatTemplate
+from edge_runtime.cloud import Cloud
+from edge_runtime.cloud_link import CloudLink
+from edge_runtime.decoder import Decoder
+from edge_runtime.errors import CloudError, CogenesisError, RequestError
+from edge_runtime.fusion import Strategy
+from edge_runtime.generate import Sequence, Token, generate
+from edge_runtime.ledger import Ledger
+from edge_runtime.open_decoder import open_decoder
+from edge_runtime.options import Mode, Options
+from edge_runtime.privacy import Gate, PrivateContext, PublicInstruction
+from edge_runtime.prompt import Prompt, build_prompt
+from edge_runtime.text_stream import TextStream
+from edge_runtime.tokenizer import Tokenizer
+
+
+def load(
+    bundle: Path | str, *, threads: int | None = None, context_length: int | None = None, verify: bool = True
+) -> Assistant:
+    """Load a bundle.
+
+    Args:
+        bundle: its directory.
+        threads: for the decoder; None takes the number of physical cores.
+        context_length: positions to use, at most the bundle's; None takes the bundle's.
+        verify: compare all files with the manifest's hashes first.
+
+    Raises:
+        BundleError: something in the bundle is missing, damaged, unsafe or from another version.
+    """
+    opened = open_bundle(bundle, verify=verify)
+    return Assistant(opened, open_decoder(opened, threads=threads, context_length=context_length))
+
+
+class Assistant:
+    """Writes answers with one bundle, one at a time; the KV cache of the last prompt is kept and reused."""
+
+    def __init__(self, bundle: Bundle, decoder: Decoder) -> None:
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.tokenizer = Tokenizer.load(bundle.path(manifest.tokenizer.path))
+        self._template = ChatTemplate(
+            manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
+        )
+        self._decoder = decoder
+        self._without: Decoder | None = None
+        self._busy = threading.Lock()
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of the sequence with the private context, for its prompt cache."""
+        return self._decoder
+
+    def use_adapter(self, adapter: Adapter | Path | str | None) -> None:
+        """Use a user's adapter (or a file of one) from the next answer on; None uses none.
+
+        Raises:
+            AdapterError: it can't be read, or belongs to another base.
+        """
+        with self._exclusive():
+            self._decoder.use_adapter(load_adapter(adapter) if isinstance(adapter, Path | str) else adapter)
+
+    def generate(
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None = None,
+        *,
+        mode: Mode | str = Mode.EDGE,
+        cloud: Cloud | None = None,
+        options: Options | None = None,
+        ledger: Ledger | None = None,
+    ) -> Answer:
+        """Write an answer.
+
+        Args:
+            instruction: what the user asks; the only text that may leave the device.
+            context: what the device alone may see; unused in mode cloud.
+            mode: who writes, see `Mode`.
+            cloud: a connection (`cloud_bridge.connect`); every mode but edge needs one.
+            options: settings; None takes the defaults.
+            ledger: where to note what leaves; None keeps it in memory.
+
+        Returns:
+            The answer, to iterate over. Errors come with the first piece: `ContextOverflowError` if profile and
+            instruction don't fit, a `CloudError` if the cloud fails before its first row, `PolicyError` if the
+            policy forbids the mode. If the cloud falls away later, the answer is finished on the device and
+            `result.cloud_error` says why.
+
+        Raises:
+            RequestError: the mode needs a cloud and none was given, or does not exist.
+        """
+        if type(instruction) is not PublicInstruction:
+            raise RequestError("The instruction must be a PublicInstruction, so that private text can't be one.")
+        try:
+            mode = Mode(mode)
+        except ValueError:
+            raise RequestError(f"There is no mode '{mode}'. Use one of: {', '.join(Mode)}.") from None
+        if mode.needs_cloud and cloud is None:
+            raise RequestError(f"Mode {mode} needs a cloud. Give --cloud HOST:PORT, or use --mode edge.")
+        ledger = ledger if ledger is not None else Ledger()
+        progress = Progress(mode, ledger)
+        writer = self._write(instruction, context, cloud, options or Options(), progress)
+        return Answer(writer, progress)
+
+    def _write(
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None,
+        cloud: Cloud | None,
+        options: Options,
+        progress: Progress,
+    ) -> Generator[str, None, None]:
+        gate = Gate(options.policy, progress.ledger)
+        with self._exclusive():
+            progress.begin()
+            if cloud is None:
+                yield from self._write_here(self._prompt(instruction, context, options), None, None, options, progress)
+            elif progress.mode is Mode.CLOUD:
+                yield from self._write_there(instruction, context, cloud, gate, options, progress)
+            elif progress.mode is Mode.SKETCH:
+                progress.outline = "".join(cloud.sketch(gate.sketch(instruction))).strip()
+                progress.round_trips = 1
+                prompt = self._prompt(instruction, context, options, progress.outline)
+                yield from self._write_here(prompt, None, None, options, progress)
+            else:
+                yield from self._write_fused(instruction, context, cloud, gate, options, progress)
+
+    def _write_fused(
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None,
+        cloud: Cloud,
+        gate: Gate,
+        options: Options,
+        progress: Progress,
+    ) -> Generator[str, None, None]:
+        manifest = self.bundle.manifest
+        prompt = self._prompt(instruction, context, options)
+        without = None
+        if options.fusion.strategy is Strategy.DELTA:
+            self._without = self._without or self._decoder.fork()
+            without = Sequence(self._without, self._prompt(instruction, None, options).token_ids)
+        request = gate.open(
+            instruction,
+            tokenizer_fingerprint=manifest.tokenizer.fingerprint,
+            top_k=options.top_k,
+            value_type=options.value_type,
+        )
+        link = CloudLink(cloud.open(request), gate, self.tokenizer, manifest.vocab_size)
+        try:
+            yield from self._write_here(prompt, without, link, options, progress)
+        finally:
+            link.close()
+
+    def _write_here(
+        self,
+        prompt: Prompt,
+        without: Sequence | None,
+        link: CloudLink | None,
+        options: Options,
+        progress: Progress,
+    ) -> Generator[str, None, None]:
+        progress.prompt_tokens = len(prompt.token_ids)
+        progress.dropped_history = len(prompt.dropped)
+        progress.prompt_is_ready()
+        tokens = generate(Sequence(self._decoder, prompt.token_ids), without, link, options)
+        try:
+            yield from self._stream(tokens, options.max_new_tokens, options, progress)
+        finally:
+            tokens.close()
+            if link is not None:
+                progress.round_trips = link.round_trips
+                progress.cloud_error = str(link.error or "")
+
+    def _write_there(
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None,
+        cloud: Cloud,
+        gate: Gate,
+        options: Options,
+        progress: Progress,
+    ) -> Generator[str, None, None]:
+        request = gate.answer(
+            instruction,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.sampling.temperature,
+            top_p=options.sampling.top_p,
+            seed=options.sampling.seed,
+        )
+        progress.prompt_is_ready()
+        progress.round_trips = 1
+        try:
+            for piece in cloud.answer(request):
+                progress.prompt_tokens = piece.prompt_tokens or progress.prompt_tokens
+                for token_id in piece.token_ids:
+                    progress.token(token_id, fused=False)
+                progress.finish_reason = piece.finish_reason
+                if piece.text:
+                    progress.pieces.append(piece.text)
+                    yield piece.text
+        except CloudError as error:
+            if not progress.pieces:
+                raise
+            progress.cloud_error = str(error)
+        if not progress.finish_reason:
+            yield from self._finish_for_cloud(instruction, context, options, progress)
+
+    def _finish_for_cloud(
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None,
+        options: Options,
+        progress: Progress,
+    ) -> Generator[str, None, None]:
+        left = options.max_new_tokens - len(progress.token_ids)
+        if left < 1:
+            progress.finish_reason = "length"
+            return
+        prompt = self._prompt(instruction, context, options)
+        written = self.tokenizer.encode("".join(progress.pieces))
+        tokens = generate(Sequence(self._decoder, (*prompt.token_ids, *written)), None, None, options)
+        yield from self._stream(tokens, left, options, progress)
+
+    def _stream(
+        self, tokens: Iterator[Token], limit: int, options: Options, progress: Progress
+    ) -> Generator[str, None, None]:
+        text = TextStream(self.tokenizer, stop_strings=options.stop)
+        stop_ids = self.bundle.manifest.tokenizer.stop_token_ids
+        for count, token in enumerate(tokens, start=1):
+            if token.id in stop_ids:
+                progress.mark_token()
+                progress.finish_reason = "stop"
+                break
+            progress.token(token.id, fused=token.fused)
+            piece = text.push(token.id)
+            if piece:
+                progress.pieces.append(piece)
+                yield piece
+            if text.stopped or count == limit:
+                progress.finish_reason = "stop" if text.stopped else "length"
+                break
+        rest = text.flush()
+        if rest:
+            progress.pieces.append(rest)
+            yield rest
+
+    def _prompt(
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None,
+        options: Options,
+        outline: str | None = None,
+    ) -> Prompt:
+        room = self._decoder.context_length - options.max_new_tokens
+        return build_prompt(self.tokenizer, self._template, instruction, context, outline, max_tokens=room)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise CogenesisError("This assistant is writing another answer. Finish or close that one first.")
+        try:
+            yield
+        finally:
+            self._busy.release()

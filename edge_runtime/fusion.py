@@ -1,0 +1,157 @@
+"""Fuses the edge's next-token distribution with the cloud's sparse one, in log-prob space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.errors import RequestError
+from edge_runtime.logprobs import log_softmax
+from edge_runtime.sparse import SparseLogProbs
+
+# A cloud that is certain reports a tail of 0, yet no token may become impossible.
+_LEAST_TAIL_MASS = 1e-9
+# Below this, 1 - sum(kept) has lost its digits and the tail is summed itself.
+_CANCELLATION = 1e-3
+
+
+class Strategy(StrEnum):
+    """How two distributions become one; `e` is the edge's log-prob, `c` the cloud's, `w` the weight.
+
+    GEOMETRIC: w e + (1 - w) c, renormalised (a product of experts). ARITHMETIC: log(w exp e + (1 - w) exp c).
+    MAX: max(e, c), renormalised. DELTA: c + w (e with context - e without context), renormalised, after CoSteer
+    (delta steering; w is its alpha and may pass 1).
+    """
+
+    GEOMETRIC = "geometric"
+    ARITHMETIC = "arithmetic"
+    MAX = "max"
+    DELTA = "delta"
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A strategy and its weight: the edge's share (geometric, arithmetic) or alpha (delta); unused by max."""
+
+    strategy: Strategy = Strategy.GEOMETRIC
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strategy", _strategy(self.strategy))
+        most = 10.0 if self.strategy is Strategy.DELTA else 1.0
+        if not 0.0 <= self.weight <= most:
+            raise RequestError(f"The weight of '{self.strategy}' must lie in 0 .. {most:g}, not {self.weight}.")
+
+
+def _strategy(name: str) -> Strategy:
+    try:
+        return Strategy(name)
+    except ValueError:
+        raise RequestError(f"There is no fusion strategy '{name}'. Use one of: {', '.join(Strategy)}.") from None
+
+
+def complete_tail(edge: NDArray[np.float32], cloud: SparseLogProbs) -> NDArray[np.float32]:
+    """Give a sparse cloud row all V entries: the tail's mass takes the shape of the edge's own distribution.
+
+    A token outside the top K gets its share of the tail mass in proportion to the edge's probability of it, and never
+    more than the smallest kept log-prob, since it was not among the K likeliest; what that cap takes away goes to the
+    other tail tokens. No entry is -inf.
+
+    Args:
+        edge: (V,) float32 log-probabilities, normalised.
+        cloud: the sparse row; its ids lie below V.
+
+    Returns:
+        (V,) float32 log-probabilities that sum to 1 up to rounding.
+    """
+    tail_mass = max(cloud.tail_mass, _LEAST_TAIL_MASS)
+    edge_tail = _mass_outside(edge, cloud.ids)
+    ceiling = np.float32(cloud.log_probs.min())
+    dense = edge + np.float32(math.log(tail_mass) - math.log(edge_tail))
+    dense[cloud.ids] = -np.inf
+    above = np.flatnonzero(dense > ceiling)
+    while above.size:
+        # Water filling: cap, then let the others share what is left; the share can only grow, so this ends.
+        capped = above
+        free_mass = tail_mass - capped.size * math.exp(ceiling)
+        free_edge = edge_tail - float(np.exp(edge[capped], dtype=np.float64).sum())
+        if free_mass <= 0.0 or free_edge <= 0.0:
+            np.minimum(dense, ceiling, out=dense)
+            break
+        np.add(edge, np.float32(math.log(free_mass) - math.log(free_edge)), out=dense)
+        dense[cloud.ids] = -np.inf
+        above = np.flatnonzero(dense > ceiling)
+        if above.size <= capped.size:
+            dense[above] = ceiling
+            dense[capped] = ceiling
+            break
+    dense[cloud.ids] = cloud.log_probs
+    return dense
+
+
+def _mass_outside(edge: NDArray[np.float32], ids: NDArray[np.int32]) -> float:
+    mass = 1.0 - float(np.exp(edge[ids], dtype=np.float64).sum())
+    if mass < _CANCELLATION:
+        probabilities = np.exp(edge, dtype=np.float64)
+        probabilities[ids] = 0.0
+        mass = float(probabilities.sum())
+    return max(mass, 1e-300)
+
+
+def fuse(
+    edge: NDArray[np.float32],
+    cloud: SparseLogProbs,
+    fusion: Fusion,
+    edge_without: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Fuse one row.
+
+    Args:
+        edge: (V,) float32 log-probabilities of the edge model with the private context.
+        cloud: the cloud's top K for the same position, without the context.
+        fusion: strategy and weight.
+        edge_without: (V,) float32 log-probabilities of the edge model without the context; delta steering needs it.
+
+    Returns:
+        (V,) float32 log-probabilities, normalised.
+
+    Raises:
+        ValueError: delta steering without `edge_without`.
+    """
+    weight = np.float32(fusion.weight)
+    match fusion.strategy:
+        case Strategy.GEOMETRIC:
+            fused = complete_tail(edge, cloud)
+            fused -= edge
+            fused *= np.float32(1.0) - weight
+            fused += edge
+        case Strategy.ARITHMETIC:
+            if fusion.weight in (0.0, 1.0):
+                return edge.copy() if fusion.weight else complete_tail(edge, cloud)
+            fused = _log_add_exp(complete_tail(edge, cloud) + np.log1p(-weight), edge + np.log(weight))
+        case Strategy.MAX:
+            fused = np.maximum(edge, complete_tail(edge, cloud))
+        case Strategy.DELTA:
+            if edge_without is None:
+                raise ValueError("delta steering needs the edge's log-probs without the context")
+            # The cloud has no context either, so its tail looks like the edge's without context.
+            fused = complete_tail(edge_without, cloud)
+            fused += weight * (edge - edge_without)
+    return log_softmax(fused)
+
+
+def _log_add_exp(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    # numpy's logaddexp takes one element at a time; exp and log of whole rows are six times faster.
+    most = np.maximum(a, b)
+    a -= b
+    np.abs(a, out=a)
+    np.negative(a, out=a)
+    np.exp(a, out=a)
+    a += np.float32(1.0)
+    np.log(a, out=a)
+    a += most
+    return a

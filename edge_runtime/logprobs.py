@@ -1,0 +1,22 @@
+"""From logits to log-probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normalise in log space.
+
+    Args:
+        logits: (..., V) float32; also unnormalised log-probabilities.
+
+    Returns:
+        Same shape, float32; exp of each row sums to 1.
+    """
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    # float32 sums over 150k words lose digits; the sum alone is kept in double.
+    total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    shifted -= np.log(total).astype(np.float32)
+    return shifted
