@@ -1,0 +1,90 @@
+"""Obtains a tokenizer in the form that a bundle carries: tokenizer.json, chat template, special tokens, stop ids."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.tokenizer import Tokenizer
+from export.errors import SourceError
+from export.weights import TokenizerAssets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+# Tokens by which chat models end a turn, beside the one that the configuration calls eos.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>", "<|eom_id|>")
+
+
+def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
+    """The tokenizer of a model directory.
+
+    Args:
+        path: the directory.
+        config: its parsed `config.json`; its eos ids count, as do those of `generation_config.json`.
+
+    Raises:
+        SourceError: there is no tokenizer, or none with a fast implementation.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, local_files_only=True)
+    except Exception as error:  # transformers raises whatever its many parts do
+        raise SourceError(f"The model's tokenizer can't be read: {path} ({_first_line(error)}).") from None
+    stops = [config.get("eos_token_id"), _generation_config(path).get("eos_token_id"), tokenizer.eos_token_id]
+    return assets(tokenizer, str(path), tokenizer.bos_token, tokenizer.eos_token, stops)
+
+
+def assets(
+    tokenizer: Any, where: str, bos_token: str | None, eos_token: str | None, stops: Iterable[Any]
+) -> TokenizerAssets:
+    """Turn a transformers tokenizer into what a bundle carries.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        where: its path, for messages.
+        bos_token, eos_token: what the chat template sees.
+        stops: token ids, or lists of them, that end an answer.
+
+    Raises:
+        SourceError: the tokenizer has no fast implementation.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {where}.")
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    vocabulary = Tokenizer(backend).backend.get_vocab(with_added_tokens=True)
+    template = _chat_template(tokenizer)
+    ids: set[int] = set()
+    for stop in stops:
+        ids.update(item for item in (stop if isinstance(stop, list) else [stop]) if isinstance(item, int))
+    ids.update(vocabulary[end] for end in _TURN_ENDS if end in vocabulary and end in template)
+    return TokenizerAssets(
+        json=json.dumps(json.loads(backend.to_str()), ensure_ascii=False, separators=(",", ":")),
+        chat_template=template,
+        bos_token=bos_token or "",
+        eos_token=eos_token or "",
+        stop_token_ids=tuple(sorted(ids)),
+    )
+
+
+def _chat_template(tokenizer: Any) -> str:
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default") or next(iter(template.values()), "")
+    return template or ""
+
+
+def _generation_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "generation_config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
