@@ -1,0 +1,79 @@
+"""The key and value buffers of one sequence: memory that is committed only as far as tokens have been written."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIRST_CAPACITY = 512
+
+
+class KeyValueCache:
+    """Keys and values of every layer, as the attention kernel wants them: (1, kv_heads, capacity, head_dim) float32.
+
+    The kernel writes new tokens in place, so past and present are one buffer. Capacity doubles when tokens run out of
+    room, up to `limit`; pages that no token has reached take no memory.
+
+    Attributes:
+        arrays: one per layer and kind: key of layer 0, value of layer 0, key of layer 1, ...
+        capacity: tokens that fit before the next growth.
+    """
+
+    def __init__(self, layers: int, kv_heads: int, head_dim: int, limit: int) -> None:
+        self.layers, self.kv_heads, self.head_dim, self.limit = layers, kv_heads, head_dim, limit
+        self.capacity = min(FIRST_CAPACITY, limit)
+        self.arrays = [self._zeros(self.capacity) for _ in range(2 * layers)]
+
+    def reserve(self, tokens: int, used: int) -> bool:
+        """Make room for `tokens` in all, keeping the first `used`.
+
+        Returns:
+            Whether the buffers were moved, so that they must be bound again.
+        """
+        if tokens <= self.capacity:
+            return False
+        capacity = self.capacity
+        while capacity < tokens:
+            capacity *= 2
+        capacity = min(capacity, self.limit)
+        for index, old in enumerate(self.arrays):
+            new = self._zeros(capacity)
+            new[:, :, :used] = old[:, :, :used]
+            self.arrays[index] = new
+        self.capacity = capacity
+        return True
+
+    def copy_out(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Keys and values of the first `length` tokens, each (layers, kv_heads, length, head_dim) float32."""
+        shape = (self.layers, self.kv_heads, length, self.head_dim)
+        keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        for layer in range(self.layers):
+            keys[layer] = self.arrays[2 * layer][0, :, :length]
+            values[layer] = self.arrays[2 * layer + 1][0, :, :length]
+        return keys, values
+
+    def copy_in(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        """Put back what `copy_out` gave; `reserve` must have made room."""
+        length = keys.shape[2]
+        for layer in range(self.layers):
+            self.arrays[2 * layer][0, :, :length] = keys[layer]
+            self.arrays[2 * layer + 1][0, :, :length] = values[layer]
+
+    def _zeros(self, capacity: int) -> NDArray[np.float32]:
+        shape = (1, self.kv_heads, capacity, self.head_dim)
+        return _lazy_zeros(4 * self.kv_heads * capacity * self.head_dim).view(np.float32).reshape(shape)
+
+
+def _lazy_zeros(size: int) -> NDArray[np.uint8]:
+    """Zeroed bytes in pages of their own.
+
+    Not `np.zeros`: numpy asks for huge pages, which commits megabytes at the first token of every head, and freed
+    buffers would stay in the heap when the cache has grown.
+    """
+    if sys.platform == "win32":
+        return np.zeros(size, np.uint8)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.uint8)

@@ -1,0 +1,263 @@
+"""The decoder on plain onnxruntime: our graph with shared KV buffers, one session for any number of sequences."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.adapter import Adapter
+from edge_runtime.bundle import Bundle
+from edge_runtime.decoder import PromptCache
+from edge_runtime.errors import BundleError, PromptCacheError, RequestError
+from edge_runtime.kv_cache import KeyValueCache
+from edge_runtime.lora import pack_adapter
+from edge_runtime.onnx_session import graph_error, open_session
+from edge_runtime.sequence import TokenSequence
+
+# Tokens of one call while a prompt is read. Longer chunks are no faster (the matrices are long enough), and the
+# activations and attention scores of a chunk are memory that a phone has to find.
+PREFILL_CHUNK = 256
+PACKED_ADAPTERS = 4
+
+
+class SharedModel:
+    """The session and what all sequences over it share: limits, names, packed adapters."""
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        manifest = bundle.manifest
+        self.spec = manifest.decoder
+        self.path = bundle.path(self.spec.graph)
+        self.vocab_size = manifest.vocab_size
+        self.context_length = manifest.context_length
+        self.fingerprint = bundle.fingerprint
+        self.session = open_session(bundle, threads)
+        self._check_graph()
+        self._packed: OrderedDict[str, Mapping[str, NDArray[np.float32]]] = OrderedDict()
+
+    def pack(self, adapter: Adapter) -> Mapping[str, NDArray[np.float32]]:
+        """The adapter's matrices as graph inputs; the last few users' are kept."""
+        packed = self._packed.get(adapter.fingerprint)
+        if packed is None:
+            packed = pack_adapter(adapter, base=self.fingerprint, layers=self.spec.layers, sites=self.spec.lora)
+            self._packed[adapter.fingerprint] = packed
+            if len(self._packed) > PACKED_ADAPTERS:
+                self._packed.popitem(last=False)
+        self._packed.move_to_end(adapter.fingerprint)
+        return packed
+
+    def _check_graph(self) -> None:
+        """Refuse a graph that the manifest does not describe: its kernels would read memory that isn't theirs."""
+        spec = self.spec
+        inputs = {value.name: value for value in self.session.get_inputs()}
+        optional = {value.name: value for value in self.session.get_overridable_initializers()}
+        outputs = self.session.get_outputs()
+        wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {
+            "input_ids": ("tensor(int64)", (1, None)),
+            "seqlens_k": ("tensor(int32)", (1,)),
+            "total_sequence_length": ("tensor(int32)", (1,)),
+            "rows": ("tensor(int64)", (None,)),
+        }
+        cache = ("tensor(float)", (1, spec.kv_heads, None, spec.head_dim))
+        wanted |= {name: cache for name, _ in cache_names(spec.layers)}
+        lora: dict[str, tuple[str, tuple[int | None, ...]]] = {}
+        for layer in range(spec.layers):
+            for site in spec.lora:
+                width = sum(size for _, size in site.projections)
+                lora[f"layers.{layer}.{site.name}.lora_A"] = ("tensor(float)", (site.in_features, None))
+                lora[f"layers.{layer}.{site.name}.lora_B"] = ("tensor(float)", (None, width))
+        logits = outputs[0].shape if outputs else []
+        if (
+            not _matches(inputs, wanted)
+            or not _matches(optional, lora)
+            or [value.name for value in outputs] != ["logits", *(name for _, name in cache_names(spec.layers))]
+            or len(logits) != 2
+            or logits[1] != self.vocab_size
+        ):
+            raise BundleError(
+                f"The bundle's graph is not the one its manifest describes: {self.path}. Export the bundle again."
+            )
+
+
+class OnnxDecoder(TokenSequence):
+    """A sequence over a graph of kind "shared_kv"; see `edge_runtime.decoder.Decoder`.
+
+    Not for use from two threads at once; forks may run in different threads.
+    """
+
+    def __init__(self, model: SharedModel, context_length: int) -> None:
+        super().__init__(model.vocab_size, context_length, model.fingerprint)
+        self._model = model
+        self._adapter: Adapter | None = None
+        self._lora: Mapping[str, NDArray[np.float32]] = {}
+        spec = model.spec
+        self._cache = KeyValueCache(spec.layers, spec.kv_heads, spec.head_dim, context_length)
+        # Inputs of a step lie at fixed addresses, so that a step of one token binds nothing but its logits.
+        self._last = np.zeros(1, np.int32)
+        self._total = np.zeros(1, np.int32)
+        self._one_id = np.zeros((1, 1), np.int64)
+        self._one_row = np.zeros(1, np.int64)
+        self._bound_shape = (0, 0)
+        self._io: Any = None
+        self._bind_all()
+
+    @classmethod
+    def open(cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None) -> OnnxDecoder:
+        """Load the bundle's graph; see `edge_runtime.open_decoder.open_decoder`."""
+        model = SharedModel(bundle, threads)
+        return cls(model, checked_context_length(context_length, model.context_length))
+
+    def use_adapter(self, adapter: Adapter | None) -> None:
+        """Use this adapter from the next `extend` on; where it differs from the one in use, the cache is emptied.
+
+        Raises:
+            AdapterError: it was trained on another base, or its shapes don't fit.
+        """
+        if _identity(adapter) == _identity(self._adapter):
+            return
+        lora = {} if adapter is None else self._model.pack(adapter)
+        self._adapter, self._lora = adapter, lora
+        self._forget()
+        self._bind_all()
+
+    def save(self, length: int | None = None) -> PromptCache:
+        """Copy the KV state of the first `length` tokens (all where None)."""
+        length = self._checked_length(self.length if length is None else length)
+        keys, values = self._cache.copy_out(length)
+        return PromptCache(self.fingerprint, _identity(self._adapter), self.token_ids[:length], keys, values)
+
+    def restore(self, cache: PromptCache) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            PromptCacheError: it was made by another model or with another adapter, or does not fit.
+        """
+        spec = self._model.spec
+        shape = (spec.layers, spec.kv_heads, len(cache.token_ids), spec.head_dim)
+        check_prompt_cache(cache, self, _identity(self._adapter), shape)
+        if self._cache.reserve(len(cache.token_ids), 0):
+            self._bind_all()
+        self._cache.copy_in(cache.keys, cache.values)
+        self._forget(cache.token_ids)
+
+    def fork(self) -> OnnxDecoder:
+        """Another, empty sequence over the same weights and with the same adapter."""
+        other = OnnxDecoder(self._model, self.context_length)
+        other.use_adapter(self._adapter)
+        return other
+
+    def _feed(self, token_ids: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
+        if self._cache.reserve(self.length + len(token_ids), self.length):
+            self._bind_all()
+        logits = np.empty((rows, self.vocab_size), np.float32)
+        done = 0
+        while done < len(token_ids):
+            chunk = token_ids[done : done + PREFILL_CHUNK]
+            wanted = max(0, done + len(chunk) - max(done, len(token_ids) - rows))
+            first = done + len(chunk) - wanted - (len(token_ids) - rows)
+            self._run(self.length + done, chunk, logits[first : first + wanted] if wanted else logits[:0])
+            done += len(chunk)
+        return logits
+
+    def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """One call: `chunk` goes into the cache behind `past` tokens, its last rows' logits into `logits`."""
+        count, rows = len(chunk), len(logits)
+        io = self._io
+        if count == 1 and rows == 1:
+            self._one_id[0, 0] = chunk[0]
+            if self._bound_shape != (1, 1):
+                _bind_input(io, "input_ids", self._one_id)
+                _bind_input(io, "rows", self._one_row)
+        else:
+            chunk = np.ascontiguousarray(chunk).reshape(1, count)
+            row_ids = np.arange(count - rows, count, dtype=np.int64)
+            _bind_input(io, "input_ids", chunk)
+            _bind_input(io, "rows", row_ids)
+        self._bound_shape = (count, rows)
+        self._last[0], self._total[0] = past + count - 1, past + count
+        _bind_output(io, "logits", logits)
+        try:
+            self._model.session.run_with_iobinding(io)
+        except Exception as error:
+            raise graph_error(self._model.path, "can't be run", error) from None
+
+    def _bind_all(self) -> None:
+        io = self._model.session.io_binding()
+        _bind_input(io, "seqlens_k", self._last)
+        _bind_input(io, "total_sequence_length", self._total)
+        for (past, present), array in zip(cache_names(self._model.spec.layers), self._cache.arrays, strict=True):
+            _bind_input(io, past, array)
+            _bind_output(io, present, array)
+        for name, matrix in self._lora.items():
+            _bind_input(io, name, matrix)
+        self._io, self._bound_shape = io, (0, 0)
+
+
+def cache_names(layers: int) -> list[tuple[str, str]]:
+    """Names of the graph's cache inputs and outputs, in the order of `KeyValueCache.arrays`."""
+    kinds = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+    return [(f"past_key_values.{kind}", f"present.{kind}") for kind in kinds]
+
+
+def checked_context_length(wanted: int | None, limit: int) -> int:
+    """The context length to serve.
+
+    Raises:
+        RequestError: fewer than one position, or more than the bundle has.
+    """
+    if wanted is None:
+        return limit
+    if not 1 <= wanted <= limit:
+        raise RequestError(f"The context length can't be {wanted:,}: this bundle serves 1 to {limit:,} positions.")
+    return wanted
+
+
+def check_prompt_cache(
+    cache: PromptCache, decoder: TokenSequence, adapter: str, shape: tuple[int, int, int, int]
+) -> None:
+    """Refuse a prompt cache that this decoder can't continue from.
+
+    Raises:
+        PromptCacheError: another model, another adapter, or other shapes.
+    """
+    again = "Read the profile again to make a new one."
+    if cache.model != decoder.fingerprint:
+        raise PromptCacheError(f"The prompt cache was made by another model ({cache.model[:12]}). {again}")
+    if cache.adapter != adapter:
+        raise PromptCacheError(f"The prompt cache was made with another adapter. {again}")
+    if len(cache.token_ids) > decoder.context_length:
+        raise PromptCacheError(
+            f"The prompt cache is longer than the context ({len(cache.token_ids):,} tokens). {again}"
+        )
+    if any(not 0 <= token < decoder.vocab_size for token in cache.token_ids):
+        raise PromptCacheError(f"The prompt cache holds tokens that the model does not know. {again}")
+    for array in (cache.keys, cache.values):
+        if array.shape != shape or array.dtype != np.float32:
+            raise PromptCacheError(
+                f"The prompt cache does not fit: {array.dtype} {array.shape} instead of float32 {shape}. {again}"
+            )
+
+
+def _identity(adapter: Adapter | None) -> str:
+    return "" if adapter is None else adapter.fingerprint
+
+
+def _matches(values: Mapping[str, Any], wanted: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> bool:
+    """Whether the graph's values are exactly those wanted; None stands for any size."""
+    return values.keys() == wanted.keys() and all(
+        values[name].type == kind
+        and len(values[name].shape) == len(shape)
+        and all(size is None or size == found for size, found in zip(shape, values[name].shape, strict=True))
+        for name, (kind, shape) in wanted.items()
+    )
+
+
+def _bind_input(io: Any, name: str, array: NDArray[Any]) -> None:
+    io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _bind_output(io: Any, name: str, array: NDArray[Any]) -> None:
+    io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -1,0 +1,52 @@
+"""Opens a bundle's ONNX graph with options that suit a phone or a PC, and turns its failures into our errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from edge_runtime.bundle import Bundle
+from edge_runtime.errors import BundleError
+
+# Decoding is bound by memory bandwidth; beyond this more threads cost battery and give nothing.
+MAX_DEFAULT_THREADS = 8
+
+
+def default_threads() -> int:
+    """Cores that this process may use, at most `MAX_DEFAULT_THREADS`."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return min(usable, MAX_DEFAULT_THREADS)
+
+
+def open_session(bundle: Bundle, threads: int | None) -> Any:
+    """Create an `onnxruntime.InferenceSession` on the CPU for the bundle's decoder graph.
+
+    Args:
+        bundle: an opened bundle.
+        threads: threads of one matrix product; all usable cores where None.
+
+    Raises:
+        BundleError: onnxruntime does not accept the graph or its weights.
+        ValueError: fewer than one thread.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    path = bundle.path(bundle.manifest.decoder.graph)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its log goes to stderr, our errors say it better
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base but Exception
+        raise graph_error(path, "can't be loaded", error) from None
+
+
+def graph_error(path: Path, problem: str, error: Exception) -> BundleError:
+    """A `BundleError` that names the graph and carries onnxruntime's words, shortened."""
+    words = " ".join(str(error).split())
+    return BundleError(f"The bundle's graph {problem}: {path} ({words[:200]}). Export the bundle again.")

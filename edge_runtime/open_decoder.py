@@ -1,0 +1,29 @@
+"""Opens a bundle's decoder with the backend that its graph needs."""
+
+from __future__ import annotations
+
+from edge_runtime.bundle import Bundle
+from edge_runtime.decoder import Decoder
+from edge_runtime.manifest import GRAPH_PORTABLE
+
+
+def open_decoder(bundle: Bundle, *, threads: int | None = None, context_length: int | None = None) -> Decoder:
+    """Load the model of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        threads: threads of one matrix product; all usable cores (at most 8) where None.
+        context_length: positions to serve, at most the bundle's; all of them where None.
+
+    Raises:
+        BundleError: the graph or its weights can't be loaded, or are not what the manifest describes.
+        RequestError: the context length is not one that the bundle serves.
+    """
+    # Imported here: onnxruntime takes a tenth of a second, which commands that never decode need not wait for.
+    if bundle.manifest.decoder.kind == GRAPH_PORTABLE:
+        from edge_runtime.portable_decoder import PortableDecoder
+
+        return PortableDecoder.open(bundle, threads=threads, context_length=context_length)
+    from edge_runtime.onnx_decoder import OnnxDecoder
+
+    return OnnxDecoder.open(bundle, threads=threads, context_length=context_length)
