@@ -16,7 +16,7 @@ from edge_runtime.cloud_link import CloudLink
 from edge_runtime.decoder import Decoder
 from edge_runtime.errors import CloudError, CogenesisError, RequestError
 from edge_runtime.fusion import Strategy
-from edge_runtime.generate import Sequence, Token, generate
+from edge_runtime.generate import PromptedDecoder, Token, generate
 from edge_runtime.ledger import Ledger
 from edge_runtime.open_decoder import open_decoder
 from edge_runtime.options import Mode, Options
@@ -151,7 +151,7 @@ class Assistant:
         without = None
         if options.fusion.strategy is Strategy.DELTA:
             self._without = self._without or self._decoder.fork()
-            without = Sequence(self._without, self._prompt(instruction, None, options).token_ids)
+            without = PromptedDecoder(self._without, self._prompt(instruction, None, options).token_ids)
         request = gate.open(
             instruction,
             tokenizer_fingerprint=manifest.tokenizer.fingerprint,
@@ -167,7 +167,7 @@ class Assistant:
     def _write_here(
         self,
         prompt: Prompt,
-        without: Sequence | None,
+        without: PromptedDecoder | None,
         link: CloudLink | None,
         options: Options,
         progress: Progress,
@@ -175,7 +175,7 @@ class Assistant:
         progress.prompt_tokens = len(prompt.token_ids)
         progress.dropped_history = len(prompt.dropped)
         progress.prompt_is_ready()
-        tokens = generate(Sequence(self._decoder, prompt.token_ids), without, link, options)
+        tokens = generate(PromptedDecoder(self._decoder, prompt.token_ids), without, link, options)
         try:
             yield from self._stream(tokens, options.max_new_tokens, options, progress)
         finally:
@@ -231,7 +231,7 @@ class Assistant:
             return
         prompt = self._prompt(instruction, context, options)
         written = self.tokenizer.encode("".join(progress.pieces))
-        tokens = generate(Sequence(self._decoder, (*prompt.token_ids, *written)), None, None, options)
+        tokens = generate(PromptedDecoder(self._decoder, (*prompt.token_ids, *written)), None, None, options)
         yield from self._stream(tokens, left, options, progress)
 
     def _stream(

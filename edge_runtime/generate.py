@@ -25,7 +25,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class PromptedDecoder:
     """A decoder and the prompt it continues."""
 
     decoder: Decoder
@@ -49,7 +49,7 @@ class Sequence:
         return log_softmax(self.decoder.extend([token])[0])
 
 
-def generate(edge: Sequence, without: Sequence | None, link: CloudLink | None, options: Options) -> Iterator[Token]:
+def generate(edge: PromptedDecoder, without: PromptedDecoder | None, link: CloudLink | None, options: Options) -> Iterator[Token]:
     """Write an answer token by token, for ever; the caller stops.
 
     Each position asks the cloud (where there is a link and the schedule says so) before the edge computes its own row,

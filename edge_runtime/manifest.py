@@ -267,7 +267,8 @@ class _Fields:
 
     def error(self, name: str, problem: str) -> ManifestError:
         return ManifestError(
-            f"The manifest is not valid: {self._where}, field '{self._prefix}{name}' {problem}. Export the bundle again."
+            f"The manifest is not valid: {self._where}, field '{self._prefix}{name}' {problem}. "
+            "Export the bundle again."
         )
 
     def _get(self, name: str, kind: type, words: str) -> Any:

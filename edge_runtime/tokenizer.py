@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle: ids from text and back, and the fingerprint by which edge and cloud compare vocabularies."""
+"""The tokenizer of a bundle: text to ids and back, and the fingerprint that tells whether two models can be fused."""
 
 from __future__ import annotations
 

