@@ -1,0 +1,10 @@
+"""The light client of a cloud: `connect(address)` gives what `edge_runtime.cloud.Cloud` asks for."""
+
+import os
+
+# gRPC's core writes lines of its own to stderr when a connection fails; errors are ours to report.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from cloud_bridge.client.client import CloudClient, connect
+
+__all__ = ["CloudClient", "connect"]

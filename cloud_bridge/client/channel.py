@@ -1,0 +1,85 @@
+"""Opens the gRPC channel: limits, keepalive and TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import grpc
+
+from cloud_bridge.wire import MAX_MESSAGE_BYTES
+from edge_runtime.errors import RequestError
+
+
+def open_channel(
+    address: str,
+    *,
+    tls: bool,
+    tls_root_certificates: bytes | None,
+    tls_server_name: str | None,
+    connect_timeout: float,
+) -> grpc.Channel:
+    """Open a channel; it connects with the first call.
+
+    Raises:
+        RequestError: the address or the certificates are of the wrong form.
+    """
+    host = _host(address)
+    options: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # How long one attempt to connect may take, and how soon the next one follows.
+        ("grpc.min_reconnect_backoff_ms", int(connect_timeout * 1000)),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        # One ledger entry is one message on the wire: gRPC must not send it again behind our back.
+        ("grpc.enable_retries", 0),
+        # No DNS query but the one for the address itself.
+        ("grpc.service_config_disable_resolution", 1),
+    ]
+    if _is_loopback(host):
+        options.append(("grpc.enable_http_proxy", 0))
+    if not tls:
+        return grpc.insecure_channel(address, options=options)
+    if tls_root_certificates is not None:
+        _check_certificates(tls_root_certificates)
+    if tls_server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls_server_name))
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(tls_root_certificates), options=options)
+
+
+def bearer(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """Metadata that carries the API key.
+
+    Raises:
+        RequestError: the key has characters that metadata can't carry.
+    """
+    if api_key is None:
+        return ()
+    if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise RequestError("The API key has characters that no key has: --api-key. Give it as the cloud's owner did.")
+    return (("authorization", f"Bearer {api_key}"),)
+
+
+def _host(address: str) -> str:
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in address:
+        raise RequestError(f"The cloud's address is not HOST:PORT: '{address}'. Give one like 127.0.0.1:50051.")
+    return host.strip("[]")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_certificates(pem: bytes) -> None:
+    import ssl
+
+    try:
+        ssl.create_default_context().load_verify_locations(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError, ValueError):
+        raise RequestError("The CA certificates can't be read: they are not PEM. Give another --tls-ca file.") from None

@@ -1,0 +1,88 @@
+"""An answer or a sketch that arrives piece by piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from cloud_bridge.client.failures import cloud_error, describe
+from cloud_bridge.client.watchdog import Watchdog
+from edge_runtime.errors import CloudTimeoutError
+from edge_runtime.privacy import Released
+
+Piece = TypeVar("Piece")
+
+
+@dataclass(slots=True)
+class _Wait:
+    # What the watchdog shares with the iterator; it must not hold the iterator itself, whose end ends the call.
+    since: float | None = None
+    expired: bool = False
+
+
+class Pieces(Generic[Piece]):
+    """Iterates over a call's decoded messages; each must come within `timeout` seconds of being asked for.
+
+    Closing it, or dropping it, cancels the call. For one thread at a time.
+    """
+
+    def __init__(
+        self, call: grpc.Call, released: Released[Any], decode: Callable[[bytes], Piece], address: str, timeout: float
+    ) -> None:
+        """Take over a call that has begun."""
+        self._call = call
+        self._released = released
+        self._decode = decode
+        self._address = address
+        self._wait = wait = _Wait()
+
+        def expire() -> None:
+            wait.expired = True
+            call.cancel()
+
+        self._watchdog = Watchdog(timeout, lambda: wait.since, expire)
+
+    def __iter__(self) -> Pieces[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        """Wait for the next piece.
+
+        Raises:
+            CloudError: for each cause its own subclass.
+            LedgerError: what came can't be recorded.
+        """
+        self._wait.since = time.monotonic()
+        try:
+            data = next(self._call)
+            self._released.arrived(len(data))
+            return self._decode(data)
+        except grpc.RpcError as error:
+            self.close()
+            if self._wait.expired:
+                raise describe(CloudTimeoutError, self._address) from None
+            raise cloud_error(error, self._address) from None
+        except BaseException:  # StopIteration too: the call is over
+            self.close()
+            raise
+        finally:
+            self._wait.since = None
+
+    def close(self) -> None:
+        """Cancel the call; safe to call twice."""
+        self._watchdog.stop()
+        self._call.cancel()
+
+    def __enter__(self) -> Pieces[Piece]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_watchdog"):
+            self.close()

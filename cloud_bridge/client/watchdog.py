@@ -1,0 +1,52 @@
+"""Ends what waits too long for the cloud."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class Watchdog:
+    """Calls `expire` once when something has waited longer than `timeout` seconds.
+
+    It asks for the oldest wait instead of being told of each, so a message costs nothing here: what begins while the
+    thread sleeps can't be due before it wakes.
+    """
+
+    def __init__(self, timeout: float, oldest_wait: Callable[[], float | None], expire: Callable[[], None]) -> None:
+        """Start watching.
+
+        Args:
+            timeout: seconds.
+            oldest_wait: since when (`time.monotonic`) the oldest wait lasts; None when nothing waits.
+            expire: called in the watchdog's own thread.
+        """
+        self._timeout = timeout
+        self._oldest_wait = oldest_wait
+        self._expire = expire
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="cogenesis-deadline", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell the thread to end; does not wait for it, so any thread may call it."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        """Wait for the thread's end; not from inside `expire`."""
+        self._thread.join()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread that watches."""
+        return self._thread
+
+    def _watch(self) -> None:
+        pause = self._timeout
+        while not self._stopped.wait(pause):
+            since = self._oldest_wait()
+            pause = self._timeout if since is None else since + self._timeout - time.monotonic()
+            if pause <= 0:
+                self._expire()
+                return

@@ -1,0 +1,79 @@
+"""What the server needs of an engine: something that computes a model's log-probabilities.
+
+The server calls an engine from one thread alone, so an engine needs no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Protocol, TypeVar
+
+from edge_runtime.cloud import AnswerPiece
+from edge_runtime.privacy import AnswerRequest
+from edge_runtime.sparse import SparseLogProbs
+
+State = TypeVar("State")
+
+
+class Engine(Protocol[State]):
+    """A large model behind the server.
+
+    `State` is what a session holds: the prompt, the answer as the cloud knows it, and their KV cache.
+
+    Attributes:
+        model: its name.
+        vocab_size: width of a row: ids that both the model and its tokenizer know.
+        context_length: positions for prompt and answer together.
+        tokenizer_fingerprint: see `edge_runtime.tokenizer.vocabulary_fingerprint`.
+    """
+
+    model: str
+    vocab_size: int
+    context_length: int
+    tokenizer_fingerprint: str
+
+    def open(self, instruction: str) -> State:
+        """Make a session's state for the instruction; the model does not run yet.
+
+        Raises:
+            RefusalError: the instruction fills the context.
+        """
+        ...
+
+    def prompt_tokens(self, state: State) -> int:
+        """Length of the session's prompt."""
+        ...
+
+    def score(
+        self, state: State, *, keep: int, tokens: Sequence[int], first_row: int, top_k: int
+    ) -> list[SparseLogProbs]:
+        """Keep `keep` tokens of the answer, append `tokens`, and give rows `first_row .. keep + len(tokens)`.
+
+        Row p is the distribution of the answer's token p given the instruction and tokens 0 .. p-1. A refused call
+        leaves the state as it was.
+
+        Raises:
+            RefusalError: the session has fewer than `keep` tokens, a token is not in the vocabulary, `first_row` is
+                out of range, or the context is full.
+        """
+        ...
+
+    def close(self, state: State) -> None:
+        """Free the state's memory; it is not used again."""
+        ...
+
+    def sketch(self, instruction: str) -> Generator[str, None, None]:
+        """Write an outline of 8 to 15 points, a whole line (with its newline) at a time.
+
+        Raises:
+            RefusalError: the instruction fills the context.
+        """
+        ...
+
+    def answer(self, request: AnswerRequest) -> Generator[AnswerPiece, None, None]:
+        """Answer the instruction; the last piece has a finish reason.
+
+        Raises:
+            RefusalError: the instruction fills the context.
+        """
+        ...
