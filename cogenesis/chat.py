@@ -168,7 +168,7 @@ def _context(user: Path | None, store: Path | None) -> PrivateContext:
         with ProfileStore(store) as profiles:
             return profiles.context()
     if user is not None:
-        from edge_runtime.request import read_context
+        from edge_runtime.request import load_json, parse_context
 
-        return read_context(user)
+        return parse_context(load_json(user), user)
     return PrivateContext()

@@ -92,17 +92,18 @@ class _Example:
 
 
 def _read_example(user: Path | None, task: int) -> _Example:
-    from edge_runtime.request import read_context
+    from edge_runtime.request import load_json, parse_context, parse_instruction
 
     path = user or next((path for path in EXAMPLE_USERS if path.exists()), EXAMPLE_USERS[-1])
-    context = read_context(path)
-    tasks = json.loads(path.read_text(encoding="utf-8")).get("tasks", [])
+    body = load_json(path)
+    context = parse_context(body, path)
+    tasks = body.get("tasks")
     if not isinstance(tasks, list) or task > len(tasks):
         raise RequestError(f"There is no task {task}: {path}, field 'tasks'. Give a --task that is there.")
-    instruction = tasks[task - 1].get("instruction") if isinstance(tasks[task - 1], dict) else None
-    if not isinstance(instruction, str):
+    text = tasks[task - 1].get("instruction") if isinstance(tasks[task - 1], dict) else None
+    if not isinstance(text, str):
         raise RequestError(f"The task has no instruction: {path}, field 'tasks[{task - 1}].instruction'.")
-    return _Example(PublicInstruction(instruction), context)
+    return _Example(parse_instruction(text, path), context)
 
 
 def _prepare(directory: Path, console: Console) -> tuple[Path, Path]:

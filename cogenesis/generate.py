@@ -81,7 +81,7 @@ def generate(
 
     Example: cogenesis generate --bundle my-bundle --request request.json --mode fused --cloud 127.0.0.1:50051
     """
-    from edge_runtime.request import read_request
+    from edge_runtime.request import load_request
 
     if wire not in ("float32", "float16"):
         raise RequestError(f"--wire must be float32 or float16, not {wire}.")
@@ -97,7 +97,7 @@ def generate(
         value_type="float16" if wire == "float16" else "float32",
         policy=policy,
     )
-    instruction, context = read_request(request)
+    asked = load_request(request)
 
     from cogenesis.connection import open_cloud
     from edge_runtime.assistant import load
@@ -108,7 +108,9 @@ def generate(
         if adapter is not None:
             assistant.use_adapter(adapter)
         with Ledger(ledger) as book:
-            answer = assistant.generate(instruction, context, mode=mode, cloud=connection, options=options, ledger=book)
+            answer = assistant.generate(
+                asked.instruction, asked.context, mode=mode, cloud=connection, options=options, ledger=book
+            )
             for piece in answer:
                 if not as_json:
                     print(piece, end="", flush=True)

@@ -1,7 +1,7 @@
 """What runs on the device: load a bundle, read the private context, write answers, with a cloud or without.
 
     import edge_runtime
-    from cloud_bridge import connect
+    from cloud_bridge.client import connect
 
     assistant = edge_runtime.load("bundle")
     cloud = connect("127.0.0.1:50051")

