@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from export.quantize import BLOCK_SIZE, QuantizedMatrix, midpoint, residual_columns
+from export.quantize import QuantizedMatrix, midpoint, residual_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,6 @@ ACCURACY_LEVEL = 4
 def linear(
     graph: GraphWriter,
     x: str,
-    width: int,
     name: str,
     matrices: Sequence[Matrix],
     biases: Sequence[NDArray[np.float32]] = (),
@@ -34,10 +33,9 @@ def linear(
 
     Args:
         graph: where nodes go.
-        x: (S, width) float32.
-        width: columns of x.
+        x: (S, K) float32.
         name: of the result and, with suffixes, of the weights.
-        matrices: each (N_i, width), quantized ones padded to whole blocks.
+        matrices: each (N_i, K).
         biases: each (N_i,), or none at all.
 
     Returns:
@@ -46,13 +44,13 @@ def linear(
     packed = pack(matrices)
     if packed is None:
         parts = [
-            linear(graph, x, width, f"{name}.{index}", [matrix], [biases[index]] if biases else [])
+            linear(graph, x, f"{name}.{index}", [matrix], [biases[index]] if biases else [])
             for index, matrix in enumerate(matrices)
         ]
         return graph.node("Concat", parts, name, axis=1)
     bias = [graph.constant(f"{name}.bias", np.concatenate(biases))] if biases else []
     if isinstance(packed, QuantizedMatrix):
-        return _quantized(graph, x, width, name, packed, bias)
+        return _quantized(graph, x, name, packed, bias)
     weight = graph.constant(f"{name}.weight", packed)
     return graph.node("Gemm", [x, weight, *bias], name, transB=1)
 
@@ -94,7 +92,7 @@ def widen(matrix: QuantizedMatrix, bits: int) -> QuantizedMatrix:
 
 
 def add_lora(graph: GraphWriter, x: str, base: str, prefix: str, in_features: int, out_features: int) -> str:
-    """Append `base + x @ A @ B` with the optional inputs `{prefix}.lora_A` and `{prefix}.lora_B`, of rank 0 if not given."""
+    """Append `base + x @ A @ B`; A and B are optional inputs `{prefix}.lora_A` and `.lora_B`, by default of rank 0."""
     a = graph.optional_input(f"{prefix}.lora_A", [in_features, "rank"], np.zeros((in_features, 0), np.float32))
     b = graph.optional_input(f"{prefix}.lora_B", ["rank", out_features], np.zeros((0, out_features), np.float32))
     down = graph.node("MatMul", [x, a], f"{prefix}.lora_down")
@@ -102,8 +100,8 @@ def add_lora(graph: GraphWriter, x: str, base: str, prefix: str, in_features: in
     return graph.node("Gemm", [down, b, base], f"{prefix}.adapted")
 
 
-def embedding(graph: GraphWriter, token_ids: str, width: int, name: str, matrix: Matrix) -> str:
-    """Append the look-up of `token_ids` (S,) in (vocabulary, width); returns (S, width) float32."""
+def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> str:
+    """Append the look-up of `token_ids` (S,) in (vocabulary, hidden); returns (S, hidden) float32."""
     if not isinstance(matrix, QuantizedMatrix):
         return graph.node("Gather", [graph.constant(f"{name}.weight", matrix), token_ids], f"{name}.out", axis=0)
     if matrix.residual is not None:
@@ -112,7 +110,7 @@ def embedding(graph: GraphWriter, token_ids: str, width: int, name: str, matrix:
     vocabulary, columns = matrix.codes.shape
     shape = graph.constant(f"{name}.shape", np.array([vocabulary, columns * matrix.bits // 8], np.int64))
     flat = graph.node("Reshape", [codes, shape], f"{name}.flat")
-    found = graph.node(
+    return graph.node(
         "GatherBlockQuantized",
         [flat, token_ids, scales, *zeros],
         f"{name}.out",
@@ -121,42 +119,21 @@ def embedding(graph: GraphWriter, token_ids: str, width: int, name: str, matrix:
         gather_axis=0,
         quantize_axis=1,
     )
-    if columns == width:
-        return found
-    bounds = [graph.constant(f"{name}.{part}", np.array([at], np.int64)) for part, at in (("start", 0), ("end", width))]
-    return graph.node("Slice", [found, *bounds, graph.constant("axis_1", np.array([1], np.int64))], f"{name}.cut")
 
 
-def head(graph: GraphWriter, x: str, width: int, name: str, matrix: Matrix, output: str) -> str:
+def head(graph: GraphWriter, x: str, name: str, matrix: Matrix, output: str) -> str:
     """Append `output = x @ matrix.T`; called with the embedding's name, it shares the embedding's constants."""
     if not isinstance(matrix, QuantizedMatrix):
         return graph.node("Gemm", [x, graph.constant(f"{name}.weight", matrix)], output, transB=1)
-    x = _widened(graph, x, width, matrix)
     codes, scales, zeros = _stored(graph, name, matrix)
     return _matmul(graph, x, matrix, [codes, scales, *zeros], [], output)
 
 
-def pad_columns(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Add zero columns up to a whole number of blocks: quantized kernels on ARM need them."""
-    padding = -weights.shape[1] % BLOCK_SIZE
-    return np.pad(weights, ((0, 0), (0, padding))) if padding else weights
-
-
-def _quantized(graph: GraphWriter, x: str, width: int, name: str, matrix: QuantizedMatrix, bias: Sequence[str]) -> str:
-    x = _widened(graph, x, width, matrix)
+def _quantized(graph: GraphWriter, x: str, name: str, matrix: QuantizedMatrix, bias: Sequence[str]) -> str:
     if matrix.residual is not None:
         matrix, x = _with_residual(graph, x, matrix)
     codes, scales, zeros = _stored(graph, name, matrix)
     return _matmul(graph, x, matrix, [codes, scales, *zeros], bias, name)
-
-
-def _widened(graph: GraphWriter, x: str, width: int, matrix: QuantizedMatrix) -> str:
-    """Give x (S, width) the zero columns that the matrix was padded with."""
-    padding = matrix.codes.shape[1] - width
-    if padding == 0 or graph.has_value(f"{x}.widened"):
-        return f"{x}.widened" if padding else x
-    sides = graph.constant(f"padding.{padding}", np.array([0, 0, 0, padding], np.int64))
-    return graph.node("Pad", [x, sides], f"{x}.widened")
 
 
 def _with_residual(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> tuple[QuantizedMatrix, str]:
@@ -173,10 +150,16 @@ def _with_residual(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> tuple
     )
     summed = f"{x}.with_sums"
     if not graph.has_value(summed):
-        sums = np.zeros((blocks * matrix.block_size, extra.codes.shape[1]), np.float32)
-        sums[:, :blocks] = np.kron(np.eye(blocks, dtype=np.float32), np.ones((matrix.block_size, 1), np.float32))
-        summing = graph.constant(f"block_sums.{blocks}", sums)
-        graph.node("Concat", [x, graph.node("MatMul", [x, summing], f"{x}.sums")], summed, axis=1)
+        # Not a product with a 0/1 matrix: reading that one takes a tenth of a decoding step.
+        shape = graph.constant(f"blocks.{blocks}", np.array([0, blocks, matrix.block_size], np.int64))
+        cut = graph.node("Reshape", [x, shape], f"{x}.blocks")
+        axis = graph.constant("axis_last", np.array([-1], np.int64))
+        sums = graph.node("ReduceSum", [cut, axis], f"{x}.sums", keepdims=0)
+        padding = extra.codes.shape[1] - blocks
+        if padding:
+            sides = graph.constant(f"padding.{padding}", np.array([0, 0, 0, padding], np.int64))
+            sums = graph.node("Pad", [sums, sides], f"{x}.sums.widened")
+        graph.node("Concat", [x, sums], summed, axis=1)
     return wide, summed
 
 
@@ -218,7 +201,8 @@ def _matmul(
 
 def _nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two 4-bit codes a byte, the first in the low half."""
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+    packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    return packed
 
 
 def _zeros(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
