@@ -22,7 +22,7 @@ from edge_runtime.open_decoder import open_decoder
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Gate, PrivateContext, PublicInstruction
 from edge_runtime.prompt import Prompt, build_prompt
-from edge_runtime.text_stream import TextStream
+from edge_runtime.text_stream import StopFilter, TextStream
 from edge_runtime.tokenizer import Tokenizer
 
 
@@ -202,19 +202,26 @@ class Assistant:
         )
         progress.prompt_is_ready()
         progress.round_trips = 1
+        stop = StopFilter(options.stop)
         try:
             for piece in cloud.answer(request):
                 progress.prompt_tokens = piece.prompt_tokens or progress.prompt_tokens
                 for token_id in piece.token_ids:
                     progress.token(token_id, fused=False)
-                progress.finish_reason = piece.finish_reason
-                if piece.text:
-                    progress.pieces.append(piece.text)
-                    yield piece.text
+                text = stop.push(piece.text) + (stop.flush() if piece.finish_reason else "")
+                progress.finish_reason = "stop" if stop.stop_string else piece.finish_reason
+                if text:
+                    progress.pieces.append(text)
+                    yield text
+                if progress.finish_reason:
+                    break
         except CloudError as error:
             if not progress.pieces:
                 raise
             progress.cloud_error = str(error)
+        if held := stop.flush():
+            progress.pieces.append(held)
+            yield held
         if not progress.finish_reason:
             yield from self._finish_for_cloud(instruction, context, options, progress)
 

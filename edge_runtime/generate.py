@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,9 @@ class PromptedDecoder:
         return log_softmax(self.decoder.extend([token])[0])
 
 
-def generate(edge: PromptedDecoder, without: PromptedDecoder | None, link: CloudLink | None, options: Options) -> Iterator[Token]:
+def generate(
+    edge: PromptedDecoder, without: PromptedDecoder | None, link: CloudLink | None, options: Options
+) -> Generator[Token, None, None]:
     """Write an answer token by token, for ever; the caller stops.
 
     Each position asks the cloud (where there is a link and the schedule says so) before the edge computes its own row,

@@ -15,7 +15,7 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         Same shape, float32; exp of each row sums to 1.
     """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
     # float32 sums over 150k words lose digits; the sum alone is kept in double.
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from edge_runtime.errors import PolicyError, RequestError
 from edge_runtime.ledger import Ledger
@@ -66,7 +66,7 @@ class PrivateContext:
 class InfoRequest:
     """Asks the cloud which model it serves."""
 
-    kind = "info"
+    kind: ClassVar[str] = "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class OpenRequest:
     tokenizer_fingerprint: str
     top_k: int
     value_type: ValueType
-    kind = "open"
+    kind: ClassVar[str] = "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class VerifyRequest:
     tokens: tuple[int, ...]
     first_row: int
     text: str
-    kind = "verify"
+    kind: ClassVar[str] = "verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class SketchRequest:
     """Asks for an outline of the instruction."""
 
     instruction: str
-    kind = "sketch"
+    kind: ClassVar[str] = "sketch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +131,11 @@ class AnswerRequest:
     temperature: float
     top_p: float
     seed: int
-    kind = "answer"
+    kind: ClassVar[str] = "answer"
 
 
 Message = InfoRequest | OpenRequest | VerifyRequest | SketchRequest | AnswerRequest
-M_co = TypeVar("M_co", InfoRequest, OpenRequest, VerifyRequest, SketchRequest, AnswerRequest, covariant=True)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
 
 _GATE_KEY = object()
 

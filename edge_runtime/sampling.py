@@ -114,7 +114,8 @@ def _nucleus(scaled: NDArray[np.float32], kept: NDArray[np.int64], top_p: float)
     order = likely[np.argsort(-probabilities[likely], kind="stable")]
     before = np.cumsum(probabilities[order], dtype=np.float64) - probabilities[order]
     # A token stays while the mass before it is below p; the likeliest always stays.
-    return kept[np.sort(order[before < top_p])]
+    nucleus: NDArray[np.int64] = kept[np.sort(order[before < top_p])]
+    return nucleus
 
 
 def gumbel(seed: int, position: int, token_ids: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -32,12 +32,15 @@ class TextStream:
         """
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
-        self._stop_strings = tuple(stop for stop in stop_strings if stop)
+        self._filter = StopFilter(stop_strings)
         self._window: list[int] = []  # tokens that can still change how the next one decodes
         self._context = 0  # how many of them are out as text
         self._sent = 0  # characters of the decoded window that left the detokenizer
-        self._held = ""  # text that may be the start of a stop string
-        self.stop_string: str | None = None
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was completed."""
+        return self._filter.stop_string
 
     @property
     def stopped(self) -> bool:
@@ -48,7 +51,7 @@ class TextStream:
         """Add a token and return the text that is now certain, often ""; always "" after a stop string."""
         if self.stopped:
             return ""
-        return self._release(self._decode(token_id))
+        return self._filter.push(self._decode(token_id))
 
     def flush(self) -> str:
         """End the text and return what was held back; bytes of an incomplete character become U+FFFD."""
@@ -56,9 +59,7 @@ class TextStream:
             return ""
         rest = self._text(self._window)[self._sent :]
         self._window, self._context, self._sent = [], 0, 0
-        piece = self._release(rest) + self._held
-        self._held = ""
-        return piece
+        return self._filter.push(rest) + self._filter.flush()
 
     def _decode(self, token_id: int) -> str:
         self._window.append(token_id)
@@ -77,8 +78,19 @@ class TextStream:
     def _text(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
 
-    def _release(self, piece: str) -> str:
-        """Add text to what is held; return what can't be part of a stop string."""
+
+class StopFilter:
+    """Lets text through up to the first stop string, holding back what may become one."""
+
+    def __init__(self, stop_strings: Sequence[str]) -> None:
+        self._stop_strings = tuple(stop for stop in stop_strings if stop)
+        self._held = ""
+        self.stop_string: str | None = None
+
+    def push(self, piece: str) -> str:
+        """Add text and return what can't be part of a stop string; "" after one was completed."""
+        if self.stop_string is not None:
+            return ""
         if not self._stop_strings or not piece:
             return piece
         text = self._held + piece
@@ -91,6 +103,11 @@ class TextStream:
         hold = max(_overlap(text, stop) for stop in self._stop_strings)
         self._held = text[len(text) - hold :]
         return text[: len(text) - hold]
+
+    def flush(self) -> str:
+        """Return what was held back."""
+        held, self._held = self._held, ""
+        return held
 
 
 def _overlap(text: str, stop: str) -> int:

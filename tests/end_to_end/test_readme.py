@@ -1,0 +1,88 @@
+"""Every command and program that README.md and docs/ show is run, in the order a newcomer meets them."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+# These run this very test, or take an hour; that they say what to do is all that can be checked from within.
+DRY = re.compile(r"make (test|bench)\b")
+BENCHMARK = re.compile(r"python benchmarks/\S+")
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / document).read_text(encoding="utf-8"))
+
+
+def environment() -> dict[str, str]:
+    # The commands of the environment that runs the tests, whatever its folder is called.
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def commands(block: str) -> list[str]:
+    joined = block.replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+    yield running
+    for process in running:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def serve(command: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        shlex.split(command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment()
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["event"] == "ready", command
+    return process
+
+
+def run(arguments: list[str], what: str) -> None:
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{what}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_shows_runs(document, servers):
+    if document == "README.md":
+        shutil.rmtree(ROOT / "build" / "my-bundle", ignore_errors=True)
+        Path(ROOT / "build" / "ledger.jsonl").unlink(missing_ok=True)
+    for language, block in blocks(document):
+        if language == "python":
+            run([sys.executable, "-c", block], block)
+            continue
+        for command in commands(block):
+            if command.startswith("source "):
+                continue
+            if command.startswith("cogenesis cloud serve"):
+                servers.append(serve(command))
+            elif DRY.match(command):
+                run(["make", "-n", *command.split()[1:]], command)
+            elif BENCHMARK.match(command):
+                run(["bash", "-c", f"{BENCHMARK.match(command)[0]} --help"], command)
+            else:
+                run(["bash", "-euo", "pipefail", "-c", command], command)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_files_a_document_links_to_are_there(document):
+    folder = (ROOT / document).parent
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text(encoding="utf-8")):
+        assert (folder / target).exists(), f"{document} links to {target}"
