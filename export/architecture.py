@@ -1,4 +1,4 @@
-"""The shape of a Llama-family decoder, and how it is read from a Hugging Face configuration; what is not covered is refused."""
+"""The shape of a Llama-family decoder, and how it is read from a Hugging Face configuration."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Architecture:
             return replace(self, context_length=natural)
         if length < 1 or length > self.context_length:
             raise UnsupportedModelError(
-                f"The context length can't be {length:,}: the model was made for 1 to {self.context_length:,} positions."
+                f"The context length can't be {length:,}: the model was made for 1 to {self.context_length:,} tokens."
             )
         if length > natural:
             raise UnsupportedModelError(

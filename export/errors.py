@@ -8,7 +8,7 @@ from edge_runtime.errors import CogenesisError
 class ExportError(CogenesisError):
     """A model can't be turned into a bundle."""
 
-    exit_code = 6
+    exit_code = 7
 
 
 class ModelNotFoundError(ExportError):

@@ -37,9 +37,11 @@ def exact_blocks(data: NDArray[np.uint8], kind: Kind) -> QuantizedMatrix:
     scales = _halves(blocks[..., 0:2])
     if kind == Kind.Q8_0:
         # Signed to unsigned: adding 128 is flipping the sign bit.
-        return QuantizedMatrix(8, _BLOCK, (blocks[..., 2:] ^ 0x80).reshape(rows, -1), scales)
+        return QuantizedMatrix(8, _BLOCK, (blocks[..., 2:] ^ np.uint8(0x80)).reshape(rows, -1), scales)
     nibbles = blocks[..., -16:]
-    codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1).reshape(rows, -1)
+    codes: NDArray[np.uint8] = np.concatenate([nibbles & np.uint8(15), nibbles >> np.uint8(4)], axis=-1).reshape(
+        rows, -1
+    )
     if kind == Kind.Q4_0:
         return QuantizedMatrix(4, _BLOCK, codes, scales)
     minima = _halves(blocks[..., 2:4])

@@ -15,11 +15,11 @@ from export.architecture import Architecture, Rope, rope_from_config
 from export.errors import SourceError, UnsupportedModelError
 from export.gguf_blocks import EXACT, exact_blocks
 from export.hf_source import spdx
-from export.tokenizer_assets import assets
+from export.tokenizer_assets import assets, correct_conversion
 from export.weights import EMBEDDING, FINAL_NORM, HEAD, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -54,6 +54,8 @@ class GGUFSource:
         SourceError: the file is damaged, or lacks a field.
         UnsupportedModelError: another architecture, or a feature that the graph doesn't have.
     """
+
+    architecture: Architecture
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -124,6 +126,11 @@ class GGUFSource:
         stops = [eos, self._field("tokenizer.ggml.eot_token_id", None)]
         bos = self._field("tokenizer.ggml.bos_token_id", None)
         loaded = self.transformers_tokenizer()
+        correct_conversion(
+            loaded.backend_tokenizer,
+            str(self._field("tokenizer.ggml.pre", "")),
+            adds_bos=bool(self._field("tokenizer.ggml.add_bos_token", True)),
+        )
         return assets(
             loaded,
             str(self.path),
@@ -149,6 +156,24 @@ class GGUFSource:
         """`bos_token_id` and `eos_token_id`, where the file has them."""
         found = {kind: self._field(f"tokenizer.ggml.{kind}", None) for kind in ("bos_token_id", "eos_token_id")}
         return {kind: int(value) for kind, value in found.items() if value is not None}
+
+    def rope_fields(self) -> dict[str, Any]:
+        """What a Hugging Face configuration says about rotary positions.
+
+        Raises:
+            UnsupportedModelError: a kind of scaling that can't be said there.
+        """
+        family = self.architecture.family
+        if any(tensor.name == _ROPE_FACTORS for tensor in self._reader.tensors):
+            raise UnsupportedModelError(
+                f"The file holds rotary factors ready-made, which a Hugging Face configuration can't: {self.path}. "
+                "Use the original model directory."
+            )
+        return _rope_fields(lambda name, default=...: self._field(f"{family}.rope.{name}", default))
+
+    def size(self, name: str) -> int:
+        """How many numbers a tensor has."""
+        return int(self._tensor(name).n_elements)
 
     def _field(self, name: str, default: Any = ...) -> Any:
         field = self._reader.fields.get(name)
@@ -191,7 +216,8 @@ class GGUFSource:
         family = self._field("general.architecture")
         if family not in _FAMILIES:
             raise UnsupportedModelError(
-                f"GGUF files of architecture '{family}' can't be exported, supported are {', '.join(_FAMILIES)}: {self.path}."
+                f"GGUF files of architecture '{family}' can't be exported, supported are {', '.join(_FAMILIES)}: "
+                f"{self.path}."
             )
 
         def value(name: str, default: Any = ...) -> Any:
@@ -246,9 +272,7 @@ class GGUFSource:
             )
         from transformers import LlamaConfig
 
-        scaling = {"rope_type": "linear", "factor": float(value("scaling.factor"))} if kind == "linear" else None
-        config = LlamaConfig(**sizes, rope_theta=float(value("freq_base", 10000.0)), rope_scaling=scaling)
-        rope = rope_from_config(config, str(self.path))
+        rope = rope_from_config(LlamaConfig(**sizes, **_rope_fields(value)), str(self.path))
         factors = next((tensor for tensor in self._reader.tensors if tensor.name == _ROPE_FACTORS), None)
         if factors is None:
             return rope
@@ -256,3 +280,11 @@ class GGUFSource:
         divisors = np.asarray(factors.data, np.float32).tolist()
         pairs = zip(rope.inverse_frequencies, divisors, strict=True)
         return Rope(tuple(float(np.float32(frequency) / np.float32(divisor)) for frequency, divisor in pairs))
+
+
+def _rope_fields(value: Callable[..., Any]) -> dict[str, Any]:
+    linear = value("scaling.type", "none") == "linear"
+    return {
+        "rope_theta": float(value("freq_base", 10000.0)),
+        "rope_scaling": {"rope_type": "linear", "factor": float(value("scaling.factor"))} if linear else None,
+    }

@@ -1,4 +1,4 @@
-"""Writes the decoder graph of the Llama family: shared KV buffers, selected rows, LoRA inputs (contract: docs/bundle.md)."""
+"""Writes the decoder graph of the Llama family, kind "shared_kv" of docs/bundle.md."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from export.architecture import Architecture
 
-GRAPH_DIRECTORY = "onnx"
-
 
 def lora_sites(architecture: Architecture) -> tuple[LoraSite, ...]:
     """The places of every layer that take an adapter, with the projections packed there."""
@@ -34,12 +32,25 @@ def lora_sites(architecture: Architecture) -> tuple[LoraSite, ...]:
     )
 
 
+def expected_names(architecture: Architecture) -> frozenset[str]:
+    """Every tensor that the graph is made from."""
+    a = architecture
+    attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("gate_proj", "up_proj", "down_proj")
+    parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
+    parts += [f"{name}.weight" for name in attention] + [f"mlp.{name}.weight" for name in mlp]
+    parts += [f"{name}.bias" for name in attention if a.qkv_bias] + ["self_attn.o_proj.bias"] * a.o_bias
+    parts += [f"mlp.{name}.bias" for name in mlp if a.mlp_bias]
+    parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if a.head_norms else []
+    names = {f"model.layers.{layer}.{part}" for layer in range(a.layers) for part in parts}
+    return frozenset(names | {EMBEDDING, FINAL_NORM} | (set() if a.tied_head else {HEAD}))
+
+
 def write_graph(
     architecture: Architecture,
     matrix: Callable[[str], Matrix],
     vector: Callable[[str], NDArray[np.float32]],
     directory: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write `model.onnx` and `model.onnx.data`.
 
@@ -51,7 +62,7 @@ def write_graph(
         progress: called with (layers done, layers).
     """
     with GraphWriter(directory) as graph:
-        _Decoder(graph, architecture, matrix, vector).write(progress or (lambda done, total: None))
+        _Decoder(graph, architecture, matrix, vector).write(progress)
 
 
 class _Decoder:
@@ -79,7 +90,7 @@ class _Decoder:
 
         ids = graph.node("Reshape", ["input_ids", graph.constant("flat", np.array([-1], np.int64))], "token_ids")
         table = self.matrix(EMBEDDING)
-        x = embedding(graph, ids, a.hidden, "embedding", table)
+        x = embedding(graph, ids, "embedding", table)
         if a.embedding_scale != 1.0:
             scale = graph.constant("embedding_scale", np.array(a.embedding_scale, np.float32))
             x = graph.node("Mul", [x, scale], "embedding.scaled")
@@ -90,13 +101,13 @@ class _Decoder:
         x, _ = self._norm(x, skip, FINAL_NORM, "final_norm")
         x = graph.node("Gather", [x, "rows"], "wanted", axis=0)
         if a.tied_head:
-            head(graph, x, a.hidden, "embedding", table, "logits")
+            head(graph, x, "embedding", table, "logits")
         else:
-            head(graph, x, a.hidden, "head", self.matrix(HEAD), "logits")
+            head(graph, x, "head", self.matrix(HEAD), "logits")
         graph.save(a.family)
 
     def _rotary_tables(self) -> None:
-        """Cosines and sines as float32 arithmetic that onnxruntime folds when it loads: exact, and no bytes in the file."""
+        """Cosines and sines, as arithmetic that onnxruntime folds when it loads: no bytes in the file."""
         graph, a = self.graph, self.a
         bounds = [
             graph.constant(f"position.{name}", np.array(value, np.float32))
@@ -135,7 +146,7 @@ class _Decoder:
         biases = [self.vector(source + name + ".bias") for name in names] if bias else []
         prefix = f"layers.{layer}.{site}"
         width = self.sites[site].in_features
-        base = linear(self.graph, x, width, f"{prefix}.base", matrices, biases)
+        base = linear(self.graph, x, f"{prefix}.base", matrices, biases)
         return add_lora(self.graph, x, base, prefix, width, sum(size for _, size in self.sites[site].projections))
 
     def _norm(self, x: str, skip: str | None, source: str, name: str) -> tuple[str, str]:

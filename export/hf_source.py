@@ -65,7 +65,8 @@ class HFSource:
                 kind = tensors.get_slice(stored).get_dtype()
                 if kind not in _FLOATS:
                     raise UnsupportedModelError(
-                        f"The tensor '{name}' is stored as {kind}, not as floating point: {file}. Use the original model."
+                        f"The tensor '{name}' is stored as {kind}, not as floating point: {file}. "
+                        "Use the original model."
                     )
                 array: NDArray[np.float32] = tensors.get_tensor(stored).float().numpy()
         except (OSError, SafetensorError) as error:
@@ -75,6 +76,10 @@ class HFSource:
     def blocks(self, name: str) -> QuantizedMatrix | None:  # noqa: ARG002 (protocol)
         """Nothing is quantized here."""
         return None
+
+    def quantization(self) -> str:
+        """See `WeightSource.quantization`."""
+        return "not quantized"
 
     def provenance(self) -> Provenance:
         """See `WeightSource.provenance`."""

@@ -201,7 +201,7 @@ def _matmul(
 
 def _nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two 4-bit codes a byte, the first in the low half."""
-    packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
     return packed
 
 

@@ -88,7 +88,7 @@ class GraphWriter:
         offset = self._data.tell()
         padding = -offset % _ALIGNMENT
         self._data.write(b"\0" * padding)
-        self._data.write(memoryview(array).cast("B"))
+        self._data.write(array.data)
         tensor = TensorProto(name=name, data_type=_ELEMENT_TYPES[array.dtype], dims=array.shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.data_name), ("offset", offset + padding), ("length", array.nbytes)):
@@ -97,7 +97,7 @@ class GraphWriter:
         return name
 
     def half_constant(self, name: str, array: NDArray[np.float32]) -> str:
-        """Store float32 values as float16 where that is exact; onnxruntime widens them once, when it loads the graph."""
+        """Store float32 values as float16 where that is exact; onnxruntime widens them when it loads."""
         half = array.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), array):
             return self.constant(name, array)

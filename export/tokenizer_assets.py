@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.tokenizer import Tokenizer
+from tokenizers import Regex, pre_tokenizers, processors
+
 from export.errors import SourceError
 from export.weights import TokenizerAssets
 
@@ -13,8 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from tokenizers import Tokenizer as HFTokenizer
+
 # Tokens by which chat models end a turn, beside the one that the configuration calls eos.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>", "<|eom_id|>")
+
+# Llama 3 splits text by this before it merges (tokenizer.json of the published models).
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
@@ -45,7 +54,8 @@ def assets(
     Args:
         tokenizer: a fast tokenizer of transformers.
         where: its path, for messages.
-        bos_token, eos_token: what the chat template sees.
+        bos_token: what the chat template sees.
+        eos_token: likewise.
         stops: token ids, or lists of them, that end an answer.
 
     Raises:
@@ -56,7 +66,7 @@ def assets(
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    vocabulary = Tokenizer(backend).backend.get_vocab(with_added_tokens=True)
+    vocabulary = backend.get_vocab(with_added_tokens=True)
     template = _chat_template(tokenizer)
     ids: set[int] = set()
     for stop in stops:
@@ -69,6 +79,25 @@ def assets(
         eos_token=eos_token or "",
         stop_token_ids=tuple(sorted(ids)),
     )
+
+
+def correct_conversion(backend: HFTokenizer, pre: str, *, adds_bos: bool) -> None:
+    """Put right what transformers ignores when it converts a GGUF file's tokenizer.
+
+    Args:
+        backend: the converted tokenizer; changed in place.
+        pre: how the file says that text is split before merging (`tokenizer.ggml.pre`).
+        adds_bos: whether a text starts with the bos token.
+    """
+    if pre == "smollm":
+        split = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    elif pre == "llama-bpe":
+        regex = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([regex, bytes_only])
+    if not adds_bos:
+        backend.post_processor = processors.Sequence([])
 
 
 def _chat_template(tokenizer: Any) -> str:

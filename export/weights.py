@@ -74,6 +74,10 @@ class WeightSource(Protocol):
         """The matrix exactly as the source quantized it; None where it is dense there."""
         ...
 
+    def quantization(self) -> str:
+        """How the source quantized its matrices, in words."""
+        ...
+
     def provenance(self) -> Provenance:
         """Where the weights come from (hashes the files)."""
         ...

