@@ -1,7 +1,8 @@
 # What one does with this project. Each target installs what it needs into .venv, the second time in no time.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet
+# Twice quiet: errors are shown, warnings about package sources are not.
+PIP := PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
 # A stamp's name says for which requirements it stands, so a changed file installs again and a fresh checkout does not.
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 DEMO := .venv/.installed-demo-$(KEY)
