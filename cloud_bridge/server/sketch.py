@@ -27,30 +27,83 @@ _POINT_TOKENS = 24
 OUTLINE_TOKENS = MAX_POINTS * (_POINT_TOKENS + 6)
 """Context that an outline may take."""
 _TRIES = 4
-_TOO_SIMILAR = 0.6
-"""Share of common words (Jaccard) above which two points say the same."""
+_TOO_SIMILAR = 0.5
+"""Share of common words (Jaccard) from which on two points say the same."""
 
 # Two Chinese or Japanese characters count as a word; these scripts put no spaces.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]{{1,2}}|[^\s{_CJK}]+")
 _EDGES = " \t*_#`\"'\u201c\u201d\u2018\u2019-\u2013\u2014:;,.()[]"
+_PAUSES = ",;:.!?)"
 _LOOSE_ENDS = frozenset(
-    {"a", "an", "and", "as", "at", "but", "by", "for", "from", "how", "in", "into", "is", "of", "on", "or"}
-    | {"that", "the", "their", "this", "to", "was", "were", "when", "which", "with", "your"}
+    {
+        "a",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "but",
+        "by",
+        "for",
+        "from",
+        "how",
+        "i",
+        "i'm",
+        "if",
+        "in",
+        "into",
+        "is",
+    }
+    | {
+        "it",
+        "my",
+        "of",
+        "on",
+        "or",
+        "our",
+        "that",
+        "the",
+        "their",
+        "this",
+        "to",
+        "was",
+        "were",
+        "when",
+        "which",
+        "with",
+    }
+    | {"who", "you", "your"}
+)
+_QUESTION = (
+    "Write the skeleton of a text for this task: a numbered list of 8 to 15 points, each 3 to 5 words long.\n\nTask: {}"
+)
+_EXAMPLE_TASK = "Write a speech for the opening of a small town library."
+_EXAMPLE_POINTS = (
+    "Warm welcome to guests",
+    "Why the town needed books",
+    "Years of patient fundraising",
+    "Thanks to builders and donors",
+    "A tour of the rooms",
+    "Quiet corners for reading",
+    "Story hours for children",
+    "Evening courses for adults",
+    "Invitation to join today",
 )
 
 Feed = Callable[[int, Sequence[int]], NDArray[np.float32]]
 """`feed(start, tokens)`: forget all from position `start`, append `tokens`, give the (V,) log-probabilities behind."""
 
 
-def outline_prompt(instruction: str) -> str:
-    """What the model is asked in place of the instruction."""
-    return (
-        f"{instruction.strip()}\n\n"
-        "Do not write the text yet. First write its skeleton: a numbered list of 8 to 15 points, in the order of the "
-        "text. Each point is a short phrase of 3 to 5 words that says what that part is about. "
-        "No explanations, no sub-points, no repetition."
-    )
+def outline_messages(instruction: str) -> list[dict[str, str]]:
+    """The chat that is put to the model in place of the instruction; one worked example shows the form."""
+    example = "\n".join(f"{number}. {point}" for number, point in enumerate(_EXAMPLE_POINTS, 1))
+    return [
+        {"role": "user", "content": _QUESTION.format(_EXAMPLE_TASK)},
+        {"role": "assistant", "content": example},
+        {"role": "user", "content": _QUESTION.format(instruction.strip())},
+    ]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,47 +150,47 @@ def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Iter
     """Yield the outline's lines, as in `1. Why the garden matters` and a newline.
 
     Args:
-        prompt: token ids of `outline_prompt` in the model's chat template.
+        prompt: token ids of `outline_messages` in the model's chat template.
         feed: runs the model.
         words: of the model's vocabulary.
     """
     points: list[str] = []
-    feed(0, prompt)
-    position = len(prompt)
-    for number in range(1, MAX_POINTS + 1):
-        head = words.encode(f"{number}.")
-        row = feed(position, head)
-        position += len(head)
+    row = feed(0, [*prompt, *words.encode("1.")])
+    position = len(prompt) + len(words.encode("1."))
+    newline = words.encode("\n")
+    while True:
         point = _write_point(row, partial(_feed_behind, feed, position), words, points)
+        if point is None:
+            return
         points.append(point)
-        yield f"{number}. {point}\n"
-        if number == MAX_POINTS:
+        yield f"{len(points)}. {point}\n"
+        if len(points) == MAX_POINTS:
             return
-        ids = words.encode(f" {point}")
-        behind_point = feed(position, ids)
-        if number >= MIN_POINTS and int(behind_point.argmax()) in words.ends:
-            return
-        newline = words.encode("\n")
-        behind_newline = feed(position + len(ids), newline)
-        goes_on = words.decode([int(behind_newline.argmax())]).strip().startswith(str(number + 1)[0])
-        if number >= MIN_POINTS and not goes_on:
-            return
-        position += len(ids) + len(newline)
+        head = words.encode(f"{len(points) + 1}.")
+        behind = [*words.encode(f" {point}"), *newline]
+        if len(points) >= MIN_POINTS:
+            if int(feed(position, behind[: -len(newline)]).argmax()) in words.ends:
+                return
+            next_token = int(feed(position + len(behind) - len(newline), newline).argmax())
+            if not words.decode([next_token]).strip().startswith(str(len(points) + 1)[0]):
+                return
+            row = feed(position + len(behind), head)
+        else:
+            row = feed(position, [*behind, *head])
+        position += len(behind) + len(head)
 
 
 def shorten(text: str) -> str:
-    """Cut a line to a phrase: at its first pause after three words, else after five, without loose ends."""
+    """Cut a line to a phrase: at its first pause after three words, else after five; without loose ends."""
     line = text.strip().splitlines()[0].strip(_EDGES) if text.strip() else ""
     spans = [match.span() for match in _WORD.finditer(line)]
-    if len(spans) <= _USUAL_WORDS:
-        return line
-    for _, end in spans[MIN_WORDS - 1 : MAX_WORDS]:
-        if line[end - 1] in ",;:.!?)" or end == len(line):
-            return line[:end].strip(_EDGES)
-    count = _USUAL_WORDS
+    count = len(spans)
+    if count > _USUAL_WORDS:
+        pauses = [index for index, (_, end) in enumerate(spans, 1) if line[end - 1] in _PAUSES or end == len(line)]
+        count = next((index for index in pauses if MIN_WORDS <= index <= MAX_WORDS), _USUAL_WORDS)
     while count > MIN_WORDS and line[slice(*spans[count - 1])].casefold() in _LOOSE_ENDS:
         count -= 1
-    return line[: spans[count - 1][1]].strip(_EDGES)
+    return line[: spans[count - 1][1]].strip(_EDGES) if count else ""
 
 
 def is_point(text: str) -> bool:
@@ -159,7 +212,7 @@ def count_words(text: str) -> int:
 def repeats(text: str, earlier: Sequence[str]) -> bool:
     """Whether a point says the same as an earlier one."""
     own = _word_set(text)
-    return any(len(own & other) > _TOO_SIMILAR * len(own | other) for other in map(_word_set, earlier))
+    return any(len(own & other) >= _TOO_SIMILAR * len(own | other) for other in map(_word_set, earlier))
 
 
 def _feed_behind(feed: Feed, position: int, start: int, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -167,18 +220,25 @@ def _feed_behind(feed: Feed, position: int, start: int, tokens: Sequence[int]) -
 
 
 def _word_set(text: str) -> frozenset[str]:
-    return frozenset(word.strip(_EDGES).casefold() for word in _WORD.findall(text))
+    words = frozenset(word.strip(_EDGES).casefold() for word in _WORD.findall(text))
+    return words - _LOOSE_ENDS or words
 
 
-def _write_point(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> str:
+def _write_point(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> str | None:
+    """The next point; None where enough are there and the model has no new one to add."""
     refused = np.zeros_like(words.never)  # as a first token
-    for _ in range(_TRIES):
+    enough = len(points) >= MIN_POINTS
+    for _ in range(1 if enough else _TRIES):
         ids = _free_phrase(row, feed, words, refused)
         point = shorten(words.decode(ids))
-        if is_point(point) and not repeats(point, points):
+        if is_point(point) and not _dangles(point) and not repeats(point, [*_EXAMPLE_POINTS, *points]):
             return point
         refused[ids[0]] = True
-    return _phrase_of_words(row, feed, words, points)
+    return None if enough else _phrase_of_words(row, feed, words, points)
+
+
+def _dangles(point: str) -> bool:
+    return _WORD.findall(point)[-1].casefold() in _LOOSE_ENDS
 
 
 def _free_phrase(row: NDArray[np.float32], feed: Feed, words: SketchWords, refused: NDArray[np.bool_]) -> list[int]:
@@ -194,7 +254,8 @@ def _free_phrase(row: NDArray[np.float32], feed: Feed, words: SketchWords, refus
             return ids
         ids.append(token)
         text = words.decode(ids)
-        if count_words(text) > MAX_WORDS or len(ids) == _POINT_TOKENS:
+        paused = text[-1:] in _PAUSES and count_words(text) >= MIN_WORDS
+        if paused or count_words(text) > MAX_WORDS or len(ids) == _POINT_TOKENS:
             return ids
         row = feed(len(ids) - 1, [token])
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from cloud_bridge.server.errors import RefusalError, ServeError
 from cloud_bridge.server.model_files import find_model
 from cloud_bridge.server.sampling import choose
-from cloud_bridge.server.sketch import OUTLINE_TOKENS, SketchWords, outline_prompt, write_outline
+from cloud_bridge.server.sketch import OUTLINE_TOKENS, SketchWords, outline_messages, write_outline
 from cloud_bridge.wire import Reason
 from edge_runtime.cloud import AnswerPiece
 from edge_runtime.privacy import AnswerRequest
@@ -112,7 +112,7 @@ class TransformersEngine:
 
     def open(self, instruction: str) -> ScoringState:
         """See `Engine.open`."""
-        return ScoringState(self._prompt(instruction, room=0), CachedSequence(self._model, self.vocab_size))
+        return ScoringState(self._prompt(_user(instruction), room=0), CachedSequence(self._model, self.vocab_size))
 
     def prompt_tokens(self, state: ScoringState) -> int:
         """See `Engine.prompt_tokens`."""
@@ -148,7 +148,7 @@ class TransformersEngine:
         """See `Engine.answer`."""
         from tokenizers.decoders import DecodeStream
 
-        prompt = self._prompt(request.instruction, room=1)
+        prompt = self._prompt(_user(request.instruction), room=1)
         room = min(request.max_new_tokens, self.context_length - len(prompt))
         sequence = CachedSequence(self._model, self.vocab_size)
         rng = np.random.Generator(np.random.PCG64(request.seed))
@@ -181,7 +181,7 @@ class TransformersEngine:
         """See `Engine.sketch`."""
         if self._sketch_words is None:
             self._sketch_words = SketchWords.of(self._tokenizer.backend_tokenizer, self.vocab_size, self._ends)
-        prompt = self._prompt(outline_prompt(instruction), room=OUTLINE_TOKENS)
+        prompt = self._prompt(outline_messages(instruction), room=OUTLINE_TOKENS)
         sequence = CachedSequence(self._model, self.vocab_size)
 
         def feed(start: int, tokens: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -190,16 +190,20 @@ class TransformersEngine:
 
         yield from write_outline(prompt, feed, self._sketch_words)
 
-    def _prompt(self, instruction: str, room: int) -> list[int]:
-        """Token ids of the instruction as the only user message, ready for an answer of `room` tokens or more."""
-        text = instruction
+    def _prompt(self, messages: list[dict[str, str]], room: int) -> list[int]:
+        """Token ids of a chat, ready for an answer of `room` tokens or more."""
         if self._tokenizer.chat_template is not None:
-            message = {"role": "user", "content": instruction}
-            text = self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        else:
+            text = "".join(message["content"] + "\n\n" for message in messages)
         ids: list[int] = self._tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) + room > self.context_length:
             raise RefusalError(Reason.CONTEXT_FULL, f"the instruction has {len(ids)} tokens, {self.context_length} fit")
         return ids or sorted(self._ends)[:1] or [0]
+
+
+def _user(instruction: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": instruction}]
 
 
 def load_engine(model: str) -> TransformersEngine:
