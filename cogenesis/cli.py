@@ -6,14 +6,14 @@ import os
 import sys
 
 import typer
-from cloud_bridge.server.commands import app as cloud_commands
-from edge_runtime.store_commands import app as store_commands
-from export.commands import app as export_commands
 
+from cloud_bridge.server.commands import app as cloud_commands
 from cogenesis.chat import chat
 from cogenesis.demo import demo
 from cogenesis.generate import generate
 from edge_runtime.errors import CogenesisError
+from edge_runtime.store_commands import app as store_commands
+from export.commands import app as export_commands
 
 UNEXPECTED = 70
 

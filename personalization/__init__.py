@@ -1,0 +1,1 @@
+"""What learns about a user: adapters, ranking, fusion; runs where training runs, never on the device."""
