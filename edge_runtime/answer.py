@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from edge_runtime.errors import CogenesisError
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode
 from edge_runtime.peak_memory import peak_rss_bytes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +208,27 @@ class Answer:
         return self
 
     async def __anext__(self) -> str:
-        # The work is in C++ and on sockets, which let go of the interpreter: a thread keeps the event loop free.
-        piece = await asyncio.to_thread(next, self, None)
+        piece = await _in_thread(next, self, None)
         if piece is None:
             raise StopAsyncIteration
         return piece
 
     async def afinish(self) -> AnswerResult:
         """`finish`, without blocking the event loop."""
-        return await asyncio.to_thread(self.finish)
+        return await _in_thread(self.finish)
 
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+        await _in_thread(self.close)
 
     def _settle(self) -> None:
         if self._result is None:
             self._result = self._progress.result()
+
+
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    # The work is in C++ and on sockets, which let go of the interpreter: a thread keeps the event loop free.
+    # Imported here: callers who don't use asyncio need not wait a tenth of a second for it.
+    import asyncio
+
+    return await asyncio.to_thread(function, *arguments)
