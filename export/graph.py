@@ -99,11 +99,10 @@ class _Decoder:
             x, skip = self._layer(layer, x, skip)
             progress(layer + 1, a.layers)
         x, _ = self._norm(x, skip, FINAL_NORM, "final_norm")
-        x = graph.node("Gather", [x, "rows"], "wanted", axis=0)
         if a.tied_head:
-            head(graph, x, "embedding", table, "logits")
+            head(graph, x, "rows", "embedding", table, "logits")
         else:
-            head(graph, x, "head", self.matrix(HEAD), "logits")
+            head(graph, x, "rows", "head", self.matrix(HEAD), "logits")
         graph.save(a.family)
 
     def _rotary_tables(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from export.quantize import QuantizedMatrix, midpoint, residual_columns
+from export.quantize import BLOCK_SIZE, QuantizedMatrix, midpoint, residual_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,13 +104,13 @@ def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> 
     """Append the look-up of `token_ids` (S,) in (vocabulary, hidden); returns (S, hidden) float32."""
     if not isinstance(matrix, QuantizedMatrix):
         return graph.node("Gather", [graph.constant(f"{name}.weight", matrix), token_ids], f"{name}.out", axis=0)
-    if matrix.residual is not None:
-        raise ValueError("An embedding can't carry a residual.")
+    hidden = matrix.codes.shape[1]
+    matrix = _with_residual_columns(matrix)
     codes, scales, zeros = _stored(graph, name, matrix)
     vocabulary, columns = matrix.codes.shape
     shape = graph.constant(f"{name}.shape", np.array([vocabulary, columns * matrix.bits // 8], np.int64))
     flat = graph.node("Reshape", [codes, shape], f"{name}.flat")
-    return graph.node(
+    found = graph.node(
         "GatherBlockQuantized",
         [flat, token_ids, scales, *zeros],
         f"{name}.out",
@@ -119,35 +119,57 @@ def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> 
         gather_axis=0,
         quantize_axis=1,
     )
+    extra = columns - hidden
+    if not extra:
+        return found
+    # Each residual goes to all columns of its block.
+    sizes = graph.constant(f"{name}.sizes", np.array([hidden, extra], np.int64))
+    plain, residual = graph.nodes("Split", [found, sizes], [f"{name}.plain", f"{name}.residual"], axis=1)
+    spread = np.kron(np.eye(extra, hidden // matrix.block_size), np.ones((1, matrix.block_size))).astype(np.float32)
+    return graph.node("Gemm", [residual, graph.constant(f"{name}.spread", spread), plain], f"{name}.whole")
 
 
-def head(graph: GraphWriter, x: str, name: str, matrix: Matrix, output: str) -> str:
-    """Append `output = x @ matrix.T`; called with the embedding's name, it shares the embedding's constants."""
+def head(graph: GraphWriter, x: str, rows: str, name: str, matrix: Matrix, output: str) -> str:
+    """Append `output = x[rows] @ matrix.T`; called with the embedding's name, it shares the embedding's constants.
+
+    Rows are chosen before the product, because one of a vocabulary's width costs as much as all the layers of a row.
+    """
     if not isinstance(matrix, QuantizedMatrix):
-        return graph.node("Gemm", [x, graph.constant(f"{name}.weight", matrix)], output, transB=1)
+        wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
+        return graph.node("Gemm", [wanted, graph.constant(f"{name}.weight", matrix)], output, transB=1)
+    if matrix.residual is not None:  # summed before rows are chosen: there may be none, and Pad wants some
+        x = _with_block_sums(graph, x, matrix)
+        matrix = _with_residual_columns(matrix)
+    wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
     codes, scales, zeros = _stored(graph, name, matrix)
-    return _matmul(graph, x, matrix, [codes, scales, *zeros], [], output)
+    return _matmul(graph, wanted, matrix, [codes, scales, *zeros], [], output)
 
 
 def _quantized(graph: GraphWriter, x: str, name: str, matrix: QuantizedMatrix, bias: Sequence[str]) -> str:
     if matrix.residual is not None:
-        matrix, x = _with_residual(graph, x, matrix)
+        x = _with_block_sums(graph, x, matrix)
+        matrix = _with_residual_columns(matrix)
     codes, scales, zeros = _stored(graph, name, matrix)
     return _matmul(graph, x, matrix, [codes, scales, *zeros], bias, name)
 
 
-def _with_residual(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> tuple[QuantizedMatrix, str]:
+def _with_residual_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
     """Carry the residual as more columns: a block's residual times the sum of the block's inputs."""
-    assert matrix.residual is not None
-    blocks = matrix.residual.shape[1]
+    if matrix.residual is None:
+        return matrix
     extra = widen(residual_columns(matrix.residual), matrix.bits)
-    wide = QuantizedMatrix(
+    return QuantizedMatrix(
         matrix.bits,
         matrix.block_size,
         np.concatenate([matrix.codes, extra.codes], axis=1),
         np.concatenate([matrix.scales, extra.scales], axis=1),
         np.concatenate([_zeros(matrix), _zeros(extra)], axis=1),
     )
+
+
+def _with_block_sums(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> str:
+    """Append to x (S, K) the sums of its blocks, padded to whole blocks."""
+    blocks = matrix.scales.shape[1]
     summed = f"{x}.with_sums"
     if not graph.has_value(summed):
         # Not a product with a 0/1 matrix: reading that one takes a tenth of a decoding step.
@@ -155,12 +177,12 @@ def _with_residual(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> tuple
         cut = graph.node("Reshape", [x, shape], f"{x}.blocks")
         axis = graph.constant("axis_last", np.array([-1], np.int64))
         sums = graph.node("ReduceSum", [cut, axis], f"{x}.sums", keepdims=0)
-        padding = extra.codes.shape[1] - blocks
+        padding = -blocks % BLOCK_SIZE
         if padding:
             sides = graph.constant(f"padding.{padding}", np.array([0, 0, 0, padding], np.int64))
             sums = graph.node("Pad", [sums, sides], f"{x}.sums.widened")
         graph.node("Concat", [x, sums], summed, axis=1)
-    return wide, summed
+    return summed
 
 
 def _stored(graph: GraphWriter, name: str, matrix: QuantizedMatrix) -> tuple[str, str, list[str]]:
