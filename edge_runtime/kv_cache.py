@@ -55,7 +55,7 @@ class KeyValueCache:
             values[layer] = self.arrays[2 * layer + 1][0, :, :length]
         return keys, values
 
-    def copy_in(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+    def copy_in(self, keys: NDArray[np.generic], values: NDArray[np.generic]) -> None:
         """Put back what `copy_out` gave; `reserve` must have made room."""
         length = keys.shape[2]
         for layer in range(self.layers):

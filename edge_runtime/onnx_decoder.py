@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from edge_runtime.adapter import Adapter
 from edge_runtime.bundle import Bundle
 from edge_runtime.decoder import PromptCache
-from edge_runtime.errors import BundleError, PromptCacheError, RequestError
+from edge_runtime.errors import BundleError
 from edge_runtime.kv_cache import KeyValueCache
 from edge_runtime.lora import pack_adapter
 from edge_runtime.onnx_session import graph_error, open_session
+from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
 
 # Tokens of one call while a prompt is read. Longer chunks are no faster (the matrices are long enough), and the
@@ -200,45 +201,6 @@ def cache_names(layers: int) -> list[tuple[str, str]]:
     """Names of the graph's cache inputs and outputs, in the order of `KeyValueCache.arrays`."""
     kinds = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     return [(f"past_key_values.{kind}", f"present.{kind}") for kind in kinds]
-
-
-def checked_context_length(wanted: int | None, limit: int) -> int:
-    """The context length to serve.
-
-    Raises:
-        RequestError: fewer than one position, or more than the bundle has.
-    """
-    if wanted is None:
-        return limit
-    if not 1 <= wanted <= limit:
-        raise RequestError(f"The context length can't be {wanted:,}: this bundle serves 1 to {limit:,} positions.")
-    return wanted
-
-
-def check_prompt_cache(
-    cache: PromptCache, decoder: TokenSequence, adapter: str, shape: tuple[int, int, int, int]
-) -> None:
-    """Refuse a prompt cache that this decoder can't continue from.
-
-    Raises:
-        PromptCacheError: another model, another adapter, or other shapes.
-    """
-    again = "Read the profile again to make a new one."
-    if cache.model != decoder.fingerprint:
-        raise PromptCacheError(f"The prompt cache was made by another model ({cache.model[:12]}). {again}")
-    if cache.adapter != adapter:
-        raise PromptCacheError(f"The prompt cache was made with another adapter. {again}")
-    if len(cache.token_ids) > decoder.context_length:
-        raise PromptCacheError(
-            f"The prompt cache is longer than the context ({len(cache.token_ids):,} tokens). {again}"
-        )
-    if any(not 0 <= token < decoder.vocab_size for token in cache.token_ids):
-        raise PromptCacheError(f"The prompt cache holds tokens that the model does not know. {again}")
-    for array in (cache.keys, cache.values):
-        if array.shape != shape or array.dtype != np.float32:
-            raise PromptCacheError(
-                f"The prompt cache does not fit: {array.dtype} {array.shape} instead of float32 {shape}. {again}"
-            )
 
 
 def _identity(adapter: Adapter | None) -> str:
