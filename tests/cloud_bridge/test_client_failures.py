@@ -1,0 +1,326 @@
+"""Every way a cloud can fail is its own error, for what is under way too, and leaves no thread behind."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cloud_bridge import wire
+from cloud_bridge.client import connect
+from edge_runtime.errors import (
+    CloudOverloadedError,
+    CloudRefusedError,
+    CloudTimeoutError,
+    CloudUnavailableError,
+    LedgerError,
+    ProtocolError,
+    RequestError,
+    TokenizerMismatchError,
+)
+from edge_runtime.ledger import Ledger
+from edge_runtime.privacy import Gate, Policy, PublicInstruction
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTRUCTION = PublicInstruction("Write a letter.")
+FINGERPRINT = "0" * 64
+
+
+def new_gate() -> Gate:
+    return Gate(Policy.OPEN, Ledger())
+
+
+def open_request(gate=None, fingerprint=FINGERPRINT):
+    return (gate or new_gate()).open(INSTRUCTION, tokenizer_fingerprint=fingerprint, top_k=4, value_type="float32")
+
+
+def first_verify(session, gate=None):
+    return session.verify((gate or new_gate()).verify(keep=0, tokens=[], first_row=0, text=""))
+
+
+def answer(client, gate=None):
+    return client.answer((gate or new_gate()).answer(INSTRUCTION, max_new_tokens=4, temperature=0.0, top_p=1.0, seed=0))
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def scripted():
+    """A real gRPC server whose `Score` does what a test says: `serve(behave)` gives its address."""
+    servers = []
+
+    def serve(behave) -> str:
+        server = grpc.server(futures.ThreadPoolExecutor(4))
+        handler = grpc.stream_stream_rpc_method_handler(behave)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {"Score": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield serve
+    for server in servers:
+        server.stop(0).wait()
+
+
+OPENED = wire.encode_opened(wire.Opened("s", "m", 10, 1, 64))
+
+
+def test_nobody_listening_is_unavailable_for_every_call(closed_port):
+    with connect(closed_port) as client:
+        with pytest.raises(CloudUnavailableError, match=closed_port):
+            client.info(new_gate().info())
+        with client.open(open_request()) as session, pytest.raises(CloudUnavailableError, match="refused"):
+            first_verify(session).result(timeout=30)
+        with pytest.raises(CloudUnavailableError, match="Check the address"):
+            list(client.sketch(new_gate().sketch(INSTRUCTION)))
+        with pytest.raises(CloudUnavailableError):
+            list(answer(client))
+
+
+def test_a_network_that_swallows_everything_ends_at_the_time_limit():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never speaks
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with connect(address, connect_timeout=0.3, call_timeout=20) as client:
+            with pytest.raises((CloudUnavailableError, CloudTimeoutError)):
+                client.info(new_gate().info())
+
+
+def test_another_protocol_is_not_mistaken_for_a_cloud():
+    import http.server
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with connect(f"127.0.0.1:{server.server_port}", connect_timeout=1, call_timeout=20) as client:
+            with pytest.raises((CloudUnavailableError, ProtocolError, CloudTimeoutError)) as caught:
+                client.info(new_gate().info())
+            assert "\n" not in str(caught.value)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_cloud_without_the_service_is_a_protocol_error(scripted):
+    with connect(scripted(lambda frames, context: iter(()))) as client:
+        with pytest.raises(ProtocolError, match="does not speak this protocol"):
+            client.info(new_gate().info())
+
+
+def test_a_verify_without_a_reply_times_out_and_so_does_all_behind_it(scripted):
+    release = threading.Event()
+
+    def silent(frames, context):
+        yield OPENED
+        release.wait(30)
+
+    with connect(scripted(silent), call_timeout=0.5) as client, client.open(open_request()) as session:
+        gate = new_gate()
+        waiting = [first_verify(session, gate), first_verify(session, gate)]
+        for future in waiting:
+            with pytest.raises(CloudTimeoutError, match="in time"):
+                future.result(timeout=20)
+        with pytest.raises(CloudTimeoutError):
+            first_verify(session, gate).result(timeout=0)
+        # What is not sent is not in the ledger.
+        assert [entry.direction for entry in gate.ledger.entries] == ["up", "up"]
+    release.set()
+
+
+def test_a_session_nobody_asks_anything_does_not_time_out(server, engine):
+    with connect(server.address, call_timeout=0.4) as client:
+        with client.open(open_request(fingerprint=engine.tokenizer_fingerprint)) as session:
+            first_verify(session).result(timeout=20)
+            time.sleep(1.0)
+            first_verify(session).result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (b"\xff\xff", "malformed"),
+        (OPENED, "not verified"),
+        (wire.encode_verified(0, [], "float32"), "0 rows"),
+    ],
+)
+def test_a_malformed_reply_is_a_protocol_error(scripted, reply, cause):
+    def babble(frames, context):
+        yield OPENED
+        next(frames), next(frames)
+        yield reply
+
+    with connect(scripted(babble)) as client, client.open(open_request()) as session:
+        with pytest.raises(ProtocolError, match=cause):
+            first_verify(session).result(timeout=20)
+
+
+def test_a_reply_that_nothing_asked_for_is_a_protocol_error(scripted):
+    def eager(frames, context):
+        yield OPENED
+        yield wire.encode_verified(0, [], "float32")
+        yield from ()
+        time.sleep(1)
+
+    with connect(scripted(eager)) as client, client.open(open_request()) as session:
+        session._reader.join(20)
+        with pytest.raises(ProtocolError, match="nothing asked for"):
+            first_verify(session).result(timeout=20)
+
+
+def test_a_stream_that_ends_early_is_unavailable(scripted):
+    def leave(frames, context):
+        yield OPENED
+        next(frames), next(frames)
+
+    with connect(scripted(leave)) as client, client.open(open_request()) as session:
+        with pytest.raises(CloudUnavailableError, match="ended the stream"):
+            first_verify(session).result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("api_key", CloudRefusedError),
+        ("tokenizer_mismatch", TokenizerMismatchError),
+        ("overloaded", CloudOverloadedError),
+        ("evicted", CloudOverloadedError),
+        ("bad_request", ProtocolError),
+        ("internal", CloudUnavailableError),
+    ],
+)
+def test_each_reason_has_its_error(scripted, reason, kind):
+    def refuse(frames, context):
+        context.set_trailing_metadata(((wire.REASON_KEY, reason),))
+        context.abort(grpc.StatusCode.UNKNOWN, "because\nof \x1b[31mthis")
+        yield b""
+
+    with connect(scripted(refuse)) as client, client.open(open_request()) as session, pytest.raises(kind) as caught:
+        first_verify(session).result(timeout=20)
+    assert "because of" in str(caught.value)
+    assert str(caught.value).isprintable()  # what a cloud says can't command the terminal
+
+
+def test_another_vocabulary_is_reported_by_the_first_verify(client):
+    with client.open(open_request()) as session, pytest.raises(TokenizerMismatchError, match="--mode sketch"):
+        first_verify(session).result(timeout=20)
+
+
+def test_closing_a_session_fails_what_is_under_way_and_frees_the_server(server, engine, client):
+    session = client.open(open_request(fingerprint=engine.tokenizer_fingerprint))
+    first_verify(session).result(timeout=20)
+    assert len(server.sessions) == 1
+    session.close()
+    session.close()
+    deadline = time.monotonic() + 10
+    while len(server.sessions) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(server.sessions) == 0
+    with pytest.raises(CloudUnavailableError, match="was closed"):
+        first_verify(session).result(timeout=0)
+
+
+def test_a_callback_may_close_the_session(scripted):
+    def silent(frames, context):
+        yield OPENED
+        time.sleep(3)
+
+    with connect(scripted(silent), call_timeout=0.3) as client:
+        session = client.open(open_request())
+        closed = threading.Event()
+        first_verify(session).add_done_callback(lambda _: (session.close(), closed.set()))
+        assert closed.wait(20)
+
+
+def test_a_closed_client_is_unavailable(server, engine):
+    client = connect(server.address)
+    session = client.open(open_request(fingerprint=engine.tokenizer_fingerprint))
+    first_verify(session).result(timeout=20)
+    client.close()
+    with pytest.raises(CloudUnavailableError, match="was closed"):
+        client.info(new_gate().info())
+    session._reader.join(20)
+    with pytest.raises(CloudUnavailableError):
+        first_verify(session).result(timeout=20)
+
+
+def test_no_thread_outlives_its_session(server, engine):
+    def ours() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if "engine" not in thread.name}
+
+    with connect(server.address) as client:
+        client.info(new_gate().info())
+        before = ours()
+        for _ in range(3):
+            with client.open(open_request(fingerprint=engine.tokenizer_fingerprint)) as session:
+                first_verify(session).result(timeout=20)
+            list(answer(client))
+            next(iter(answer(client)))  # dropped half-way
+        deadline = time.monotonic() + 10
+        while ours() - before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        # gRPC keeps one thread of its own while a channel is open.
+        assert {thread.name for thread in ours() - before if "cogenesis" in thread.name} == set()
+        assert len(ours() - before) <= 1
+
+
+def test_when_the_ledger_can_not_be_written_nothing_leaves(server, engine, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    gate = Gate(Policy.OPEN, ledger)
+    with connect(server.address) as client:
+        requests = [gate.info(), open_request(gate), gate.sketch(INSTRUCTION)]
+        with client.open(open_request(gate, engine.tokenizer_fingerprint)) as session:
+            first_verify(session, gate).result(timeout=20)
+            assert ledger._file is not None
+            ledger._file.close()  # as a full disk would
+            with pytest.raises(LedgerError):
+                first_verify(session, gate)
+        for call, request in zip((client.info, client.open, client.sketch), requests, strict=True):
+            with pytest.raises(LedgerError):
+                call(request)
+        with pytest.raises(LedgerError):
+            answer(client, gate)
+
+
+def test_a_server_killed_in_mid_stream_fails_the_pending_future(tiny_model):
+    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(tiny_model), "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["address"]
+        with connect(address) as client:
+            fingerprint = client.info(new_gate().info()).tokenizer_fingerprint
+            with client.open(open_request(fingerprint=fingerprint)) as session:
+                first_verify(session).result(timeout=60)
+                process.send_signal(signal.SIGSTOP)  # it can't answer what comes now
+                pending = first_verify(session)
+                process.send_signal(signal.SIGKILL)
+                with pytest.raises(CloudUnavailableError, match=address):
+                    pending.result(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:", ":50051", "host:port", "host:0", "host:70000", "http://h:1"])
+def test_an_address_of_the_wrong_form_is_a_request_error(address):
+    with pytest.raises(RequestError, match="HOST:PORT"):
+        connect(address)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_a_request_error(key):
+    with pytest.raises(RequestError, match="--api-key"):
+        connect("127.0.0.1:1", api_key=key)
