@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from edge_runtime.errors import LedgerError
 
@@ -54,12 +56,14 @@ class Ledger:
         self.path = Path(path) if path is not None else None
         self._entries: list[LedgerEntry] = []
         self._lock = threading.Lock()
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
+        self._torn = False  # the file ends in the middle of a line, after a crash or on a full disk
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                self._file = os.fdopen(descriptor, "a", encoding="utf-8")
+                # Unbuffered: a line that could not be written must not follow later, when its message never left.
+                self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "a+")
+                self._torn = _prepare(self._file, self.path)
             except OSError as error:
                 raise LedgerError(
                     f"The ledger can't be written: {self.path} ({error.strerror}). Choose another --ledger file."
@@ -81,13 +85,19 @@ class Ledger:
         with self._lock:
             if self._file is not None:
                 try:
-                    self._file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
-                    self._file.flush()
+                    self._append(self._file, json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n")
                 except (OSError, ValueError) as error:
                     raise LedgerError(
                         f"The ledger can't be written: {self.path} ({error}). Nothing was sent; free some space."
                     ) from error
             self._entries.append(entry)
+
+    def _append(self, file: FileIO, line: bytes) -> None:
+        rest = memoryview(b"\n" + line if self._torn else line)
+        self._torn = True
+        while rest:
+            rest = rest[file.write(rest) :]
+        self._torn = False
 
     def bytes_moved(self, direction: Direction) -> int:
         """Sum of the message bytes in one direction."""
@@ -106,3 +116,16 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _prepare(file: FileIO, path: Path) -> bool:
+    """Close the file to everybody but its owner; return whether its last line is incomplete."""
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    if status.st_mode & 0o077:
+        path.chmod(0o600)
+    if status.st_size == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"

@@ -63,6 +63,36 @@ def test_only_the_owner_can_read_the_file(tmp_path):
     assert stat.S_IMODE((tmp_path / "ledger.jsonl").stat().st_mode) == 0o600
 
 
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("")
+    path.chmod(0o644)
+    Ledger(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_line_torn_by_a_crash_does_not_spoil_the_next(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        ledger.record("up", "info", 1)
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole + whole[:20], encoding="utf-8")
+    with Ledger(path) as ledger:
+        ledger.record("up", "info", 2)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(lines[0])["bytes"], json.loads(lines[2])["bytes"]] == [1, 2]
+    assert lines[1] == whole[:20]
+
+
+def test_a_line_that_can_not_be_encoded_is_refused_and_leaves_no_trace(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        with pytest.raises(LedgerError):
+            ledger.record("up", "verify", 1, {"text": "\ud800"})
+        ledger.record("up", "verify", 2, {"text": "x"})
+    assert [json.loads(line)["bytes"] for line in path.read_text(encoding="utf-8").splitlines()] == [2]
+
+
 def test_threads_never_mix_their_lines(tmp_path):
     path = tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
@@ -92,7 +122,8 @@ def test_nothing_leaves_where_the_ledger_can_not_be_written():
     encoded = []
     with pytest.raises(LedgerError, match="Nothing was sent"):
         released.leave(lambda message: encoded.append(message) or b"bytes")
-    assert ledger.entries == ()
+    assert ledger.entries == () and encoded
+    ledger.close()
 
 
 def test_the_line_is_in_the_file_before_the_bytes_are_handed_out(tmp_path):
