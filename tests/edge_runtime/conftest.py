@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from edge_runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from decoder_models import TinyModel
 
 _CORPUS = [
     "Write a short letter to the residents' association about the repairs in the stairwell.",
@@ -50,3 +55,28 @@ def byte_fallback_tokenizer() -> Tokenizer:
     )
     tokenizer.add_special_tokens(["</s>"])
     return Tokenizer(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A random Llama of two layers, in fp32."""
+    from decoder_models import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("tiny"), model_type="llama", tie_word_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def other_tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Another base: the same shape, other weights."""
+    from decoder_models import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("other"), model_type="llama", tie_word_embeddings=True, rope_theta=5e3)
+
+
+@pytest.fixture(scope="session")
+def tiny_portable(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A random GPT-2, which optimum exports: learnt positions, a graph of kind "portable"."""
+    from decoder_models import tiny_model
+
+    config = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    return tiny_model(tmp_path_factory.mktemp("portable"), model_type="gpt2", **config)

@@ -1,0 +1,232 @@
+"""An adapter changes the model exactly as adding B A to the weights would, and only where it belongs."""
+
+import hashlib
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from decoder_models import torch_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from tiny_models import random_ids
+
+from edge_runtime.adapter import ADAPTER_FORMAT, Adapter, load_adapter
+from edge_runtime.errors import AdapterError
+from edge_runtime.open_decoder import open_decoder
+
+IDS = random_ids(40, seed=21)
+SHAPES = {  # projection: (in_features, out_features) of the tiny Llama
+    "q_proj": (64, 64),
+    "k_proj": (64, 32),
+    "v_proj": (64, 32),
+    "o_proj": (64, 64),
+    "gate_proj": (64, 96),
+    "up_proj": (64, 96),
+    "down_proj": (96, 64),
+}
+
+
+def make_adapter(base, ranks, seed=0, dtype=np.float32):
+    """Random matrices: `ranks` gives the rank of every (layer, projection) that is touched."""
+    rng = np.random.default_rng(seed)
+    matrices = {
+        (layer, name): (
+            (rng.standard_normal((SHAPES[name][0], rank)) * 0.2).astype(dtype),
+            (rng.standard_normal((rank, SHAPES[name][1])) * 0.2).astype(dtype),
+        )
+        for (layer, name), rank in ranks.items()
+    }
+    fingerprint = hashlib.sha256(repr((sorted(ranks.items()), seed, dtype)).encode()).hexdigest()
+    return Adapter(base, fingerprint, matrices, "test")
+
+
+def merged(tiny, adapter):
+    """The oracle: torch with the adapter added to its weights."""
+    model = tiny.torch()
+    with torch.no_grad():
+        for (layer, name), (a, b) in adapter.matrices.items():
+            block = model.model.layers[layer]
+            owner = block.self_attn if hasattr(block.self_attn, name) else block.mlp
+            getattr(owner, name).weight += torch.from_numpy((a.astype(np.float64) @ b).T.astype(np.float32))
+    return model
+
+
+@pytest.fixture(scope="module")
+def shared(tiny):
+    return open_decoder(tiny.bundle, threads=1)
+
+
+@pytest.fixture
+def decoder(shared):
+    shared.use_adapter(None)
+    shared.rewind(0)
+    return shared
+
+
+PLACES = [(layer, name) for layer in (0, 1) for name in SHAPES]
+
+
+@settings(max_examples=15, deadline=None)
+@given(ranks=st.dictionaries(st.sampled_from(PLACES), st.integers(1, 9), min_size=1), seed=st.integers(1, 10**6))
+def test_any_projections_with_any_ranks_act_like_merged_weights(ranks, seed, shared, tiny):
+    adapter = make_adapter(tiny.bundle.fingerprint, ranks, seed)
+    shared.use_adapter(None)
+    shared.use_adapter(adapter)
+    expected = torch_rows(merged(tiny, adapter), IDS)
+    np.testing.assert_allclose(shared.extend(IDS, rows=len(IDS)), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_each_users_rank_is_their_own_and_without_an_adapter_the_base_is_back(decoder, tiny):
+    bare = decoder.extend(IDS, rows=len(IDS))
+    seen = [bare]
+    for seed, rank in enumerate((1, 16, 4), start=1):
+        adapter = make_adapter(tiny.bundle.fingerprint, dict.fromkeys(PLACES, rank), seed)
+        decoder.use_adapter(adapter)
+        rows = decoder.extend(IDS, rows=len(IDS))
+        np.testing.assert_allclose(rows, torch_rows(merged(tiny, adapter), IDS), atol=2e-3, rtol=1e-3)
+        assert all(np.abs(rows - other).max() > 0.1 for other in seen)
+        seen.append(rows)
+    decoder.use_adapter(None)
+    np.testing.assert_array_equal(decoder.extend(IDS, rows=len(IDS)), bare)
+
+
+def test_half_precision_adapters_are_widened(decoder, tiny):
+    adapter = make_adapter(tiny.bundle.fingerprint, {(1, "v_proj"): 3}, dtype=np.float16)
+    decoder.use_adapter(adapter)
+    expected = torch_rows(merged(tiny, adapter), IDS)
+    np.testing.assert_allclose(decoder.extend(IDS, rows=len(IDS)), expected, atol=5e-4, rtol=0)
+
+
+def test_another_adapter_empties_the_cache_and_the_same_one_keeps_it(decoder, tiny):
+    first = make_adapter(tiny.bundle.fingerprint, {(0, "q_proj"): 2}, seed=1)
+    decoder.extend(IDS)
+    decoder.use_adapter(first)
+    assert decoder.length == 0
+    decoder.extend(IDS)
+    decoder.use_adapter(make_adapter(tiny.bundle.fingerprint, {(0, "q_proj"): 2}, seed=1))
+    assert decoder.length == len(IDS)
+    decoder.use_adapter(make_adapter(tiny.bundle.fingerprint, {(0, "q_proj"): 2}, seed=2))
+    assert decoder.length == 0
+
+
+def test_forks_start_with_the_adapter_and_change_it_alone(decoder, tiny):
+    bare = decoder.extend(IDS)
+    decoder.use_adapter(make_adapter(tiny.bundle.fingerprint, {(0, "up_proj"): 2}))
+    adapted = decoder.extend(IDS)
+    fork = decoder.fork()
+    np.testing.assert_array_equal(fork.extend(IDS), adapted)
+    fork.use_adapter(None)
+    np.testing.assert_array_equal(fork.extend(IDS), bare)
+    decoder.rewind(0)
+    np.testing.assert_array_equal(decoder.extend(IDS), adapted)
+
+
+def test_an_adapter_of_another_base_is_refused_and_nothing_changes(decoder, other_tiny):
+    decoder.extend(IDS[:9])
+    with pytest.raises(AdapterError, match="another base"):
+        decoder.use_adapter(make_adapter(other_tiny.bundle.fingerprint, {(0, "q_proj"): 1}))
+    assert decoder.length == 9
+
+
+@pytest.mark.parametrize(
+    ("place", "a", "b"),
+    [
+        ((0, "q_proj"), (63, 2), (2, 64)),
+        ((0, "q_proj"), (64, 2), (2, 65)),
+        ((0, "q_proj"), (64, 2), (3, 64)),
+        ((0, "down_proj"), (64, 2), (2, 96)),
+        ((2, "q_proj"), (64, 2), (2, 64)),
+        ((-1, "q_proj"), (64, 2), (2, 64)),
+        ((0, "lm_head"), (64, 2), (2, 384)),
+        ((0, "q_proj"), (64, 5000), (5000, 64)),
+    ],
+)
+def test_matrices_that_do_not_fit_are_refused_and_nothing_changes(decoder, tiny, place, a, b):
+    decoder.extend(IDS[:9])
+    bad = Adapter(tiny.bundle.fingerprint, "b" * 64, {place: (np.ones(a, np.float32), np.ones(b, np.float32))})
+    with pytest.raises(AdapterError):
+        decoder.use_adapter(bad)
+    assert decoder.length == 9
+    decoder.extend(IDS[9:12])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(decoder, tiny, value):
+    a = np.full((64, 1), value, np.float32)
+    with pytest.raises(AdapterError, match="not finite"):
+        decoder.use_adapter(Adapter(tiny.bundle.fingerprint, "c" * 64, {(0, "q_proj"): (a, np.ones((1, 64)))}))
+
+
+def write(path, adapter, **metadata):
+    tensors = {}
+    for (layer, name), (a, b) in adapter.matrices.items():
+        tensors[f"layers.{layer}.{name}.lora_A"], tensors[f"layers.{layer}.{name}.lora_B"] = a, b
+    save_file(tensors, path, {"format": ADAPTER_FORMAT, "base": adapter.base} | metadata)
+
+
+def test_an_adapter_file_is_read_back_as_it_was_written(tmp_path):
+    adapter = make_adapter("base", {(0, "q_proj"): 2, (1, "down_proj"): 3})
+    write(tmp_path / "ann.safetensors", adapter)
+    read = load_adapter(tmp_path / "ann.safetensors")
+    assert (read.base, read.name, len(read.fingerprint)) == ("base", "ann", 64)
+    assert read.matrices.keys() == adapter.matrices.keys()
+    for place, (a, b) in adapter.matrices.items():
+        np.testing.assert_array_equal(read.matrices[place][0], a)
+        np.testing.assert_array_equal(read.matrices[place][1], b)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"layers.0.q_proj.lora_A": np.ones((4, 1), np.float32)},
+        {"layers.x.q_proj.lora_A": np.ones((4, 1), np.float32)},
+        {"model.weight": np.ones(3, np.float32)},
+        {"layers.0.q_proj.lora_A": np.ones(4), "layers.0.q_proj.lora_B": np.ones(4)},
+        {"layers.0.q_proj.lora_A": np.ones((4, 2)), "layers.0.q_proj.lora_B": np.ones((3, 4))},
+    ],
+)
+def test_files_with_other_tensors_are_refused(tmp_path, tensors):
+    save_file(tensors, tmp_path / "bad", {"format": ADAPTER_FORMAT, "base": "b"})
+    with pytest.raises(AdapterError):
+        load_adapter(tmp_path / "bad")
+
+
+def test_files_of_another_format_are_refused(tmp_path):
+    write(tmp_path / "bad", make_adapter("base", {(0, "q_proj"): 1}), format="peft")
+    with pytest.raises(AdapterError, match="not an adapter"):
+        load_adapter(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", struct.pack("<Q", 2**62) + b"{}", b"\0" * 64])
+def test_damaged_files_are_refused(tmp_path, content):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(AdapterError):
+        load_adapter(tmp_path / "bad")
+    with pytest.raises(AdapterError):
+        load_adapter(tmp_path / "missing")
+
+
+def test_tensors_that_numpy_cannot_hold_are_refused(tmp_path):
+    tensor = {"dtype": "BF16", "shape": [2, 1]}
+    header = json.dumps(
+        {
+            "__metadata__": {"format": ADAPTER_FORMAT, "base": "b"},
+            "layers.0.q_proj.lora_A": tensor | {"data_offsets": [0, 4]},
+            "layers.0.q_proj.lora_B": tensor | {"data_offsets": [4, 8]},
+        }
+    ).encode()
+    (tmp_path / "bad").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+    with pytest.raises(AdapterError):
+        load_adapter(tmp_path / "bad")
+
+
+def test_swapping_users_does_not_repack_their_matrices(decoder, tiny):
+    users = [make_adapter(tiny.bundle.fingerprint, dict.fromkeys(PLACES, 8), seed) for seed in (1, 2)]
+    for user in users:
+        decoder.use_adapter(user)
+    packed = decoder._model.pack(users[0])
+    decoder.use_adapter(users[0])
+    assert decoder._model.pack(users[0]) is packed
