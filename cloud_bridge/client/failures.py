@@ -33,6 +33,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[CloudError]] = {
     grpc.StatusCode.CANCELLED: CloudUnavailableError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ProtocolError,  # without a reason: gRPC's own limit of a message's size
 }
+_UPDATE = "Check the address, and update the older of device and cloud."
 _WHAT: dict[type[CloudError], tuple[str, str]] = {
     CloudRefusedError: ("The cloud refuses the API key", "Give a valid --api-key."),
     TokenizerMismatchError: (
@@ -49,10 +50,13 @@ _WHAT: dict[type[CloudError], tuple[str, str]] = {
         "The cloud can't be reached",
         "Check the address and that `cogenesis cloud serve` runs there.",
     ),
-    ProtocolError: (
-        "What answers does not speak this protocol",
-        "Check the address, and update the older of device and cloud.",
-    ),
+    ProtocolError: ("What answers does not speak this protocol", _UPDATE),
+}
+# Reasons that say more than their error.
+_WHAT_BY_REASON: dict[str, tuple[str, str]] = {
+    "evicted": ("The cloud gave this session to another client", "Try again."),
+    "bad_request": ("The cloud does not accept the request", "Ask for what it offers, or update the older side."),
+    "internal": ("The cloud failed", "Try again, and look into its log."),
 }
 
 
@@ -63,23 +67,27 @@ def cloud_error(error: grpc.RpcError, address: str) -> CloudError:
         error: of a call that has ended.
         address: of the cloud, for the message.
     """
-    reason = dict(error.trailing_metadata() or ()).get(REASON_KEY, "")
-    kind = _BY_REASON.get(str(reason)) or _BY_STATUS.get(error.code(), ProtocolError)
-    return describe(kind, address, error.details() or "")
+    reason = str(dict(error.trailing_metadata() or ()).get(REASON_KEY, ""))
+    kind = _BY_REASON.get(reason) or _BY_STATUS.get(error.code(), ProtocolError)
+    return _describe(kind, _WHAT_BY_REASON.get(reason, _WHAT[kind]), address, error.details() or "")
 
 
 def describe(kind: type[CloudError], address: str, details: str = "") -> CloudError:
     """An error of `kind` with its cause, place and mend; `details` come from outside and are cleaned."""
-    what, mend = _WHAT[kind]
-    shown = _clean(details)
-    if "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower():
-        mend = "Check the certificate (--tls-ca), and that both sides use TLS."
-    return kind(f"{what}: {address}{f' ({shown})' if shown else ''}. {mend}")
+    return _describe(kind, _WHAT[kind], address, details)
 
 
 def copy_of(error: Exception) -> Exception:
     """The same error as a new object: each thread that raises it adds its own traceback."""
     return type(error)(*error.args)
+
+
+def _describe(kind: type[CloudError], words: tuple[str, str], address: str, details: str) -> CloudError:
+    what, mend = words
+    shown = _clean(details)
+    if "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower():
+        mend = "Check the certificate (--tls-ca), and that both sides use TLS."
+    return kind(f"{what}: {address}{f' ({shown})' if shown else ''}. {mend}")
 
 
 def _clean(details: str) -> str:

@@ -182,7 +182,7 @@ def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Iter
 
 def shorten(text: str) -> str:
     """Cut a line to a phrase: at its first pause after three words, else after five; without loose ends."""
-    line = text.strip().splitlines()[0].strip(_EDGES) if text.strip() else ""
+    line = text.strip().splitlines()[0].replace("**", "").strip(_EDGES) if text.strip() else ""
     spans = [match.span() for match in _WORD.finditer(line)]
     count = len(spans)
     if count > _USUAL_WORDS:

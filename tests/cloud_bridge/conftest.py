@@ -21,7 +21,7 @@ Smörgåsbord, naïve café, Übung macht den Meister; 東京タワー and 🎈�
 PADDED_VOCABULARY = 704
 
 
-def save_tiny_model(directory: Path, *, text: str = TEXT, context_length: int = 256) -> Path:
+def save_tiny_model(directory: Path, *, text: str = TEXT, context_length: int = 1024) -> Path:
     """A Llama of two layers with random weights, wider than its tokenizer (a padded embedding)."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -93,9 +93,11 @@ def test_nobody_listening_is_unavailable_for_every_call(closed_port):
 def test_a_network_that_swallows_everything_ends_at_the_time_limit():
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never speaks
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with connect(address, connect_timeout=0.3, call_timeout=20) as client:
-            with pytest.raises((CloudUnavailableError, CloudTimeoutError)):
-                client.info(new_gate().info())
+        with (
+            connect(address, connect_timeout=0.3, call_timeout=20) as client,
+            pytest.raises((CloudUnavailableError, CloudTimeoutError)),
+        ):
+            client.info(new_gate().info())
 
 
 def test_another_protocol_is_not_mistaken_for_a_cloud():
@@ -114,9 +116,9 @@ def test_another_protocol_is_not_mistaken_for_a_cloud():
 
 
 def test_a_cloud_without_the_service_is_a_protocol_error(scripted):
-    with connect(scripted(lambda frames, context: iter(()))) as client:
-        with pytest.raises(ProtocolError, match="does not speak this protocol"):
-            client.info(new_gate().info())
+    address = scripted(lambda frames, context: iter(()))
+    with connect(address) as client, pytest.raises(ProtocolError, match="does not speak this protocol"):
+        client.info(new_gate().info())
 
 
 def test_a_verify_without_a_reply_times_out_and_so_does_all_behind_it(scripted):
@@ -140,11 +142,11 @@ def test_a_verify_without_a_reply_times_out_and_so_does_all_behind_it(scripted):
 
 
 def test_a_session_nobody_asks_anything_does_not_time_out(server, engine):
-    with connect(server.address, call_timeout=0.4) as client:
-        with client.open(open_request(fingerprint=engine.tokenizer_fingerprint)) as session:
-            first_verify(session).result(timeout=20)
-            time.sleep(1.0)
-            first_verify(session).result(timeout=20)
+    request = open_request(fingerprint=engine.tokenizer_fingerprint)
+    with connect(server.address, call_timeout=0.4) as client, client.open(request) as session:
+        first_verify(session).result(timeout=20)
+        time.sleep(1.0)
+        first_verify(session).result(timeout=20)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +163,12 @@ def test_a_malformed_reply_is_a_protocol_error(scripted, reply, cause):
         next(frames), next(frames)
         yield reply
 
-    with connect(scripted(babble)) as client, client.open(open_request()) as session:
-        with pytest.raises(ProtocolError, match=cause):
-            first_verify(session).result(timeout=20)
+    with (
+        connect(scripted(babble)) as client,
+        client.open(open_request()) as session,
+        pytest.raises(ProtocolError, match=cause),
+    ):
+        first_verify(session).result(timeout=20)
 
 
 def test_a_reply_that_nothing_asked_for_is_a_protocol_error(scripted):
@@ -184,9 +189,12 @@ def test_a_stream_that_ends_early_is_unavailable(scripted):
         yield OPENED
         next(frames), next(frames)
 
-    with connect(scripted(leave)) as client, client.open(open_request()) as session:
-        with pytest.raises(CloudUnavailableError, match="ended the stream"):
-            first_verify(session).result(timeout=20)
+    with (
+        connect(scripted(leave)) as client,
+        client.open(open_request()) as session,
+        pytest.raises(CloudUnavailableError, match="ended the stream"),
+    ):
+        first_verify(session).result(timeout=20)
 
 
 @pytest.mark.parametrize(

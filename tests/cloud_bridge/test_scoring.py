@@ -144,7 +144,7 @@ def test_the_last_position_of_the_context_is_used_and_one_more_is_refused(client
 
 def test_an_instruction_longer_than_the_context_is_refused(client, engine):
     with (
-        open_session(client, engine, instruction=PublicInstruction("beach " * 400)) as session,
+        open_session(client, engine, instruction=PublicInstruction("beach " * 2000)) as session,
         pytest.raises(CloudContextFullError, match="Shorten the instruction"),
     ):
         verify(session, 0, [], 0)
@@ -166,6 +166,6 @@ def test_more_log_probabilities_than_the_server_gives_are_refused(client, engine
 
 def test_info_tells_what_is_served(client, engine):
     info = client.info(new_gate().info())
-    assert (info.model, info.vocab_size, info.context_length) == ("tiny-cloud", engine.vocab_size, 256)
+    assert (info.model, info.vocab_size, info.context_length) == ("tiny-cloud", engine.vocab_size, 1024)
     assert info.tokenizer_fingerprint == engine.tokenizer_fingerprint
     assert info.max_top_k == 512
