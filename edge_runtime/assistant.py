@@ -111,7 +111,9 @@ class Assistant:
             raise RequestError(f"Mode {mode} needs a cloud. Give --cloud HOST:PORT, or use --mode edge.")
         ledger = ledger if ledger is not None else Ledger()
         progress = Progress(mode, ledger)
-        writer = self._write(instruction, context, cloud, options or Options(), progress)
+        # In mode edge the cloud is out of reach of what follows, whatever was passed.
+        reachable = cloud if mode.needs_cloud else None
+        writer = self._write(instruction, context, reachable, options or Options(), progress)
         return Answer(writer, progress)
 
     def _write(
