@@ -118,9 +118,18 @@ def weighted_error(difference: NDArray[np.float32], hessian: NDArray[np.float32]
 
 
 def _inverse_factor(hessian: NDArray[np.float32], damping: float) -> NDArray[np.float32]:
-    """Upper triangular U with Uᵀ U = H⁻¹: row i tells how an error in column i spreads to the columns after it."""
-    inverse = np.linalg.inv(_damped(hessian, damping))
-    return np.ascontiguousarray(np.linalg.cholesky(inverse).T, np.float32)
+    """Upper triangular U with Uᵀ U = H⁻¹: row i tells how an error in column i spreads to the columns after it.
+
+    With the order of columns turned around, H's Cholesky factor is upper triangular, and U its inverse: a third of
+    the work of inverting H first.
+    """
+    import torch
+
+    turned = torch.from_numpy(_damped(hessian, damping)).flip(0, 1)
+    upper = torch.linalg.cholesky(turned).flip(0, 1)
+    identity = torch.eye(len(upper), dtype=upper.dtype)
+    factor: NDArray[np.float32] = torch.linalg.solve_triangular(upper, identity, upper=True).float().numpy()
+    return factor
 
 
 def _damped(hessian: NDArray[np.float32], damping: float) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from export.quantize import BLOCK_SIZE, QuantizedMatrix, midpoint, residual_columns
+from export.quantize import QuantizedMatrix, midpoint, residual_columns, residual_mix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +125,8 @@ def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> 
     # Each residual goes to all columns of its block.
     sizes = graph.constant(f"{name}.sizes", np.array([hidden, extra], np.int64))
     plain, residual = graph.nodes("Split", [found, sizes], [f"{name}.plain", f"{name}.residual"], axis=1)
-    spread = np.kron(np.eye(extra, hidden // matrix.block_size), np.ones((1, matrix.block_size))).astype(np.float32)
+    blocks = hidden // matrix.block_size
+    spread = residual_mix(blocks).T @ np.kron(np.eye(blocks), np.ones((1, matrix.block_size))).astype(np.float32)
     return graph.node("Gemm", [residual, graph.constant(f"{name}.spread", spread), plain], f"{name}.whole")
 
 
@@ -177,10 +178,8 @@ def _with_block_sums(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> str
         cut = graph.node("Reshape", [x, shape], f"{x}.blocks")
         axis = graph.constant("axis_last", np.array([-1], np.int64))
         sums = graph.node("ReduceSum", [cut, axis], f"{x}.sums", keepdims=0)
-        padding = -blocks % BLOCK_SIZE
-        if padding:
-            sides = graph.constant(f"padding.{padding}", np.array([0, 0, 0, padding], np.int64))
-            sums = graph.node("Pad", [sums, sides], f"{x}.sums.widened")
+        mix = graph.constant(f"residual_mix.{blocks}", residual_mix(blocks))
+        sums = graph.node("MatMul", [sums, mix], f"{x}.sums.mixed")
         graph.node("Concat", [x, sums], summed, axis=1)
     return summed
 

