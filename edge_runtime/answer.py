@@ -208,7 +208,7 @@ class Answer:
         return self
 
     async def __anext__(self) -> str:
-        piece = await _in_thread(next, self, None)
+        piece: str | None = await _in_thread(next, self, None)
         if piece is None:
             raise StopAsyncIteration
         return piece
@@ -226,7 +226,7 @@ class Answer:
             self._result = self._progress.result()
 
 
-async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
     # The work is in C++ and on sockets, which let go of the interpreter: a thread keeps the event loop free.
     # Imported here: callers who don't use asyncio need not wait a tenth of a second for it.
     import asyncio
