@@ -10,9 +10,12 @@ import onnxruntime as ort
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError
+from edge_runtime.huge_pages import huge_pages
+from edge_runtime.manifest import ROLE_GRAPH, ROLE_WEIGHTS
 
 # Decoding is bound by memory bandwidth; beyond this more threads cost battery and give nothing.
 MAX_DEFAULT_THREADS = 8
+_LOADING_ROOM = 16 << 20
 
 
 def default_threads() -> int:
@@ -40,8 +43,11 @@ def open_session(bundle: Bundle, threads: int | None) -> Any:
     options.log_severity_level = 4  # its log goes to stderr, our errors say it better
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
+    # Weights are repacked while they load: room for what is read and for what is kept.
+    weights = sum(entry.size for entry in bundle.manifest.files if entry.role in (ROLE_GRAPH, ROLE_WEIGHTS))
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with huge_pages(2 * weights + _LOADING_ROOM):
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
         raise graph_error(path, "can't be loaded", error) from None
 
