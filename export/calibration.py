@@ -24,7 +24,7 @@ WINDOW = 512
 MAX_TOKENS = 16_384
 _DOCUMENT_BREAK = "\n=====\n"
 # In the order of computation; matrices of a group read the same input.
-_SITES = (
+SITES = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
     ("mlp.gate_proj", "mlp.up_proj"),
@@ -38,17 +38,17 @@ class Site:
 
     Attributes:
         layer: which layer.
+        index: which of `SITES`.
         names: the matrices' names (`model.layers.0.self_attn.q_proj.weight`, ...).
         weights: by name, (N, K) float32.
-        hessian: (K, K) float32, mean of x xᵀ over the calibration tokens, x as quantized earlier layers produce it.
-        cross: (K, K) float32, mean of x0 xᵀ, x0 as the original model produces it.
+        hessian: (K, K) float32, mean of x xᵀ over the calibration tokens, x as quantized earlier sites produce it.
     """
 
     layer: int
+    index: int
     names: tuple[str, ...]
     weights: Mapping[str, NDArray[np.float32]]
     hessian: NDArray[np.float32]
-    cross: NDArray[np.float32]
 
 
 def calibrate(
@@ -59,49 +59,44 @@ def calibrate(
 ) -> None:
     """Walk through the model, replacing weights on the way, so that each site sees what the device will feed it.
 
-    Two streams of hidden states run side by side: the original model's, and that of the model whose earlier sites are
-    already replaced. Memory: one layer, and for both streams the calibration tokens' states in that layer.
+    Memory: one layer, and the calibration tokens' states in that layer.
 
     Args:
         source: the model.
         windows: (n, T) token ids.
-        quantize_site: gets a site (in the order of computation) and returns the weights to go on with, by name.
+        quantize_site: gets a site (in the order of computation) and returns the weights to go on with, by name;
+            what it leaves out stays.
         progress: called with what is being done, sites done and sites in all.
     """
     import torch
 
     stack = LayerStack(source)
-    original = stack.embed(windows)
-    changed = original.clone()
-    with torch.inference_mode():
+    hidden = stack.embed(windows)
+    total = stack.count * len(SITES)
+
+    def replace(layer: Any, index: int, position: int, x: Any) -> None:
+        if progress is not None:
+            progress("Calibrating", index * len(SITES) + position, total)
+        modules = {f"model.layers.{index}.{name}.weight": layer.get_submodule(name) for name in SITES[position]}
+        weights = {name: module.weight.numpy() for name, module in modules.items()}
+        for name, new in quantize_site(Site(index, position, tuple(modules), weights, _second_moment(x))).items():
+            modules[name].weight.copy_(torch.from_numpy(new))
+
+    with torch.no_grad():
         for index in range(stack.count):
-            before, after = stack.layer(index), stack.layer(index)
-
-            def replace(position: int, x0: Any, x: Any, index: int = index, layer: Any = after) -> None:
-                if progress is not None:
-                    progress("Calibrating", index * len(_SITES) + position, stack.count * len(_SITES))
-                names = _SITES[position]
-                modules = {f"model.layers.{index}.{name}.weight": layer.get_submodule(name) for name in names}
-                hessian, cross = _moments(x0, x)
-                weights = {name: module.weight.numpy() for name, module in modules.items()}
-                for name, new in quantize_site(Site(index, tuple(modules), weights, hessian, cross)).items():
-                    modules[name].weight.copy_(torch.from_numpy(new))
-
-            normed0, normed = before.input_layernorm(original), after.input_layernorm(changed)
-            replace(0, normed0, normed)
-            heads0 = _attention_inputs(stack, before, normed0)
-            heads = _attention_inputs(stack, after, normed)
-            replace(1, heads0, heads)
-            original = original + before.self_attn.o_proj(heads0)
-            changed = changed + after.self_attn.o_proj(heads)
-            normed0, normed = before.post_attention_layernorm(original), after.post_attention_layernorm(changed)
-            replace(2, normed0, normed)
-            inner0, inner = _inner(before, normed0), _inner(after, normed)
-            replace(3, inner0, inner)
-            original = original + before.mlp.down_proj(inner0)
-            changed = changed + after.mlp.down_proj(inner)
+            layer = stack.layer(index)
+            normed = layer.input_layernorm(hidden)
+            replace(layer, index, 0, normed)
+            heads = _attention_inputs(stack, layer, normed)
+            replace(layer, index, 1, heads)
+            hidden = hidden + layer.self_attn.o_proj(heads)
+            normed = layer.post_attention_layernorm(hidden)
+            replace(layer, index, 2, normed)
+            inner = layer.mlp.act_fn(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed)
+            replace(layer, index, 3, inner)
+            hidden = hidden + layer.mlp.down_proj(inner)
     if progress is not None:
-        progress("Calibrating", stack.count * len(_SITES), stack.count * len(_SITES))
+        progress("Calibrating", total, total)
 
 
 def _attention_inputs(stack: LayerStack, layer: Any, normed: Any) -> Any:
@@ -118,15 +113,11 @@ def _attention_inputs(stack: LayerStack, layer: Any, normed: Any) -> Any:
     return torch.cat(seen)
 
 
-def _inner(layer: Any, normed: Any) -> Any:
-    """What the down projection reads: (n, T, intermediate)."""
-    return layer.mlp.act_fn(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed)
-
-
-def _moments(original: Any, changed: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Means of x xᵀ and x0 xᵀ over all tokens."""
-    x0, x = original.flatten(0, -2), changed.flatten(0, -2)
-    return (x.T @ x / len(x)).numpy(), (x0.T @ x / len(x)).numpy()
+def _second_moment(x: Any) -> NDArray[np.float32]:
+    """Mean of x xᵀ over all tokens."""
+    tokens = x.flatten(0, -2)
+    moment: NDArray[np.float32] = (tokens.T @ tokens / len(tokens)).numpy()
+    return moment
 
 
 def read_calibration_text(path: Path | None) -> list[str]:
@@ -172,11 +163,23 @@ def _json_lines(text: str, path: Path) -> list[str]:
 
 
 def calibration_windows(
-    encode: Callable[[str], list[int]], documents: list[str], *, window: int = WINDOW, max_tokens: int = MAX_TOKENS
+    encode: Callable[[str], list[int]],
+    documents: list[str],
+    *,
+    start: int | None = None,
+    window: int = WINDOW,
+    max_tokens: int = MAX_TOKENS,
 ) -> NDArray[np.int64]:
     """Cut documents, one after the other, into windows of equal length: (n, window) token ids.
 
     Text shorter than one window makes one shorter window.
+
+    Args:
+        encode: text to token ids, without special tokens.
+        documents: the text.
+        start: token that every window starts with; None: whatever the text has there.
+        window: tokens a window, `start` included.
+        max_tokens: what is more is left out.
 
     Raises:
         SourceError: there is not a single token.
@@ -184,6 +187,7 @@ def calibration_windows(
     tokens = [token for document in documents for token in encode(document)]
     if not tokens:
         raise SourceError("The calibration text has no tokens. Give a few pages of typical text.")
-    window = min(window, len(tokens))
-    count = max(1, min(len(tokens), max_tokens) // window)
-    return np.array(tokens[: count * window], np.int64).reshape(count, window)
+    marker = [] if start is None else [start]
+    width = min(window - len(marker), len(tokens))
+    count = max(1, min(len(tokens), max_tokens) // width)
+    return np.array([marker + tokens[index * width : (index + 1) * width] for index in range(count)], np.int64)

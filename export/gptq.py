@@ -1,9 +1,8 @@
 """GPTQ: rounding weights column by column, each column's error made good by those not yet rounded.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023
-(arXiv 2210.17323). Beyond the paper: levels fixed before rounding and searched under the Hessian's diagonal, columns in
-the order of how much they matter, targets that make good what earlier layers lost (as in Li et al., "GPTAQ", 2025,
-arXiv 2504.02692), and scales fitted once more to the codes by least squares under the whole Hessian.
+(arXiv 2210.17323). Beyond the paper: levels are fixed before rounding and searched under the Hessian's diagonal, and
+columns go in the order of how much they matter without giving up blocks of neighbours.
 """
 
 from __future__ import annotations
@@ -27,17 +26,15 @@ def gptq(
     hessian: NDArray[np.float32],
     grid: Grid = "affine",
     *,
-    target: NDArray[np.float32] | None = None,
     damping: float = DAMPING,
 ) -> QuantizedMatrix:
     """Quantize a matrix so that its outputs, not its weights, change least.
 
     Args:
-        weights: (N, K) float32; the levels are fitted to these.
+        weights: (N, K) float32.
         bits: 4 or 8.
         hessian: (K, K) float32, the sum (or mean) of x xᵀ over the inputs that the matrix will see.
         grid: where levels may lie.
-        target: (N, K) what to approximate instead of `weights` (see `corrected_target`); None: `weights`.
         damping: share of the Hessian's mean diagonal that is added to it (section 3.3 of the paper).
 
     Raises:
@@ -46,30 +43,29 @@ def gptq(
     rows, columns = weights.shape
     if hessian.shape != (columns, columns):
         raise ValueError(f"A matrix with {columns} columns can't go with a Hessian of {hessian.shape}.")
-    target = weights if target is None else target
     grids = fit_grids(weights, bits, grid, importance=np.diag(hessian).astype(np.float32))
     grids = _as_stored(grids, rows, grid)
-    codes = round_with_feedback(target, grids, hessian, damping=damping)
+    codes = round_with_feedback(weights, grids, hessian, damping=damping)
     return assemble(codes, grids, grid)
 
 
 def round_with_feedback(
-    target: NDArray[np.float32],
+    weights: NDArray[np.float32],
     grids: BlockGrids,
     hessian: NDArray[np.float32],
     *,
     damping: float = DAMPING,
 ) -> NDArray[np.uint8]:
-    """Codes (N, K) whose weighted error tr((Q - T) H (Q - T)ᵀ) is small (algorithm 1 of the paper).
+    """Codes (N, K) whose weighted error tr((Q - W) H (Q - W)ᵀ) is small (algorithm 1 of the paper).
 
     Columns go in falling order of the Hessian's diagonal: those that matter most are rounded while all others can
     still make good for them. Blocks keep their levels, which are known beforehand.
     """
-    rows, columns = target.shape
+    rows, columns = weights.shape
     order = np.argsort(-np.diag(hessian), kind="stable")
     factor = _inverse_factor(hessian[np.ix_(order, order)], damping)
     # One column a row, so that every step touches contiguous memory.
-    pending = np.ascontiguousarray(target.T[order], np.float32)
+    pending = np.ascontiguousarray(weights.T[order], np.float32)
     block_of = order // (columns * rows // len(grids.scales))
     scales, zeros, rests = (_by_block(part, rows) for part in (grids.scales, grids.zeros, grids.residual))
     top = np.float32(levels(grids.bits))
@@ -87,29 +83,6 @@ def round_with_feedback(
             pending[index + 1 : stop] -= factor[index, index + 1 : stop, None] * error
         pending[stop:] -= factor[start:stop, stop:].T @ errors
     return np.ascontiguousarray(codes.T)
-
-
-def corrected_target(
-    weights: NDArray[np.float32],
-    hessian: NDArray[np.float32],
-    cross: NDArray[np.float32],
-    *,
-    damping: float = DAMPING,
-) -> NDArray[np.float32]:
-    """Weights that give, on the inputs that quantized layers produce, what `weights` gave on the original inputs.
-
-    With y = W x the original output and x' the changed input, W' = W + W (E[x x'ᵀ] - E[x' x'ᵀ]) (E[x' x'ᵀ] + λ)⁻¹ is
-    the least-squares answer, held near W by λ.
-
-    Args:
-        weights: (N, K).
-        hessian: (K, K), sum of x' x'ᵀ.
-        cross: (K, K), sum of x x'ᵀ.
-        damping: λ as a share of the Hessian's mean diagonal.
-    """
-    damped = _damped(hessian, damping)
-    change = np.linalg.solve(damped, (cross.astype(np.float64) - hessian).T @ weights.T.astype(np.float64)).T
-    return (weights + change).astype(np.float32)
 
 
 def weighted_error(difference: NDArray[np.float32], hessian: NDArray[np.float32]) -> float:

@@ -53,6 +53,13 @@ class QuantizedMatrix:
         rows, columns = self.codes.shape
         return rows, columns
 
+    def rows(self, start: int, stop: int) -> QuantizedMatrix:
+        """Some of the rows, as a matrix of their own."""
+        part = slice(start, stop)
+        zeros = None if self.zeros is None else self.zeros[part]
+        residual = None if self.residual is None else self.residual[part]
+        return QuantizedMatrix(self.bits, self.block_size, self.codes[part], self.scales[part], zeros, residual)
+
     def dequantize(self) -> NDArray[np.float32]:
         """The weights that the codes stand for: (N, K) float32."""
         rows, columns = self.codes.shape
