@@ -16,7 +16,7 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import BundleError, ContextOverflowError, PromptCacheError, RequestError
 from edge_runtime.open_decoder import open_decoder
 
-IDS = random_ids(700, seed=3)
+IDS = random_ids(1000, seed=3)
 TOLERANCE = 3e-4
 
 
