@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import hashlib
 import json
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-from off_grid import write_shuffled
-from report import CACHE, SHARED_DATA, emit, progress
+from models import exported_bundle, hf_directory, shuffled_directory
+from report import SHARED_DATA, emit, progress
 
 from export.sources import locate_model
 
@@ -55,11 +53,10 @@ def main() -> None:
     arguments = _arguments()
     if not DATA.exists():
         sys.exit(f"The evaluation data are missing: {DATA}. Put them beside the project.")
-    CACHE.mkdir(parents=True, exist_ok=True)
     gguf = locate_model(arguments.model)
     if not gguf.is_file():
         sys.exit(f"This benchmark compares with llama.cpp, so it needs a GGUF file: {gguf} is a directory.")
-    plain = _hf_directory(gguf)
+    plain = hf_directory(gguf)
     answers = _answers(plain, arguments.records, arguments.context)
     reference = [_log_softmax(rows) for rows in _score(_torch_scorer(plain, arguments.threads), answers)]
     variants = list(_variants(gguf, plain, arguments))
@@ -105,12 +102,12 @@ def _variants(gguf: Path, plain: Path, arguments: argparse.Namespace) -> Iterato
         yield Variant("gguf", "llama.cpp", size, lambda: _llamacpp_scorer(gguf, arguments))
     sources = {"gguf": gguf, "fp32": plain}
     if not arguments.no_shuffled:
-        sources["fp32, shuffled"] = _shuffled_directory(plain)
+        sources["fp32, shuffled"] = shuffled_directory(plain)
     for scheme in schemes:
         for name, path in sources.items():
             wanted = name == "gguf" if scheme == "keep" else name == "fp32" or (name != "gguf" and scheme != "fp32")
             if wanted:
-                bundle = _bundle(path, scheme, arguments.calibration)
+                bundle = exported_bundle(path, scheme, arguments.calibration)
                 size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
                 yield Variant(name, scheme, size, lambda bundle=bundle: _onnx_scorer(bundle, arguments.threads))
 
@@ -229,59 +226,6 @@ def _reference_nll(answers: Sequence[Answer], reference: Sequence[NDArray[np.flo
     labels = [np.array(answer.token_ids[answer.first :])[:, None] for answer in answers]
     picked = [np.take_along_axis(rows, label, 1) for rows, label in zip(reference, labels, strict=True)]
     return -float(np.concatenate(picked).mean(dtype=np.float64))
-
-
-def _hf_directory(gguf: Path) -> Path:
-    """The GGUF file's model as a float32 directory, made once by transformers."""
-    target = CACHE / f"hf-{_digest(gguf.name.encode(), str(gguf.stat().st_size).encode())}"
-    if target.exists():
-        return target
-    progress(f"Reading {gguf.name} with transformers")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    staging = _staging(target)
-    AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
-    # A copy of the GGUF file, under a name that means something else.
-    (staging / "tokenizer.model").unlink(missing_ok=True)
-    return staging.rename(target)
-
-
-def _shuffled_directory(plain: Path) -> Path:
-    target = CACHE / f"{plain.name}-shuffled"
-    if not target.exists():
-        progress("Shuffling the model's channels")
-        staging = _staging(target)
-        write_shuffled(plain, staging)
-        staging.rename(target)
-    return target
-
-
-def _bundle(model: Path, scheme: str, calibration: Path | None) -> Path:
-    """The exported bundle, made again whenever the exporter or the calibration text changes."""
-    from export.onnx_export import export_onnx
-
-    exporter = Path(__file__).resolve().parent.parent / "export"
-    sources = [file.read_bytes() for file in sorted(exporter.glob("*.py"))]
-    text = (calibration or exporter / "calibration_text.txt").read_bytes()
-    target = CACHE / f"{model.stem}-{scheme}-{_digest(*sources, text)}"
-    if not target.exists():
-        progress(f"Exporting {model.name} as {scheme}")
-        export_onnx(model, target, scheme, calibration=calibration)  # type: ignore[arg-type]
-    return target
-
-
-def _staging(target: Path) -> Path:
-    staging = target.with_name(target.name + ".part")
-    shutil.rmtree(staging, ignore_errors=True)
-    return staging
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:12]
 
 
 if __name__ == "__main__":

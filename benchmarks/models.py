@@ -1,0 +1,66 @@
+"""The models that benchmarks measure, made once and kept: float32 directories and exported bundles."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from off_grid import write_shuffled
+from report import CACHE, progress
+
+
+def hf_directory(gguf: Path) -> Path:
+    """The GGUF file's model as a float32 directory, made once by transformers."""
+    target = CACHE / f"hf-{_digest(gguf.name.encode(), str(gguf.stat().st_size).encode())}"
+    if target.exists():
+        return target
+    progress(f"Reading {gguf.name} with transformers")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    staging = _staging(target)
+    AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
+    # A copy of the GGUF file, under a name that means something else.
+    (staging / "tokenizer.model").unlink(missing_ok=True)
+    return staging.rename(target)
+
+
+def shuffled_directory(plain: Path) -> Path:
+    """The same function with its channels shuffled: weights off the grid of any quantization; made once."""
+    target = CACHE / f"{plain.name}-shuffled"
+    if not target.exists():
+        progress("Shuffling the model's channels")
+        staging = _staging(target)
+        write_shuffled(plain, staging)
+        staging.rename(target)
+    return target
+
+
+def exported_bundle(model: Path, scheme: str, calibration: Path | None = None) -> Path:
+    """The exported bundle, made again whenever the exporter or the calibration text changes."""
+    from export.onnx_export import export_onnx
+
+    exporter = Path(__file__).resolve().parent.parent / "export"
+    sources = [file.read_bytes() for file in sorted(exporter.glob("*.py"))]
+    text = (calibration or exporter / "calibration_text.txt").read_bytes()
+    target = CACHE / f"{model.stem}-{scheme}-{_digest(*sources, text)}"
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        progress(f"Exporting {model.name} as {scheme}")
+        export_onnx(model, target, scheme, calibration=calibration)  # type: ignore[arg-type]
+    return target
+
+
+def _staging(target: Path) -> Path:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(target.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    return staging
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:12]
