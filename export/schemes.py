@@ -29,13 +29,13 @@ Scheme: TypeAlias = Literal["int8", "mixed", "int4"]
 
 DESCRIPTIONS: Mapping[str, str] = {
     "int8": "8 bits everywhere, symmetric blocks of 32",
-    "mixed": "GPTQ; 8 bits for the two fifths of the weights that the model is most sensitive in, 4 bits for the rest, "
+    "mixed": "GPTQ; 8 bits for the half of the weights that the model is most sensitive in, 4 bits for the rest, "
     "8-bit embedding and head",
     "int4": "GPTQ; 4 bits, but 8 for the twentieth of the weights that the model is most sensitive in, "
     "8-bit embedding and head",
 }
-EIGHT_BIT_SHARE: Mapping[str, float] = {"mixed": 0.4, "int4": 0.05}
-"""Of the weights of the layers; sensitivity is spread so unevenly that a twentieth of them is a third of the loss."""
+EIGHT_BIT_SHARE: Mapping[str, float] = {"mixed": 0.5, "int4": 0.05}
+"""Of the weights of the layers; sensitivity is spread so unevenly that a twentieth of them is half of the loss."""
 
 _PROBES, _PROBE_TOKENS = 8, 128  # windows of text on which sensitivity is measured
 _PROJECTIONS = (
