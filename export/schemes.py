@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Scheme: TypeAlias = Literal["int8", "mixed", "int4"]
 
 DESCRIPTIONS: Mapping[str, str] = {
-    "int8": "8 bits everywhere, symmetric blocks of 32",
+    "int8": "GPTQ; 8 bits everywhere, symmetric blocks of 32",
     "mixed": "GPTQ; 8 bits for the half of the weights that the model is most sensitive in, 4 bits for the rest, "
     "8-bit embedding and head",
     "int4": "GPTQ; 4 bits, but 8 for the twentieth of the weights that the model is most sensitive in, "
@@ -38,15 +38,7 @@ EIGHT_BIT_SHARE: Mapping[str, float] = {"mixed": 0.5, "int4": 0.05}
 """Of the weights of the layers; sensitivity is spread so unevenly that a twentieth of them is half of the loss."""
 
 _PROBES, _PROBE_TOKENS = 8, 128  # windows of text on which sensitivity is measured
-_PROJECTIONS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+_WINDOWS_FOR_8_BITS = 4  # more gives no better 8-bit weights
 
 
 def quantize_model(
@@ -64,7 +56,6 @@ def quantize_model(
         source: the model.
         scheme: see `DESCRIPTIONS`.
         calibration_text: plain text or JSON lines with "text"; None for the text shipped with this package.
-            int8 needs none.
         progress: called with what is being done, steps done and steps in all.
 
     Returns:
@@ -87,47 +78,38 @@ def quantize_model(
             )
     tables = (EMBEDDING,) if architecture.tied_head else (EMBEDDING, HEAD)
     matrices = {name: quantize(source.read(name), 8) for name in tables}
-    if scheme == "int8":
-        matrices |= _round_all(source, progress)
-    else:
-        matrices |= _gptq_all(source, scheme, calibration_text, progress)
-    return matrices
+    return matrices | _calibrated(source, scheme, calibration_text, progress)
 
 
-def _round_all(source: WeightSource, progress: Progress | None) -> dict[str, QuantizedMatrix]:
-    matrices = {}
-    for index in range(source.architecture.layers):
-        if progress is not None:
-            progress("Quantizing", index, source.architecture.layers)
-        for projection in _PROJECTIONS:
-            name = f"model.layers.{index}.{projection}.weight"
-            matrices[name] = quantize(source.read(name), 8)
-    if progress is not None:
-        progress("Quantizing", source.architecture.layers, source.architecture.layers)
-    return matrices
-
-
-def _gptq_all(
+def _calibrated(
     source: WeightSource, scheme: Scheme, calibration_text: Path | None, progress: Progress | None
 ) -> dict[str, QuantizedMatrix]:
     windows = _windows(source, calibration_text)
-    step = max(1, len(windows) // _PROBES)
-    costs = site_sensitivities(source, windows[::step][:_PROBES, :_PROBE_TOKENS], progress)
-    wide = most_sensitive(costs, _site_sizes(source), EIGHT_BIT_SHARE[scheme])
+    sizes = _site_sizes(source)
+    if scheme == "int8":
+        wide, windows = frozenset(sizes), _spread(windows, _WINDOWS_FOR_8_BITS)
+    else:
+        costs = site_sensitivities(source, _spread(windows, _PROBES)[:, :_PROBE_TOKENS], progress)
+        wide = most_sensitive(costs, sizes, EIGHT_BIT_SHARE[scheme])
     matrices: dict[str, QuantizedMatrix] = {}
 
     def quantize_site(site: Site) -> dict[str, NDArray[np.float32]]:
         stacked = np.concatenate([site.weights[name] for name in site.names])
         eight = (site.layer, site.index) in wide
-        whole = quantize(stacked, 8) if eight else gptq(stacked, 4, site.hessian)
-        ends = np.cumsum([len(site.weights[name]) for name in site.names])
-        matrices.update(
-            {name: whole.rows(end - len(site.weights[name]), end) for name, end in zip(site.names, ends, strict=True)}
-        )
+        whole = gptq(stacked, 8 if eight else 4, site.hessian, "symmetric" if eight else "affine")
+        stop = 0
+        for name in site.names:
+            start, stop = stop, stop + len(site.weights[name])
+            matrices[name] = whole.rows(start, stop)
         return {name: matrices[name].dequantize() for name in site.names}
 
     calibrate(source, windows, quantize_site, progress)
     return matrices
+
+
+def _spread(windows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most `count` windows, from all over the text."""
+    return windows[:: max(1, len(windows) // count)][:count]
 
 
 def _site_sizes(source: WeightSource) -> dict[tuple[int, int], int]:
