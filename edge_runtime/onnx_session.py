@@ -43,6 +43,9 @@ def open_session(bundle: Bundle, threads: int | None) -> Any:
     options.log_severity_level = 4  # its log goes to stderr, our errors say it better
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
+    # Planning which activation may take another's place takes more than half of the loading time, and saves nothing:
+    # the arena hands freed memory on anyway.
+    options.enable_mem_reuse = False
     # Weights are repacked while they load: room for what is read and for what is kept.
     weights = sum(entry.size for entry in bundle.manifest.files if entry.role in (ROLE_GRAPH, ROLE_WEIGHTS))
     try:
