@@ -1,7 +1,6 @@
 """The privacy boundary: private text has no way to the wire, and nothing leaves without a ledger entry."""
 
 import json
-import os
 import stat
 
 import pytest
@@ -116,7 +115,7 @@ def test_the_ledger_file_is_the_owners_alone_and_is_complete_after_every_entry(t
     path = tmp_path / "deep" / "ledger.jsonl"
     ledger = Ledger(path)
     Gate(Policy.OPEN, ledger).sketch(PublicInstruction("Grüße, 世界")).leave(encode)
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (line,) = path.read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["content"] == {"instruction": "Grüße, 世界"}
     ledger.close()
