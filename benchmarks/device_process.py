@@ -1,0 +1,51 @@
+"""One device process from start to finish, to be measured from outside: load a bundle, read a prompt, write tokens.
+
+Run by decode.py in fresh interpreters. Prints a line when the first token is there, and one with the peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Do what `cogenesis generate` does on the device, with a prompt of an exact length."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--prompt-file", type=Path, required=True, help="text to take the prompt from")
+    parser.add_argument("--prompt-tokens", type=int, required=True)
+    parser.add_argument("--new-tokens", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+
+    import edge_runtime
+
+    assistant = edge_runtime.load(arguments.bundle, threads=arguments.threads)
+    decoder = assistant.decoder
+    token_ids = assistant.tokenizer.encode(arguments.prompt_file.read_text(encoding="utf-8"))
+    row = decoder.extend(token_ids[: arguments.prompt_tokens])
+    token = int(row[0].argmax())
+    print(json.dumps({"first_token": token}), flush=True)
+    for _ in range(arguments.new_tokens - 1):
+        token = int(decoder.extend([token])[0].argmax())
+    print(json.dumps({"tokens": decoder.length + 1, "peak_rss_mb": _peak_rss() / 1e6}), flush=True)
+
+
+def _peak_rss() -> int:
+    """Bytes. Not getrusage where /proc has it: that one remembers the parent's peak across fork and exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    main()
