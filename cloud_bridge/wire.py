@@ -50,6 +50,7 @@ class Reason(StrEnum):
     TOKENIZER_MISMATCH = "tokenizer_mismatch"
     OVERLOADED = "overloaded"
     EVICTED = "evicted"
+    STOPPING = "stopping"
     CONTEXT_FULL = "context_full"
     BAD_REQUEST = "bad_request"
     INTERNAL = "internal"

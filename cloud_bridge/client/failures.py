@@ -21,6 +21,7 @@ _BY_REASON: dict[str, type[CloudError]] = {
     "tokenizer_mismatch": TokenizerMismatchError,
     "overloaded": CloudOverloadedError,
     "evicted": CloudOverloadedError,
+    "stopping": CloudUnavailableError,
     "context_full": CloudContextFullError,
     "bad_request": ProtocolError,
     "internal": CloudUnavailableError,
@@ -55,6 +56,7 @@ _WHAT: dict[type[CloudError], tuple[str, str]] = {
 # Reasons that say more than their error.
 _WHAT_BY_REASON: dict[str, tuple[str, str]] = {
     "evicted": ("The cloud gave this session to another client", "Try again."),
+    "stopping": ("The cloud is being stopped", "Try again later."),
     "bad_request": ("The cloud does not accept the request", "Ask for what it offers, or update the older side."),
     "internal": ("The cloud failed", "Try again, and look into its log."),
 }

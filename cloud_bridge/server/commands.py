@@ -87,10 +87,12 @@ async def _serve(options: ServerOptions, model: str, threads: int | None) -> Non
     from cloud_bridge.server.serve import BridgeServer
 
     server = BridgeServer(options)
+    # Loading blocks the loop, on which nothing happens yet, and asyncio's handler of Ctrl-C would wait for its end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    engine = _load(model, threads)
+    await server.start(engine)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    engine = await asyncio.to_thread(_load, model, threads)
-    await server.start(engine)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     _announce(server, engine, options)

@@ -101,8 +101,12 @@ class BridgeServer:
         log.info("serving %s on %s", engine.model, self.address)
 
     async def stop(self) -> None:
-        """Let calls finish for a moment, then cut them off."""
-        await self._server.stop(self._options.grace_seconds)
+        """Accept nothing new, let calls finish for a moment, then end them with a reason."""
+        grace = self._options.grace_seconds
+        stopped = asyncio.ensure_future(self._server.stop(grace + 1))
+        await asyncio.wait([stopped], timeout=grace)
+        self.sessions.end_all()
+        await stopped
         if self._service is not None:
             self._service.close()
         log.info("stopped")

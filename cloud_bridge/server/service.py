@@ -34,6 +34,7 @@ _STATUS = {
     Reason.TOKENIZER_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.EVICTED: grpc.StatusCode.ABORTED,
+    Reason.STOPPING: grpc.StatusCode.UNAVAILABLE,
     Reason.CONTEXT_FULL: grpc.StatusCode.OUT_OF_RANGE,
     Reason.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
@@ -147,18 +148,18 @@ class BridgeService:
             self._later(pieces.close)  # behind the `next` that may still run
 
     async def _in_a_session(self, work: Callable[[Session], Awaitable[None]]) -> None:
-        """Hold a session while `work` runs; evicting it cancels `work`, wherever it waits."""
+        """Hold a session while `work` runs; ending it cancels `work`, wherever it waits."""
 
-        def evict() -> None:
+        def end() -> None:
             task.cancel()
 
-        with self._sessions.admit(evict) as session:
+        with self._sessions.admit(end) as session:
             task = asyncio.ensure_future(work(session))
             try:
                 await asyncio.shield(task)
             except asyncio.CancelledError:
-                if session.evicted and task.cancelled():
-                    raise RefusalError(Reason.EVICTED, "another client took the session, which was idle") from None
+                if session.ended is not None and task.cancelled():
+                    raise session.ended from None
                 raise
             finally:
                 task.cancel()

@@ -18,17 +18,17 @@ class Session:
 
     Attributes:
         id: for the log.
-        evict: ends the client's call; called at most once.
+        end: ends the client's call, wherever it waits; called at most once.
         last_used: when it last finished work, on the table's clock.
         working: the engine is busy for it, so it can't be evicted.
-        evicted: its place was given to another client.
+        ended: why the server ended it; None while it goes on.
     """
 
     id: str
-    evict: Callable[[], None]
+    end: Callable[[], None]
     last_used: float
     working: bool = False
-    evicted: bool = False
+    ended: RefusalError | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -50,7 +50,7 @@ class SessionTable:
         return len(self._sessions)
 
     @contextmanager
-    def admit(self, evict: Callable[[], None]) -> Iterator[Session]:
+    def admit(self, end: Callable[[], None]) -> Iterator[Session]:
         """Hold a place while the context lasts.
 
         Raises:
@@ -58,7 +58,7 @@ class SessionTable:
         """
         if len(self._sessions) >= self.max_sessions:
             self._make_room()
-        session = Session(secrets.token_hex(8), evict, self.clock())
+        session = Session(secrets.token_hex(8), end, self.clock())
         self._sessions[session.id] = session
         try:
             yield session
@@ -75,11 +75,19 @@ class SessionTable:
             session.working = False
             session.last_used = self.clock()
 
+    def end_all(self) -> None:
+        """End every session, because the server stops."""
+        for session in list(self._sessions.values()):
+            self._end(session, RefusalError(Reason.STOPPING, "the server stops"))
+
     def _make_room(self) -> None:
         idle = [session for session in self._sessions.values() if not session.working]
         oldest = min(idle, key=lambda session: session.last_used, default=None)
         if oldest is None or self.clock() - oldest.last_used < self.idle_seconds:
             raise RefusalError(Reason.OVERLOADED, f"all {self.max_sessions} sessions are in use")
-        del self._sessions[oldest.id]
-        oldest.evicted = True
-        oldest.evict()
+        self._end(oldest, RefusalError(Reason.EVICTED, "another client took the session, which was idle"))
+
+    def _end(self, session: Session, cause: RefusalError) -> None:
+        del self._sessions[session.id]
+        session.ended = cause
+        session.end()

@@ -204,6 +204,7 @@ def test_a_stream_that_ends_early_is_unavailable(scripted):
         ("tokenizer_mismatch", TokenizerMismatchError),
         ("overloaded", CloudOverloadedError),
         ("evicted", CloudOverloadedError),
+        ("stopping", CloudUnavailableError),
         ("bad_request", ProtocolError),
         ("internal", CloudUnavailableError),
     ],

@@ -36,16 +36,17 @@ def test_a_server_announces_itself_serves_logs_no_text_and_stops_on_sigterm(tiny
         gate = Gate(Policy.OPEN, Ledger())
         instruction = PublicInstruction(f"Write about the {SECRET}.")
         with connect(ready["address"]) as client:
-            opening = gate.open(
-                instruction, tokenizer_fingerprint=info["tokenizer_fingerprint"], top_k=4, value_type="float32"
-            )
-            with client.open(opening) as session:
+            with client.open(gate.open(instruction, **opening_options(info))) as session:
                 session.verify(gate.verify(keep=0, tokens=[504], first_row=0, text="")).result(timeout=60)
                 with pytest.raises(Exception, match="vocabulary"):
                     session.verify(gate.verify(keep=0, tokens=[987654], first_row=0, text="")).result(timeout=60)
             list(client.answer(gate.answer(instruction, max_new_tokens=3, temperature=0.0, top_p=1.0, seed=0)))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+            # An open session does not keep the server from stopping.
+            left_open = client.open(gate.open(instruction, **opening_options(info)))
+            left_open.verify(gate.verify(keep=0, tokens=[], first_row=0, text="")).result(timeout=60)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+            left_open.close()
         assert process.stdout.read() == ""  # the one line was all
     finally:
         process.kill()
@@ -55,6 +56,10 @@ def test_a_server_announces_itself_serves_logs_no_text_and_stops_on_sigterm(tiny
     assert "serving tiny-cloud" in text and "refused: bad_request" in text and "stopped" in text
     assert SECRET not in text and "504" not in text and "987654" not in text
     assert "Traceback" not in text
+
+
+def opening_options(info: dict) -> dict:
+    return {"tokenizer_fingerprint": info["tokenizer_fingerprint"], "top_k": 4, "value_type": "float32"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cloud_bridge.client import connect
 from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.server.serve import ServerOptions, serving
 from cloud_bridge.server.sessions import SessionTable
-from edge_runtime.errors import CloudOverloadedError
+from edge_runtime.errors import CloudOverloadedError, CloudUnavailableError
 from edge_runtime.ledger import Ledger
 from edge_runtime.privacy import Gate, OpenRequest, Policy, PublicInstruction
 
@@ -50,7 +50,7 @@ def test_the_longest_idle_session_gives_way_and_a_working_one_never_does():
         with table.admit(lambda: evicted.append("b")) as b:
             clock.now = 10
             with table.work(a), table.admit(lambda: evicted.append("c")):  # b is younger than a, but a works
-                assert (evicted, b.evicted, a.evicted, len(table)) == (["b"], True, False, 2)
+                assert (evicted, b.ended.reason, a.ended, len(table)) == (["b"], "evicted", None, 2)
                 with pytest.raises(RefusalError, match="all 2 sessions"), table.admit(lambda: None):
                     pass
             assert len(table) == 1
@@ -69,7 +69,7 @@ def test_a_session_in_use_is_not_evicted_before_it_was_idle_for_long_enough():
             pass
         clock.now = 105
         with table.admit(lambda: None):
-            assert session.evicted
+            assert session.ended.reason == "evicted"
 
 
 def test_one_client_too_many_is_refused_and_served_once_a_place_is_free(engine):
@@ -138,6 +138,31 @@ def test_a_session_that_ends_gives_its_memory_back(engine, server, client):
         first_verify(session)
         assert cached() > 0
     wait_until(lambda: cached() == 0)
+
+
+def test_a_fault_of_the_engine_is_internal_and_its_words_stay_out_of_the_log(
+    engine, server, client, monkeypatch, caplog
+):
+    def fail(*_, **__):
+        raise RuntimeError("the user wrote Marzipan")
+
+    monkeypatch.setattr(engine, "score", fail)
+    with open_session(client, engine) as session, pytest.raises(CloudUnavailableError, match="The cloud failed"):
+        first_verify(session)
+    assert "RuntimeError in" in caplog.text
+    assert "Marzipan" not in caplog.text
+    wait_until(lambda: len(server.sessions) == 0)
+
+
+def test_a_server_that_stops_ends_open_sessions(engine):
+    with serving(engine, ServerOptions(grace_seconds=0.1)) as server:
+        client = connect(server.address)
+        session = open_session(client, engine)
+        first_verify(session)
+    session._reader.join(20)
+    with pytest.raises(CloudUnavailableError, match="is being stopped"):
+        first_verify(session)
+    client.close()
 
 
 def wait_until(holds, seconds: float = 15) -> None:
