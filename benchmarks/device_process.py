@@ -25,7 +25,8 @@ def main() -> None:
 
     assistant = edge_runtime.load(arguments.bundle, threads=arguments.threads)
     decoder = assistant.decoder
-    token_ids = assistant.tokenizer.encode(arguments.prompt_file.read_text(encoding="utf-8"))
+    text = arguments.prompt_file.read_text(encoding="utf-8")
+    token_ids = assistant.tokenizer.encode(text[: 8 * arguments.prompt_tokens])
     row = decoder.extend(token_ids[: arguments.prompt_tokens])
     token = int(row[0].argmax())
     print(json.dumps({"first_token": token}), flush=True)

@@ -15,7 +15,7 @@ from edge_runtime.decoder import PromptCache
 from edge_runtime.errors import BundleError
 from edge_runtime.kv_cache import KeyValueCache
 from edge_runtime.lora import pack_adapter
-from edge_runtime.onnx_session import graph_error, open_session
+from edge_runtime.onnx_session import graph_error, open_session, ort_value
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
 
@@ -35,15 +35,17 @@ class SharedModel:
         self.vocab_size = manifest.vocab_size
         self.context_length = manifest.context_length
         self.fingerprint = bundle.fingerprint
+        self.cache_names = _cache_names(self.spec.layers)
         self.session = open_session(bundle, threads)
         self._check_graph()
-        self._packed: OrderedDict[str, Mapping[str, NDArray[np.float32]]] = OrderedDict()
+        self._packed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
-    def pack(self, adapter: Adapter) -> Mapping[str, NDArray[np.float32]]:
+    def pack(self, adapter: Adapter) -> Mapping[str, Any]:
         """The adapter's matrices as graph inputs; the last few users' are kept."""
         packed = self._packed.get(adapter.fingerprint)
         if packed is None:
-            packed = pack_adapter(adapter, base=self.fingerprint, layers=self.spec.layers, sites=self.spec.lora)
+            matrices = pack_adapter(adapter, base=self.fingerprint, layers=self.spec.layers, sites=self.spec.lora)
+            packed = {name: ort_value(matrix) for name, matrix in matrices.items()}
             self._packed[adapter.fingerprint] = packed
             if len(self._packed) > PACKED_ADAPTERS:
                 self._packed.popitem(last=False)
@@ -63,7 +65,7 @@ class SharedModel:
             "rows": ("tensor(int64)", (None,)),
         }
         cache = ("tensor(float)", (1, spec.kv_heads, None, spec.head_dim))
-        wanted |= {name: cache for name, _ in cache_names(spec.layers)}
+        wanted |= {name: cache for name, _ in self.cache_names}
         lora: dict[str, tuple[str, tuple[int | None, ...]]] = {}
         for layer in range(spec.layers):
             for site in spec.lora:
@@ -74,7 +76,7 @@ class SharedModel:
         if (
             not _matches(inputs, wanted)
             or not _matches(optional, lora)
-            or [value.name for value in outputs] != ["logits", *(name for _, name in cache_names(spec.layers))]
+            or [value.name for value in outputs] != ["logits", *(name for _, name in self.cache_names)]
             or len(logits) != 2
             or logits[1] != self.vocab_size
         ):
@@ -93,7 +95,7 @@ class OnnxDecoder(TokenSequence):
         super().__init__(model.vocab_size, context_length, model.fingerprint)
         self._model = model
         self._adapter: Adapter | None = None
-        self._lora: Mapping[str, NDArray[np.float32]] = {}
+        self._lora: Mapping[str, Any] = {}
         spec = model.spec
         self._cache = KeyValueCache(spec.layers, spec.kv_heads, spec.head_dim, context_length)
         # Inputs of a step lie at fixed addresses, so that a step of one token binds nothing but its logits.
@@ -189,15 +191,16 @@ class OnnxDecoder(TokenSequence):
         io = self._model.session.io_binding()
         _bind_input(io, "seqlens_k", self._last)
         _bind_input(io, "total_sequence_length", self._total)
-        for (past, present), array in zip(cache_names(self._model.spec.layers), self._cache.arrays, strict=True):
-            _bind_input(io, past, array)
-            _bind_output(io, present, array)
-        for name, matrix in self._lora.items():
-            _bind_input(io, name, matrix)
+        for (past, present), array in zip(self._model.cache_names, self._cache.arrays, strict=True):
+            value = ort_value(array)
+            io.bind_ortvalue_input(past, value)
+            io.bind_ortvalue_output(present, value)
+        for name, value in self._lora.items():
+            io.bind_ortvalue_input(name, value)
         self._io, self._bound_shape = io, (0, 0)
 
 
-def cache_names(layers: int) -> list[tuple[str, str]]:
+def _cache_names(layers: int) -> list[tuple[str, str]]:
     """Names of the graph's cache inputs and outputs, in the order of `KeyValueCache.arrays`."""
     kinds = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     return [(f"past_key_values.{kind}", f"present.{kind}") for kind in kinds]

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError
@@ -53,6 +55,11 @@ def open_session(bundle: Bundle, threads: int | None) -> Any:
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
         raise graph_error(path, "can't be loaded", error) from None
+
+
+def ort_value(array: NDArray[np.float32]) -> Any:
+    """The array as onnxruntime binds it fastest; no copy, and the array lives as long as the value."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def graph_error(path: Path, problem: str, error: Exception) -> BundleError:
