@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 from pathlib import Path
@@ -41,15 +42,19 @@ def exported_bundle(model: Path, scheme: str, calibration: Path | None = None) -
     """The exported bundle, made again whenever the exporter or the calibration text changes."""
     from export.onnx_export import export_onnx
 
-    exporter = Path(__file__).resolve().parent.parent / "export"
-    sources = [file.read_bytes() for file in sorted(exporter.glob("*.py"))]
-    text = (calibration or exporter / "calibration_text.txt").read_bytes()
-    target = CACHE / f"{model.stem}-{scheme}-{_digest(*sources, text)}"
+    target = CACHE / f"{model.stem}-{scheme}-{_exporter_digest(calibration)}"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         progress(f"Exporting {model.name} as {scheme}")
         export_onnx(model, target, scheme, calibration=calibration)  # type: ignore[arg-type]
     return target
+
+
+@functools.cache
+def _exporter_digest(calibration: Path | None) -> str:
+    exporter = Path(__file__).resolve().parent.parent / "export"
+    sources = [file.read_bytes() for file in sorted(exporter.glob("*.py"))]
+    return _digest(*sources, (calibration or exporter / "calibration_text.txt").read_bytes())
 
 
 def _staging(target: Path) -> Path:
