@@ -27,14 +27,10 @@ class KeyValueCache:
         self.capacity = min(FIRST_CAPACITY, limit)
         self.arrays = [self._zeros(self.capacity) for _ in range(2 * layers)]
 
-    def reserve(self, tokens: int, used: int) -> bool:
-        """Make room for `tokens` in all, keeping the first `used`.
-
-        Returns:
-            Whether the buffers were moved, so that they must be bound again.
-        """
+    def reserve(self, tokens: int, used: int) -> None:
+        """Make room for `tokens` in all, keeping the first `used`; buffers move where that is more than `capacity`."""
         if tokens <= self.capacity:
-            return False
+            return
         capacity = self.capacity
         while capacity < tokens:
             capacity *= 2
@@ -44,7 +40,6 @@ class KeyValueCache:
             new[:, :, :used] = old[:, :, :used]
             self.arrays[index] = new
         self.capacity = capacity
-        return True
 
     def copy_out(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Keys and values of the first `length` tokens, each (layers, kv_heads, length, head_dim) float32."""

@@ -141,8 +141,7 @@ class OnnxDecoder(TokenSequence):
         spec = self._model.spec
         shape = (spec.layers, spec.kv_heads, len(cache.token_ids), spec.head_dim)
         check_prompt_cache(cache, self, _identity(self._adapter), shape)
-        if self._cache.reserve(len(cache.token_ids), 0):
-            self._bind_all()
+        self._make_room(len(cache.token_ids), 0)
         self._cache.copy_in(cache.keys, cache.values)
         self._forget(cache.token_ids)
 
@@ -153,8 +152,7 @@ class OnnxDecoder(TokenSequence):
         return other
 
     def _feed(self, token_ids: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
-        if self._cache.reserve(self.length + len(token_ids), self.length):
-            self._bind_all()
+        self._make_room(self.length + len(token_ids), self.length)
         logits = np.empty((rows, self.vocab_size), np.float32)
         done = 0
         while done < len(token_ids):
@@ -186,6 +184,12 @@ class OnnxDecoder(TokenSequence):
             self._model.session.run_with_iobinding(io)
         except Exception as error:
             raise graph_error(self._model.path, "can't be run", error) from None
+
+    def _make_room(self, tokens: int, used: int) -> None:
+        if tokens > self._cache.capacity:
+            self._io = None  # it holds the old buffers, which are to go one by one as the new ones fill
+            self._cache.reserve(tokens, used)
+            self._bind_all()
 
     def _bind_all(self) -> None:
         io = self._model.session.io_binding()
