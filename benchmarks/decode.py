@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+# Read when llama.cpp's OpenMP is loaded: waiting threads may spin in both engines, or neither would be at its best.
+os.environ.pop("OMP_WAIT_POLICY", None)
+
 from bandwidth import ReadBandwidth
 from models import exported_bundle, hf_directory
 from report import emit, median, progress, ratio, spread

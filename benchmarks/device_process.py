@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -22,6 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import edge_runtime
+    from edge_runtime.peak_memory import peak_rss_bytes
 
     assistant = edge_runtime.load(arguments.bundle, threads=arguments.threads)
     decoder = assistant.decoder
@@ -32,20 +32,7 @@ def main() -> None:
     print(json.dumps({"first_token": token}), flush=True)
     for _ in range(arguments.new_tokens - 1):
         token = int(decoder.extend([token])[0].argmax())
-    print(json.dumps({"tokens": decoder.length + 1, "peak_rss_mb": _peak_rss() / 1e6}), flush=True)
-
-
-def _peak_rss() -> int:
-    """Bytes. Not getrusage where /proc has it: that one remembers the parent's peak across fork and exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    print(json.dumps({"tokens": decoder.length + 1, "peak_rss_mb": peak_rss_bytes() / 1e6}), flush=True)
 
 
 if __name__ == "__main__":
