@@ -104,7 +104,7 @@ def chat(
 def _stream(answer: Answer, console: Console) -> None:
     try:
         for piece in answer:
-            console.print(piece, end="", markup=False)
+            console.print(piece, end="", markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         answer.close()
     except CogenesisError as error:
@@ -156,9 +156,9 @@ def _show_ledger(ledger: Ledger, console: Console) -> None:
         console.print("Nothing left the device.")
     for entry in entries:
         content = json.dumps(dict(entry.content), ensure_ascii=False)
-        console.print(f"{entry.time} {entry.kind:7} {entry.bytes:6,} bytes {content}", markup=False)
+        console.print(f"{entry.time} {entry.kind:7} {entry.bytes:6,} bytes {content}", markup=False, soft_wrap=True)
     if ledger.path is not None:
-        console.print(f"All of it is in {ledger.path}.")
+        console.print(f"All of it is in {ledger.path}.", soft_wrap=True)
 
 
 def _context(user: Path | None, store: Path | None) -> PrivateContext:

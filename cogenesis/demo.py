@@ -75,7 +75,7 @@ def demo(
             console.print()
             if answer.result.dropped_history:
                 fit = len(example.context.history) - answer.result.dropped_history
-                console.print(f"[dim](with the {fit} past texts that matter most for the task)[/dim]")
+                console.print(f"[dim](of the past texts, the {fit} most relevant fitted into the prompt)[/dim]")
             results.append(answer.result)
         cloud.close()
     _print_table(results, console)
@@ -153,8 +153,8 @@ def _print_table(results: list[AnswerResult], console: Console) -> None:
 
     table = Table(title="What each mode cost")
     table.add_column("mode")
-    for name in ("tokens", "tokens/s", "first token, s", "round trips", "bytes up", "bytes down"):
-        table.add_column(name, justify="right")
+    for name in ("tokens", "tokens/s", "first, s", "round trips", "bytes up", "bytes down"):
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         stats = result.stats
         table.add_row(
@@ -180,7 +180,7 @@ def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Conso
     up = [entry for entry in ledger.entries if entry.direction == "up"]
     sent = "".join(str(entry.content.get("text", "")) for entry in up if entry.kind == "verify")
     words = private_words(example.context, example.instruction, sent)
-    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({len(up)} messages up).")
+    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({len(up)} messages up).", soft_wrap=True)
     console.print(
         "In edge mode nothing left; in cloud and sketch mode the public instruction alone; in fused mode the "
         "instruction and, under the policy 'open', the answer's own tokens."
