@@ -6,8 +6,10 @@ import contextlib
 import enum
 import importlib.util
 import json
+import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -185,6 +187,9 @@ def _progress(visible: bool) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
+    # What libraries have to say about their own inner workings is no news to a user.
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from export.architecture import Architecture, Rope, rope_from_config
 from export.errors import SourceError, UnsupportedModelError
 from export.gguf_blocks import EXACT, exact_blocks
 from export.hf_source import spdx
-from export.tokenizer_assets import assets, correct_conversion
+from export.tokenizer_assets import gguf_tokenizer
 from export.weights import EMBEDDING, FINAL_NORM, HEAD, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
@@ -120,37 +121,14 @@ class GGUFSource:
 
     def tokenizer(self) -> TokenizerAssets:
         """See `WeightSource.tokenizer`."""
-        # The special tokens come from the file's own fields: transformers takes some of them from its defaults.
-        tokens = self._field("tokenizer.ggml.tokens", [])
-        eos = self._field("tokenizer.ggml.eos_token_id", None)
-        stops = [eos, self._field("tokenizer.ggml.eot_token_id", None)]
-        bos = self._field("tokenizer.ggml.bos_token_id", None)
-        loaded = self.transformers_tokenizer()
-        correct_conversion(
-            loaded.backend_tokenizer,
-            str(self._field("tokenizer.ggml.pre", "")),
-            adds_bos=bool(self._field("tokenizer.ggml.add_bos_token", True)),
-        )
-        return assets(
-            loaded,
-            str(self.path),
-            tokens[bos] if bos is not None else None,
-            tokens[eos] if eos is not None else None,
-            stops,
-        )
+        return self._tokenizer
 
-    def transformers_tokenizer(self) -> Any:
-        """The tokenizer as transformers converts it.
-
-        Raises:
-            SourceError: it can't be converted.
-        """
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name, local_files_only=True)
-        except Exception as error:  # transformers raises whatever its many parts do
-            raise SourceError(f"The file's tokenizer can't be read: {self.path} ({error}).") from None
+    @functools.cached_property
+    def _tokenizer(self) -> TokenizerAssets:
+        fields = self._reader.fields
+        prefix = "tokenizer."
+        given = {name.removeprefix(prefix): fields[name].contents() for name in fields if name.startswith(prefix)}
+        return gguf_tokenizer(self.architecture.family, given, str(self.path))
 
     def special_token_ids(self) -> dict[str, int]:
         """`bos_token_id` and `eos_token_id`, where the file has them."""

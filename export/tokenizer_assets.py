@@ -42,32 +42,31 @@ def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, local_files_only=True)
     except Exception as error:  # transformers raises whatever its many parts do
         raise SourceError(f"The model's tokenizer can't be read: {path} ({_first_line(error)}).") from None
+    if not tokenizer.is_fast:
+        raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {path}.")
     stops = [config.get("eos_token_id"), _generation_config(path).get("eos_token_id"), tokenizer.eos_token_id]
-    return assets(tokenizer, str(path), tokenizer.bos_token, tokenizer.eos_token, stops)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default") or next(iter(template.values()), "")
+    return assets(tokenizer.backend_tokenizer, template, tokenizer.bos_token, tokenizer.eos_token, stops)
 
 
 def assets(
-    tokenizer: Any, where: str, bos_token: str | None, eos_token: str | None, stops: Iterable[Any]
+    backend: HFTokenizer, chat_template: str | None, bos_token: str | None, eos_token: str | None, stops: Iterable[Any]
 ) -> TokenizerAssets:
-    """Turn a transformers tokenizer into what a bundle carries.
+    """Put a tokenizer into the form that a bundle carries.
 
     Args:
-        tokenizer: a fast tokenizer of transformers.
-        where: its path, for messages.
+        backend: the tokenizer; padding and truncation are switched off.
+        chat_template: Jinja source, if the model has one.
         bos_token: what the chat template sees.
         eos_token: likewise.
-        stops: token ids, or lists of them, that end an answer.
-
-    Raises:
-        SourceError: the tokenizer has no fast implementation.
+        stops: token ids, or lists of them, that end an answer. Markers that end a turn in the template are added.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {where}.")
-    backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
     vocabulary = backend.get_vocab(with_added_tokens=True)
-    template = _chat_template(tokenizer)
+    template = chat_template or ""
     ids: set[int] = set()
     for stop in stops:
         ids.update(item for item in (stop if isinstance(stop, list) else [stop]) if isinstance(item, int))
@@ -81,14 +80,40 @@ def assets(
     )
 
 
-def correct_conversion(backend: HFTokenizer, pre: str, *, adds_bos: bool) -> None:
-    """Put right what transformers ignores when it converts a GGUF file's tokenizer.
+def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> TokenizerAssets:
+    """The tokenizer of a GGUF file.
+
+    Converted by transformers' own converter, but from fields that are already read: its `AutoTokenizer` reads the
+    whole file three more times, and takes special tokens from the defaults of another class.
 
     Args:
-        backend: the converted tokenizer; changed in place.
-        pre: how the file says that text is split before merging (`tokenizer.ggml.pre`).
-        adds_bos: whether a text starts with the bos token.
+        architecture: `general.architecture`.
+        fields: what the file says under `tokenizer.`.
+        where: its path, for messages.
+
+    Raises:
+        SourceError: a field is missing, or the tokenizer is of an unknown kind.
     """
+    from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+    names = GGUF_TOKENIZER_MAPPING["tokenizer"]
+    known = {name: fields[field] for field, name in names.items() if field in fields}
+    try:
+        tokens, bos, eos = known["tokens"], known.get("bos_token_id"), known.get("eos_token_id")
+        bos_token, eos_token = (None if special is None else tokens[special] for special in (bos, eos))
+        backend, _ = convert_gguf_tokenizer(architecture, known)
+    except Exception as error:  # transformers raises whatever its converters do
+        raise SourceError(f"The file's tokenizer can't be read: {where} ({_first_line(error)}).") from None
+    _split_as_trained(backend, str(fields.get("ggml.pre", "")))
+    if fields.get("ggml.add_bos_token", True) and bos_token:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[bos_token, "$A"], pair=[bos_token, "$A", "$B"], special_tokens=[(bos_token, bos)]
+        )
+    return assets(backend, fields.get("chat_template"), bos_token, eos_token, [eos, fields.get("ggml.eot_token_id")])
+
+
+def _split_as_trained(backend: HFTokenizer, pre: str) -> None:
+    """Cut text before merging as the file says (`tokenizer.ggml.pre`); transformers ignores it. Changes `backend`."""
     if pre == "smollm":
         split = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
@@ -96,15 +121,6 @@ def correct_conversion(backend: HFTokenizer, pre: str, *, adds_bos: bool) -> Non
         regex = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
         bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([regex, bytes_only])
-    if not adds_bos:
-        backend.post_processor = processors.Sequence([])
-
-
-def _chat_template(tokenizer: Any) -> str:
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default") or next(iter(template.values()), "")
-    return template or ""
 
 
 def _generation_config(path: Path) -> dict[str, Any]:

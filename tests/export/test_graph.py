@@ -114,6 +114,14 @@ def test_int8_stays_close_to_transformers(name, family_model, family_bundle):
     assert noise < 0.05
 
 
+@pytest.mark.parametrize("name", ["llama-tied", "qwen2"])
+def test_fewer_bits_make_a_smaller_bundle(name, family_bundle):
+    manifests = [open_bundle(family_bundle(name, scheme)).manifest for scheme in ("int4", "mixed", "int8", "fp32")]
+    assert [manifest.quantization.scheme for manifest in manifests] == ["int4", "mixed", "int8", "fp32"]
+    sizes = [next(entry.size for entry in manifest.files if entry.role == "weights") for manifest in manifests]
+    assert sizes == sorted(set(sizes))
+
+
 def test_the_manifest_describes_the_graph(family_bundle):
     root = family_bundle("gemma", "int8")
     manifest = open_bundle(root).manifest

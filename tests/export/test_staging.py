@@ -96,9 +96,9 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize("limit", [10_000, 60_000, 400_000])
 def test_a_file_system_that_is_full_leaves_nothing(model, tmp_path, limit):
     """The kernel itself refuses to let files grow, as it does on a full disk, at several stages of an export."""
+    arguments = ["--model", str(model), "--out", str(tmp_path / "bundle"), "--quantize", "fp32"]
     done = subprocess.run(
-        [sys.executable, "-m", "cogenesis", "export", "onnx"]
-        + ["--model", str(model), "--out", str(tmp_path / "bundle"), "--quantize", "fp32"],
+        [sys.executable, "-m", "cogenesis", "export", "onnx", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
