@@ -48,6 +48,8 @@ def open_session(bundle: Bundle, threads: int | None) -> Any:
     # Planning which activation may take another's place takes more than half of the loading time, and saves nothing:
     # the arena hands freed memory on anyway.
     options.enable_mem_reuse = False
+    # A pattern for every shape is memory of its own; prompts have many shapes.
+    options.enable_mem_pattern = False
     # Weights are repacked while they load: room for what is read and for what is kept.
     weights = sum(entry.size for entry in bundle.manifest.files if entry.role in (ROLE_GRAPH, ROLE_WEIGHTS))
     try:
