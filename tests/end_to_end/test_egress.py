@@ -105,7 +105,7 @@ def test_a_cloud_sees_the_same_whatever_the_context(assistant, cloud_address):
     for mode in (Mode.CLOUD, Mode.SKETCH):
         with RecordingProxy(cloud_address) as proxy:
             cloud = connect(proxy.address, call_timeout=120)
-            for context in (CONTEXT, PrivateContext(), None):
+            for context in (CONTEXT, None):
                 assistant.generate(ORDINARY, context, mode=mode, cloud=cloud, options=OPTIONS).finish()
             cloud.close()
         assert len(set(proxy.messages_up())) == 1
