@@ -145,7 +145,7 @@ def head(graph: GraphWriter, x: str, rows: str, name: str, matrix: Matrix, outpu
         matrix = _with_residual_columns(matrix)
     wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
     codes, scales, zeros = _stored(graph, name, matrix)
-    return _matmul(graph, wanted, matrix, [codes, scales, *zeros], [], output)
+    return _matmul(graph, wanted, matrix, [codes, scales, *zeros], [], output, ACCURACY_LEVEL)
 
 
 def _quantized(
@@ -217,7 +217,7 @@ def _matmul(
     weights: Sequence[str],
     bias: Sequence[str],
     output: str,
-    accuracy_level: int = ACCURACY_LEVEL,
+    accuracy_level: int,
 ) -> str:
     inputs = [x, *weights]
     if bias:
