@@ -262,19 +262,17 @@ def _free_phrase(row: NDArray[np.float32], feed: Feed, words: SketchWords, refus
 
 def _phrase_of_words(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> str:
     """The likeliest whole words; the first is no other point's first, so the phrase is new."""
-    firsts = {_WORD.findall(point)[0].strip(_EDGES).casefold() for point in points}
-    chosen: list[str] = []
-    ids: list[int] = []
-    for token in np.argsort(-np.where(words.words, row, -np.inf), kind="stable"):
-        word = words.decode([int(token)]).strip()
-        if word.casefold() not in firsts:
-            ids.append(int(token))
-            chosen.append(word)
-            break
-    while len(chosen) < _USUAL_WORDS - 1:
+    firsts = frozenset(_WORD.findall(point)[0].strip(_EDGES).casefold() for point in points)
+    ids = [_likeliest_word(row, words, frozenset(), firsts)]
+    while len(ids) < _USUAL_WORDS - 1:
         row = feed(len(ids) - 1, [ids[-1]])
-        allowed = words.words.copy()
-        allowed[ids] = False
-        ids.append(int(np.where(allowed, row, -np.inf).argmax()))
-        chosen.append(words.decode([ids[-1]]).strip())
-    return " ".join(chosen)
+        last = len(ids) == _USUAL_WORDS - 2
+        ids.append(_likeliest_word(row, words, frozenset(ids), _LOOSE_ENDS if last else frozenset()))
+    return " ".join(words.decode([token]).strip() for token in ids)
+
+
+def _likeliest_word(row: NDArray[np.float32], words: SketchWords, used: frozenset[int], without: frozenset[str]) -> int:
+    for token in np.argsort(-np.where(words.words, row, -np.inf), kind="stable"):
+        if int(token) not in used and words.decode([int(token)]).strip().casefold() not in without:
+            return int(token)
+    raise ValueError("the vocabulary has no word left for an outline")
