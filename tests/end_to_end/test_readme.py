@@ -59,11 +59,16 @@ def run(arguments: list[str], what: str) -> None:
     assert done.returncode == 0, f"{what}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_what_a_document_shows_runs(document, servers):
-    if document == "README.md":
-        shutil.rmtree(ROOT / "build" / "my-bundle", ignore_errors=True)
-        Path(ROOT / "build" / "ledger.jsonl").unlink(missing_ok=True)
+@pytest.fixture(scope="module")
+def newcomer(servers) -> list[subprocess.Popen[str]]:
+    """Somebody who has done all that the README shows; its bundle and its server are there."""
+    shutil.rmtree(ROOT / "build" / "my-bundle", ignore_errors=True)
+    (ROOT / "build" / "ledger.jsonl").unlink(missing_ok=True)
+    follow("README.md", servers)
+    return servers
+
+
+def follow(document: str, servers: list[subprocess.Popen[str]]) -> None:
     shown = blocks(document)
     programs = [block for language, block in shown if language == "python"]
     for language, block in shown:
@@ -80,10 +85,19 @@ def test_what_a_document_shows_runs(document, servers):
                 servers.append(serve(command))
             elif DRY.match(command):
                 run(["make", "-n", *command.split()[1:]], command)
-            elif BENCHMARK.match(command):
-                run(["bash", "-c", f"{BENCHMARK.match(command)[0]} --help"], command)
+            elif benchmark := BENCHMARK.match(command):
+                run(["bash", "-c", f"{benchmark[0]} --help"], command)
             else:
                 run(["bash", "-euo", "pipefail", "-c", command], command)
+
+
+def test_what_the_readme_shows_runs(newcomer):
+    assert all(server.poll() is None for server in newcomer)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS[1:])
+def test_what_a_guide_shows_runs_after_it(document, newcomer):
+    follow(document, newcomer)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
