@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,16 +42,20 @@ def load(
         BundleError: something in the bundle is missing, damaged, unsafe or from another version.
     """
     opened = open_bundle(bundle, verify=verify)
-    return Assistant(opened, open_decoder(opened, threads=threads, context_length=context_length))
+    # The tokenizer is parsed while onnxruntime, which needs no interpreter for it, loads the graph.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
+        decoder = open_decoder(opened, threads=threads, context_length=context_length)
+        return Assistant(opened, decoder, tokenizer.result())
 
 
 class Assistant:
     """Writes answers with one bundle, one at a time; the KV cache of the last prompt is kept and reused."""
 
-    def __init__(self, bundle: Bundle, decoder: Decoder) -> None:
+    def __init__(self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
-        self.tokenizer = Tokenizer.load(bundle.path(manifest.tokenizer.path))
+        self.tokenizer = tokenizer
         self._template = ChatTemplate(
             manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
         )

@@ -21,7 +21,7 @@ from edge_runtime.sequence import TokenSequence
 
 # Tokens of one call while a prompt is read. Longer chunks are a few percent faster at most, and the
 # activations and attention scores of a chunk are memory that a phone has to find.
-PREFILL_CHUNK = 384
+PREFILL_CHUNK = 256
 PACKED_ADAPTERS = 4
 
 
@@ -154,13 +154,12 @@ class OnnxDecoder(TokenSequence):
     def _feed(self, token_ids: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
         self._make_room(self.length + len(token_ids), self.length)
         logits = np.empty((rows, self.vocab_size), np.float32)
-        done = 0
-        while done < len(token_ids):
-            chunk = token_ids[done : done + PREFILL_CHUNK]
-            wanted = max(0, done + len(chunk) - max(done, len(token_ids) - rows))
-            first = done + len(chunk) - wanted - (len(token_ids) - rows)
-            self._run(self.length + done, chunk, logits[first : first + wanted] if wanted else logits[:0])
-            done += len(chunk)
+        done, before_rows = 0, len(token_ids) - rows
+        # Parts of equal length: a last one of a single row would cost as much as one of eight.
+        for chunk in np.array_split(token_ids, -(-len(token_ids) // PREFILL_CHUNK)):
+            end = done + len(chunk)
+            self._run(self.length + done, chunk, logits[max(done - before_rows, 0) : max(end - before_rows, 0)])
+            done = end
         return logits
 
     def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
