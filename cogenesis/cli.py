@@ -39,7 +39,7 @@ def main() -> None:
     """Run the command line.
 
     Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 bundle or adapter, 4 request, store or policy, 5 cloud,
-    6 the cloud fell away and the device finished the answer, 70 a fault of ours, 130 interrupted.
+    6 the cloud fell away and the device finished the answer, 7 export, 70 a fault of ours, 130 interrupted.
     """
     try:
         app()
