@@ -19,9 +19,10 @@ from edge_runtime.onnx_session import graph_error, open_session, ort_value
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
 
-# Tokens of one call while a prompt is read. Longer chunks are a few percent faster at most, and the
-# activations and attention scores of a chunk are memory that a phone has to find.
-PREFILL_CHUNK = 256
+# Tokens of one call while a prompt is read. Longer chunks are a few percent faster at most, and the activations and
+# attention scores (heads x chunk x cache) of a chunk are memory that a phone has to find.
+PREFILL_CHUNK, LONG_PREFILL_CHUNK = 256, 128
+LONG_CACHE = 1024
 PACKED_ADAPTERS = 4
 
 
@@ -156,7 +157,8 @@ class OnnxDecoder(TokenSequence):
         logits = np.empty((rows, self.vocab_size), np.float32)
         done, before_rows = 0, len(token_ids) - rows
         # Parts of equal length: a last one of a single row would cost as much as one of eight.
-        for chunk in np.array_split(token_ids, -(-len(token_ids) // PREFILL_CHUNK)):
+        longest = PREFILL_CHUNK if self._cache.capacity <= LONG_CACHE else LONG_PREFILL_CHUNK
+        for chunk in np.array_split(token_ids, -(-len(token_ids) // longest)):
             end = done + len(chunk)
             self._run(self.length + done, chunk, logits[max(done - before_rows, 0) : max(end - before_rows, 0)])
             done = end

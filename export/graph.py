@@ -118,12 +118,11 @@ class _Decoder:
         )
         frequencies = graph.constant("rope.inverse_frequencies", np.array([a.rope.inverse_frequencies], np.float32))
         angles = graph.node("Mul", [column, frequencies], "rope.angles")
+        # Attention's 1/sqrt(head_dim) is split between the rotated queries and the rotated keys: onnxruntime has its
+        # fast product for a single query only where nothing is scaled afterwards.
+        factor = graph.constant("rope.factor", np.array(a.rope.attention_factor * a.head_dim**-0.25, np.float32))
         for operator, name in (("Cos", "rope.cos"), ("Sin", "rope.sin")):
-            if a.rope.attention_factor == 1.0:
-                graph.node(operator, [angles], name)
-            else:
-                factor = graph.constant("rope.factor", np.array(a.rope.attention_factor, np.float32))
-                graph.node("Mul", [graph.node(operator, [angles], f"{name}.plain"), factor], name)
+            graph.node("Mul", [graph.node(operator, [angles], f"{name}.plain"), factor], name)
 
     def _layer(self, layer: int, x: str, skip: str | None) -> tuple[str, str]:
         graph, a = self.graph, self.a
@@ -186,7 +185,7 @@ class _Decoder:
             num_heads=a.heads,
             kv_num_heads=a.kv_heads,
             do_rotary=1,
-            scale=a.head_dim**-0.5,
+            scale=1.0,
         )
         return graph.node("Squeeze", [here + "attention.batched", "axis_0"], here + "attention")
 
