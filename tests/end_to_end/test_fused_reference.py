@@ -29,9 +29,9 @@ def torch_model(smollm2_hf):
 
 @pytest.fixture(scope="module")
 def cloud_directory(smollm2_hf, tmp_path_factory):
-    """A cloud model that differs from the edge's, so that a mix-up of the two would show: two layers fewer."""
+    """A cloud model that differs from the edge's, so that a mix-up of the two would show: its outer layers alone."""
     model = AutoModelForCausalLM.from_pretrained(smollm2_hf, dtype=torch.float32)
-    model.model.layers = model.model.layers[:20] + model.model.layers[22:]
+    model.model.layers = model.model.layers[:8] + model.model.layers[-6:]
     model.config.num_hidden_layers = len(model.model.layers)
     directory = tmp_path_factory.mktemp("models") / "cloud"
     model.save_pretrained(directory)
