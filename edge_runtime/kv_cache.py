@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 FIRST_CAPACITY = 512
+_STEP = 256
 
 
 class KeyValueCache:
     """Keys and values of every layer, as the attention kernel wants them: (1, kv_heads, capacity, head_dim) float32.
 
-    The kernel writes new tokens in place, so past and present are one buffer. Capacity doubles when tokens run out of
+    The kernel writes new tokens in place, so past and present are one buffer. Capacity grows when tokens run out of
     room, up to `limit`; pages that no token has reached take no memory.
 
     Attributes:
@@ -31,10 +32,9 @@ class KeyValueCache:
         """Make room for `tokens` in all, keeping the first `used`; buffers move where that is more than `capacity`."""
         if tokens <= self.capacity:
             return
-        capacity = self.capacity
-        while capacity < tokens:
-            capacity *= 2
-        capacity = min(capacity, self.limit)
+        # By a quarter, not double: attention's scores are as wide as the buffer.
+        capacity = max(tokens, self.capacity + self.capacity // 4)
+        capacity = min(-(-capacity // _STEP) * _STEP, self.limit)
         for index, old in enumerate(self.arrays):
             new = self._zeros(capacity)
             new[:, :, :used] = old[:, :, :used]
