@@ -15,6 +15,8 @@ from edge_runtime.decoder import PromptCache
 from edge_runtime.errors import BundleError
 from edge_runtime.kv_cache import KeyValueCache
 from edge_runtime.lora import pack_adapter
+from edge_runtime.manifest import ROLE_WEIGHTS
+from edge_runtime.memory_advice import MappedFile
 from edge_runtime.onnx_session import graph_error, open_session, ort_value
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
@@ -39,6 +41,8 @@ class SharedModel:
         self.cache_names = _cache_names(self.spec.layers)
         self.session = open_session(bundle, threads)
         self._check_graph()
+        weights = manifest.file(ROLE_WEIGHTS)
+        self.mapped = None if weights is None else MappedFile(bundle.path(weights.path))
         self._packed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
     def pack(self, adapter: Adapter) -> Mapping[str, Any]:
@@ -162,6 +166,8 @@ class OnnxDecoder(TokenSequence):
             end = done + len(chunk)
             self._run(self.length + done, chunk, logits[max(done - before_rows, 0) : max(end - before_rows, 0)])
             done = end
+            if self._model.mapped is not None and len(chunk) >= LONG_PREFILL_CHUNK // 2:
+                self._model.mapped.release()
         return logits
 
     def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:

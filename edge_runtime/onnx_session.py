@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError
-from edge_runtime.huge_pages import huge_pages
 from edge_runtime.manifest import ROLE_GRAPH, ROLE_WEIGHTS
+from edge_runtime.memory_advice import huge_pages
 
 # Decoding is bound by memory bandwidth; beyond this more threads cost battery and give nothing.
 MAX_DEFAULT_THREADS = 8
@@ -56,9 +56,9 @@ def open_session(bundle: Bundle, threads: int | None) -> Any:
     # A pattern for every shape is memory of its own; prompts have many shapes.
     options.enable_mem_pattern = False
     # Weights are repacked while they load: room for what is read and for what is kept.
-    weights = sum(entry.size for entry in bundle.manifest.files if entry.role in (ROLE_GRAPH, ROLE_WEIGHTS))
+    files = [entry for entry in bundle.manifest.files if entry.role in (ROLE_GRAPH, ROLE_WEIGHTS)]
     try:
-        with huge_pages(2 * weights + _LOADING_ROOM):
+        with huge_pages(2 * sum(entry.size for entry in files) + _LOADING_ROOM):
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
         raise graph_error(path, "can't be loaded", error) from None

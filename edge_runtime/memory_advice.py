@@ -1,7 +1,8 @@
-"""Puts the weights on huge pages where Linux leaves that to the program: decoding reads all of them for every token.
+"""Tells Linux how the model's memory is used: weights on huge pages, the mapped file let go of after use.
 
-With pages of 4 KiB a step of a 100 MB model looks up 28,000 pages, more than any processor remembers; on virtual
-machines, where a look-up walks two tables, that is a tenth to a fifth of the step (docs/performance.md).
+Decoding reads all weights for every token. With pages of 4 KiB a step of a 100 MB model looks up 28,000 of them, more
+than any processor remembers; on virtual machines, where a look-up walks two tables, that is a tenth to a fifth of the
+step (docs/performance.md). Elsewhere than on Linux nothing is done.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _HUGE = 2 << 20
-_MADV_HUGEPAGE = 14
+_MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _LARGEST_MMAP_THRESHOLD = 32 << 20
@@ -47,6 +48,41 @@ def huge_pages(size: int) -> Iterator[None]:
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
         libc.malloc_trim(0)  # what loading freed goes back to the system, not to the peak
+
+
+class MappedFile:
+    """What is mapped from a file that is only read, and can be let go of at any time.
+
+    Args:
+        file: its path; mappings made later are not seen.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._libc = _libc() if sys.platform == "linux" else None
+        self._ranges = [] if self._libc is None else _mappings(str(file.resolve()))
+
+    def release(self) -> None:
+        """Count the file's pages as ours no longer; those needed again come from the system's cache.
+
+        A prompt reads a few rows all over the embedding, and Linux maps sixteen pages around each: nearly all of it.
+        """
+        if self._libc is not None:
+            for start, size in self._ranges:
+                self._libc.madvise(start, size, _MADV_DONTNEED)
+
+
+def _mappings(name: str) -> list[tuple[int, int]]:
+    """Start and size of what this process has mapped from the file."""
+    try:
+        lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+    found = []
+    for parts in (line.split(maxsplit=5) for line in lines):
+        if len(parts) == 6 and parts[5] == name:
+            start, end = (int(address, 16) for address in parts[0].split("-"))
+            found.append((start, end - start))
+    return found
 
 
 def _on_request() -> bool:
