@@ -119,7 +119,7 @@ def test_the_example_requests_keep_their_profile_at_home(bundle_keep, cloud_addr
     ledger = tmp_path / "ledger.jsonl"
     done = run_cogenesis(
         "generate", "--bundle", bundle_keep, "--request", request, "--mode", "sketch", "--cloud", cloud_address,
-        "--max-new-tokens", 8, "--ledger", ledger, "--json",
+        "--max-new-tokens", 8, "--context-length", 1024, "--ledger", ledger, "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     body = json.loads(request.read_text(encoding="utf-8"))
