@@ -11,8 +11,10 @@ class ValueType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FLOAT32: _ClassVar[ValueType]
     FLOAT16: _ClassVar[ValueType]
+    BYTE: _ClassVar[ValueType]
 FLOAT32: ValueType
 FLOAT16: ValueType
+BYTE: ValueType
 
 class InfoRequest(_message.Message):
     __slots__ = ()
@@ -35,42 +37,48 @@ class InfoReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., vocab_size: _Optional[int] = ..., context_length: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., max_top_k: _Optional[int] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("instruction", "tokenizer_fingerprint", "top_k", "value_type", "protocol_version")
+    __slots__ = ("instruction", "tokenizer_fingerprint", "top_k", "value_type", "protocol_version", "mass", "resume")
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     VALUE_TYPE_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MASS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     instruction: str
     tokenizer_fingerprint: str
     top_k: int
     value_type: ValueType
     protocol_version: int
-    def __init__(self, instruction: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., top_k: _Optional[int] = ..., value_type: _Optional[_Union[ValueType, str]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
+    mass: float
+    resume: str
+    def __init__(self, instruction: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., top_k: _Optional[int] = ..., value_type: _Optional[_Union[ValueType, str]] = ..., protocol_version: _Optional[int] = ..., mass: _Optional[float] = ..., resume: _Optional[str] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("session_id", "model", "vocab_size", "prompt_tokens", "context_length")
+    __slots__ = ("session_id", "model", "vocab_size", "prompt_tokens", "context_length", "resumed")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     vocab_size: int
     prompt_tokens: int
     context_length: int
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., vocab_size: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
+    resumed: bool
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., vocab_size: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., resumed: _Optional[bool] = ...) -> None: ...
 
 class Verify(_message.Message):
-    __slots__ = ("keep", "tokens", "first_row")
+    __slots__ = ("keep", "tokens", "row_deltas")
     KEEP_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
-    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    ROW_DELTAS_FIELD_NUMBER: _ClassVar[int]
     keep: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
-    first_row: int
-    def __init__(self, keep: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., first_row: _Optional[int] = ...) -> None: ...
+    row_deltas: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, keep: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., row_deltas: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
     __slots__ = ("open", "verify")
@@ -80,23 +88,21 @@ class ClientFrame(_message.Message):
     verify: Verify
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ...) -> None: ...
 
-class Row(_message.Message):
-    __slots__ = ("id_deltas", "values", "tail_mass")
-    ID_DELTAS_FIELD_NUMBER: _ClassVar[int]
-    VALUES_FIELD_NUMBER: _ClassVar[int]
-    TAIL_MASS_FIELD_NUMBER: _ClassVar[int]
-    id_deltas: _containers.RepeatedScalarFieldContainer[int]
-    values: bytes
-    tail_mass: float
-    def __init__(self, id_deltas: _Optional[_Iterable[int]] = ..., values: _Optional[bytes] = ..., tail_mass: _Optional[float] = ...) -> None: ...
-
 class Verified(_message.Message):
-    __slots__ = ("first_row", "rows")
-    FIRST_ROW_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("number", "rows", "crc32", "compute_us", "queue_us", "superseded")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
-    first_row: int
-    rows: _containers.RepeatedCompositeFieldContainer[Row]
-    def __init__(self, first_row: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ...) -> None: ...
+    CRC32_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_US_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    rows: bytes
+    crc32: int
+    compute_us: int
+    queue_us: int
+    superseded: bool
+    def __init__(self, number: _Optional[int] = ..., rows: _Optional[bytes] = ..., crc32: _Optional[int] = ..., compute_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., superseded: _Optional[bool] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
     __slots__ = ("opened", "verified")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from cloud_bridge import bridge_pb2 as pb
 from edge_runtime.cloud import AnswerPiece, CloudInfo
 from edge_runtime.errors import ProtocolError, RequestError
-from edge_runtime.privacy import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, ValueType, VerifyRequest
-from edge_runtime.sparse import SparseLogProbs
+from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
+from edge_runtime.sparse import RowFormat, SparseLogProbs, ValueType
 
 PROTOCOL_VERSION = 1
 SERVICE = "cogenesis.v1.CloudBridge"

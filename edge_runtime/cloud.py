@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_runtime.privacy import AnswerRequest, InfoRequest, OpenRequest, Released, SketchRequest, VerifyRequest
+from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
+from edge_runtime.privacy import Released
 from edge_runtime.sparse import SparseLogProbs
 
 
@@ -47,18 +48,41 @@ class AnswerPiece:
     prompt_tokens: int = 0
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Verified:
+    """The cloud's reply to one `verify`.
+
+    Attributes:
+        rows: one for each that was asked for, in order; none where `superseded`.
+        compute_seconds: that the cloud's model took.
+        queue_seconds: that the request waited in the cloud for its turn.
+        superseded: a later request, which the cloud had already, takes back tokens of this one.
+    """
+
+    rows: tuple[SparseLogProbs, ...]
+    compute_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    superseded: bool = False
+
+
 class CloudSession(Protocol):
-    """One generation's stream. All errors are `edge_runtime.errors.CloudError`s."""
+    """One stream of a generation. All errors are `edge_runtime.errors.CloudError`s."""
 
-    def verify(self, request: Released[VerifyRequest]) -> Future[Sequence[SparseLogProbs]]:
-        """Send at once and return; the future gives rows `first_row .. keep + len(tokens)`, in order.
+    @property
+    def id(self) -> str:
+        """By which a later session can resume this one; "" until the cloud has answered."""
+        ...
 
-        Replies come in the order of the requests. The first future also reports what was wrong with the opening.
+    def verify(self, request: Released[VerifyRequest]) -> Future[Verified]:
+        """Send at once and return; several may be under way.
+
+        Replies come in the order of the requests. The first future also reports what was wrong with the opening. A
+        session ends with its first failure: what is under way fails with it, and so does every later `verify`.
         """
         ...
 
     def close(self) -> None:
-        """End the stream and free the server's session; what is still under way fails."""
+        """End the stream and free the cloud's session; what is still under way fails."""
         ...
 
 
@@ -70,7 +94,7 @@ class Cloud(Protocol):
         ...
 
     def open(self, request: Released[OpenRequest]) -> CloudSession:
-        """Start a session; does not wait for the server, so that the first `verify` travels with it."""
+        """Start a session, or resume one; does not wait for the server, so that the first `verify` travels with it."""
         ...
 
     def sketch(self, request: Released[SketchRequest]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class CogenesisError(Exception):
     """Base of every error this project raises on purpose.
@@ -79,17 +81,28 @@ class LedgerError(CogenesisError):
 
 
 class CloudError(CogenesisError):
-    """The cloud can't be used."""
+    """The cloud can't be used.
+
+    Attributes:
+        transient: trying again later may help.
+        retry_after: seconds after which the cloud wants to be asked again, 0 where it did not say.
+    """
 
     exit_code = 5
+    transient: ClassVar[bool] = False
+    retry_after: float = 0.0
 
 
 class CloudUnavailableError(CloudError):
     """No connection: nobody listens, the network is gone, or the server went away."""
 
+    transient = True
+
 
 class CloudTimeoutError(CloudError):
     """The cloud did not answer before the deadline."""
+
+    transient = True
 
 
 class CloudRefusedError(CloudError):
@@ -97,7 +110,9 @@ class CloudRefusedError(CloudError):
 
 
 class CloudOverloadedError(CloudError):
-    """The cloud has no free session, or took this one back for another client."""
+    """The cloud has no free session, took this one back for another client, or the key's quota is used up."""
+
+    transient = True
 
 
 class TokenizerMismatchError(CloudError):

@@ -1,140 +1,40 @@
-"""The privacy boundary: what is public, what is private, and the one gate through which anything leaves.
+"""The privacy boundary: the policies, and the one gate through which anything leaves.
 
-`PublicInstruction` and `PrivateContext` are different types with nothing in common. The cloud client takes only
-`Released` messages; only `Gate` makes them, from a `PublicInstruction` and from accepted token ids, never from a
-`PrivateContext`. A `Released` message gives its content away in one way: `leave`, which writes the ledger first.
+The cloud client takes only `Released` messages; only `Gate` makes them, from a `PublicInstruction` and from tokens of
+the answer as the policy's cloud view shows them, never from a `PrivateContext`. A `Released` message gives its content
+away in one way: `leave`, which writes the ledger first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-from edge_runtime.errors import PolicyError, RequestError
+from edge_runtime.cloud_view import CloudView, OpenView
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
+from edge_runtime.errors import PolicyError
 from edge_runtime.ledger import Ledger
+from edge_runtime.messages import AnswerRequest, InfoRequest, Message, OpenRequest, SketchRequest, VerifyRequest
+from edge_runtime.sparse import RowFormat
+from edge_runtime.tokenizer import Tokenizer
 
-ValueType = Literal["float32", "float16"]
+__all__ = ["Gate", "HistoryItem", "Policy", "PrivateContext", "PublicInstruction", "Released"]
 
 
 class Policy(StrEnum):
     """What may leave the device besides the public instruction.
 
-    OPEN: accepted tokens too, as in CoGenesis' logit variant. SKETCH: nothing else.
+    OPEN: tokens of the answer too, as in CoGenesis' logit variant. GUARDED: tokens of the answer, but words that carry
+    something of the private context are replaced. SKETCH: nothing else.
     """
 
     OPEN = "open"
+    GUARDED = "guarded"
     SKETCH = "sketch"
 
 
-@dataclass(frozen=True, slots=True)
-class PublicInstruction:
-    """What the user asks, as they would ask any chatbot; the only text that the cloud ever gets."""
-
-    text: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.text, str):
-            raise TypeError(f"a public instruction is text, not {type(self.text).__name__}")
-        if not self.text.strip():
-            raise RequestError("The instruction is empty: field 'instruction'. Say what should be written.")
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryItem:
-    """One text the user wrote before: `title` is the task it was written for."""
-
-    title: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PrivateContext:
-    """What only the device may see: the user's profile and past texts. Its repr hides the content from logs."""
-
-    profile: str = ""
-    history: tuple[HistoryItem, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"PrivateContext(<{len(self.profile)} characters of profile, {len(self.history)} past texts>)"
-
-    __str__ = __repr__
-
-
-@dataclass(frozen=True, slots=True)
-class InfoRequest:
-    """Asks the cloud which model it serves."""
-
-    kind: ClassVar[str] = "info"
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRequest:
-    """Opens a session that scores continuations of the instruction.
-
-    Attributes:
-        instruction: the public instruction, byte for byte.
-        tokenizer_fingerprint: must equal the cloud's (see `edge_runtime.tokenizer`).
-        top_k: how many log-probabilities a row.
-        value_type: how log-probabilities are coded on the wire.
-    """
-
-    instruction: str
-    tokenizer_fingerprint: str
-    top_k: int
-    value_type: ValueType
-    kind: ClassVar[str] = "open"
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
-    """Appends tokens to the cloud view and asks for rows.
-
-    Attributes:
-        keep: how many tokens of the cloud view stay.
-        tokens: tokens that follow them.
-        first_row: rows `first_row .. keep + len(tokens)` are wanted; row p is the distribution of token p of the
-            answer given the instruction and tokens 0 .. p-1.
-        text: `tokens` as text, for the ledger alone; it does not travel.
-    """
-
-    keep: int
-    tokens: tuple[int, ...]
-    first_row: int
-    text: str
-    kind: ClassVar[str] = "verify"
-
-
-@dataclass(frozen=True, slots=True)
-class SketchRequest:
-    """Asks for an outline of the instruction."""
-
-    instruction: str
-    kind: ClassVar[str] = "sketch"
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRequest:
-    """Asks the cloud to answer the instruction on its own.
-
-    Attributes:
-        instruction: the public instruction, byte for byte.
-        max_new_tokens: limit of the answer.
-        temperature: 0 is greedy.
-        top_p: nucleus mass, 1 keeps all.
-        seed: of the cloud's sampler.
-    """
-
-    instruction: str
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    kind: ClassVar[str] = "answer"
-
-
-Message = InfoRequest | OpenRequest | VerifyRequest | SketchRequest | AnswerRequest
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 
 _GATE_KEY = object()
@@ -171,6 +71,55 @@ class Released(Generic[M_co]):
         self.__ledger.record("down", self.__message.kind, size)
 
 
+class Conversation:
+    """What the cloud may see of one answer: the policy's view of it. Made by `Gate.conversation` alone.
+
+    The answer's tokens go in; only messages that the gate released come out.
+    """
+
+    __slots__ = ("__ledger", "__tokenizer", "__view")
+
+    def __init__(self, view: CloudView, tokenizer: Tokenizer, ledger: Ledger, key: object) -> None:
+        if key is not _GATE_KEY:
+            raise TypeError("Only edge_runtime.privacy.Gate starts a conversation with the cloud.")
+        self.__view = view
+        self.__tokenizer = tokenizer
+        self.__ledger = ledger
+
+    @property
+    def length(self) -> int:
+        """How many tokens of the answer went in."""
+        return self.__view.length
+
+    @property
+    def asks(self) -> bool:
+        """Whether the cloud may be asked for the token that follows."""
+        return self.__view.asks
+
+    @property
+    def row(self) -> int:
+        """Which row of the view predicts the token that follows."""
+        return len(self.__view.released)
+
+    def push(self, token: int) -> None:
+        """Add a token of the answer, or of its draft."""
+        self.__view.push(token)
+
+    def rewind(self, length: int) -> None:
+        """Back to the first `length` tokens of the answer."""
+        self.__view.rewind(length)
+
+    def released(self) -> tuple[int, ...]:
+        """The tokens that the cloud may see."""
+        return tuple(self.__view.released)
+
+    def verify(self, *, keep: int, rows: Sequence[int]) -> Released[VerifyRequest]:
+        """Release what follows the first `keep` tokens of the view, and ask for rows."""
+        tokens = tuple(int(token) for token in self.__view.released[keep:])
+        text = self.__tokenizer.decode(tokens, skip_special_tokens=False) if tokens else ""
+        return Released(VerifyRequest(keep, tokens, tuple(rows), text), self.__ledger, _GATE_KEY)
+
+
 class Gate:
     """The one place that turns public data into messages for the cloud."""
 
@@ -183,26 +132,37 @@ class Gate:
         return Released(InfoRequest(), self.ledger, _GATE_KEY)
 
     def open(
-        self, instruction: PublicInstruction, *, tokenizer_fingerprint: str, top_k: int, value_type: ValueType
+        self, instruction: PublicInstruction, *, tokenizer_fingerprint: str, rows: RowFormat, resume: str = ""
     ) -> Released[OpenRequest]:
-        """Release the public instruction to open a scoring session.
+        """Release the public instruction to open a scoring session, or to go on with a broken one.
 
         Raises:
             PolicyError: the policy lets no answer tokens leave, so a session would be useless.
         """
         self._allow_tokens()
-        request = OpenRequest(_public_text(instruction), tokenizer_fingerprint, top_k, value_type)
+        request = OpenRequest(_public_text(instruction), tokenizer_fingerprint, rows, resume)
         return Released(request, self.ledger, _GATE_KEY)
 
-    def verify(self, *, keep: int, tokens: Sequence[int], first_row: int, text: str) -> Released[VerifyRequest]:
-        """Release tokens of the answer.
+    def conversation(
+        self, instruction: PublicInstruction, context: PrivateContext | None, tokenizer: Tokenizer
+    ) -> Conversation:
+        """Start the one way by which tokens of an answer can leave.
+
+        Args:
+            instruction: what the cloud knows anyway.
+            context: what it must not learn, under the policy guarded.
+            tokenizer: of the answer.
 
         Raises:
             PolicyError: the policy lets no answer tokens leave.
         """
         self._allow_tokens()
-        request = VerifyRequest(keep, tuple(int(token) for token in tokens), first_row, text)
-        return Released(request, self.ledger, _GATE_KEY)
+        view: CloudView = OpenView()
+        if self.policy is Policy.GUARDED:
+            from edge_runtime.guard import Guard  # light callers need not read word lists
+
+            view = Guard(tokenizer, PublicInstruction(_public_text(instruction)), context or PrivateContext())
+        return Conversation(view, tokenizer, self.ledger, _GATE_KEY)
 
     def sketch(self, instruction: PublicInstruction) -> Released[SketchRequest]:
         """Release the public instruction to get an outline for it."""
@@ -216,10 +176,10 @@ class Gate:
         return Released(request, self.ledger, _GATE_KEY)
 
     def _allow_tokens(self) -> None:
-        if self.policy is not Policy.OPEN:
+        if self.policy is Policy.SKETCH:
             raise PolicyError(
                 f"Fused generation sends answer tokens to the cloud, which the policy '{self.policy}' forbids. "
-                "Use --mode sketch, or --policy open."
+                "Use --mode sketch, or --policy guarded."
             )
 
 

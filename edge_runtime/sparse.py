@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_runtime.errors import RequestError
+
+ValueType = Literal["float32", "float16", "byte"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFormat:
+    """How a cloud cuts and codes its rows.
+
+    Attributes:
+        top_k: the most tokens of a row.
+        mass: a row keeps the fewest likeliest tokens whose probabilities sum to this, at most `top_k`; 1 keeps `top_k`.
+        value_type: "float32" is exact, "float16" takes half the bytes, "byte" a quarter.
+    """
+
+    top_k: int = 256
+    mass: float = 1.0
+    value_type: ValueType = "float32"
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise RequestError(f"top_k must be at least 1, not {self.top_k}.")
+        if not 0.0 < self.mass <= 1.0:
+            raise RequestError(f"The mass of a row must lie above 0 and at most 1, not {self.mass}.")
+        if self.value_type not in ("float32", "float16", "byte"):
+            raise RequestError(f"There is no value type '{self.value_type}'. Use one of: float32, float16, byte.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

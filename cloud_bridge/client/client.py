@@ -22,7 +22,8 @@ from cloud_bridge.wire import (
 )
 from edge_runtime.cloud import AnswerPiece, CloudInfo
 from edge_runtime.errors import CloudUnavailableError
-from edge_runtime.privacy import AnswerRequest, InfoRequest, OpenRequest, Released, SketchRequest
+from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest
+from edge_runtime.privacy import Released
 
 Piece = TypeVar("Piece")
 

@@ -16,7 +16,8 @@ from cloud_bridge.client.failures import cloud_error, copy_of, describe
 from cloud_bridge.client.watchdog import Watchdog
 from cloud_bridge.wire import Opened, decode_opened, decode_verified, encode_open, encode_verify
 from edge_runtime.errors import CloudTimeoutError, CloudUnavailableError, CogenesisError, ProtocolError
-from edge_runtime.privacy import OpenRequest, Released, VerifyRequest
+from edge_runtime.messages import OpenRequest, VerifyRequest
+from edge_runtime.privacy import Released
 from edge_runtime.sparse import SparseLogProbs
 
 Rows = Sequence[SparseLogProbs]

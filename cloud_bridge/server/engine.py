@@ -9,8 +9,8 @@ from collections.abc import Generator, Sequence
 from typing import Protocol, TypeVar
 
 from edge_runtime.cloud import AnswerPiece
-from edge_runtime.privacy import AnswerRequest
-from edge_runtime.sparse import SparseLogProbs
+from edge_runtime.messages import AnswerRequest
+from edge_runtime.sparse import RowFormat, SparseLogProbs
 
 State = TypeVar("State")
 
@@ -45,17 +45,32 @@ class Engine(Protocol[State]):
         ...
 
     def score(
-        self, state: State, *, keep: int, tokens: Sequence[int], first_row: int, top_k: int
+        self, state: State, *, keep: int, tokens: Sequence[int], rows: Sequence[int], form: RowFormat
     ) -> list[SparseLogProbs]:
-        """Keep `keep` tokens of the answer, append `tokens`, and give rows `first_row .. keep + len(tokens)`.
+        """Make the first `keep` tokens of the answer and `tokens` the answer, and give the rows asked for.
 
-        Row p is the distribution of the answer's token p given the instruction and tokens 0 .. p-1. A refused call
-        leaves the state as it was.
+        Row p is the distribution of the answer's token p given the instruction and tokens 0 .. p-1. Only what differs
+        from what the cache holds is computed. A refused call leaves the state as it was.
+
+        Args:
+            state: the session's.
+            keep: how many tokens of the session's answer stay.
+            tokens: that follow them.
+            rows: ascending, each in 0 .. keep + len(tokens); none computes nothing.
+            form: how rows are cut.
 
         Raises:
-            RefusalError: the session has fewer than `keep` tokens, a token is not in the vocabulary, `first_row` is
-                out of range, or the context is full.
+            RefusalError: the session has fewer than `keep` tokens, a token is not in the vocabulary, a row is out of
+                range, or the context is full.
         """
+        ...
+
+    def cache_bytes(self, state: State) -> int:
+        """Memory of the session's KV cache."""
+        ...
+
+    def drop_cache(self, state: State) -> None:
+        """Free the KV cache; the session goes on and computes it again when it is next used."""
         ...
 
     def close(self, state: State) -> None:

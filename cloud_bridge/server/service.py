@@ -21,7 +21,7 @@ from cloud_bridge.server.sessions import Session, SessionTable
 from cloud_bridge.wire import REASON_KEY, SERVICE, Reason
 from edge_runtime.cloud import CloudInfo
 from edge_runtime.errors import ProtocolError
-from edge_runtime.privacy import OpenRequest, VerifyRequest
+from edge_runtime.messages import OpenRequest, VerifyRequest
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from cloud_bridge.server.sampling import choose
 from cloud_bridge.server.sketch import OUTLINE_TOKENS, SketchWords, outline_messages, write_outline
 from cloud_bridge.wire import Reason
 from edge_runtime.cloud import AnswerPiece
-from edge_runtime.privacy import AnswerRequest
+from edge_runtime.messages import AnswerRequest
 from edge_runtime.sparse import SparseLogProbs
 from edge_runtime.tokenizer import vocabulary_fingerprint
 
