@@ -44,6 +44,19 @@ class Engine(Protocol[State]):
         """Length of the session's prompt."""
         ...
 
+    def prepare(
+        self, state: State, *, keep: int, tokens: Sequence[int], rows: Sequence[int]
+    ) -> Generator[None, None, None]:
+        """Do what a `score` with the same arguments would have to do first, a bounded part at a time.
+
+        Between two parts the server serves others, so that a long prompt or a view that is computed anew holds nobody
+        up. It may be left unfinished: `score` does what is missing, and the session's answer changes only there.
+
+        Raises:
+            RefusalError: as `score`.
+        """
+        ...
+
     def score(
         self, state: State, *, keep: int, tokens: Sequence[int], rows: Sequence[int], form: RowFormat
     ) -> list[SparseLogProbs]:
@@ -77,16 +90,18 @@ class Engine(Protocol[State]):
         """Free the state's memory; it is not used again."""
         ...
 
-    def sketch(self, instruction: str) -> Generator[str, None, None]:
+    def sketch(self, instruction: str) -> Generator[str | None, None, None]:
         """Write an outline of 8 to 15 points, a whole line (with its newline) at a time.
+
+        None says that a part of the work is done and there is nothing to send yet: others may have their turn.
 
         Raises:
             RefusalError: the instruction fills the context.
         """
         ...
 
-    def answer(self, request: AnswerRequest) -> Generator[AnswerPiece, None, None]:
-        """Answer the instruction; the last piece has a finish reason.
+    def answer(self, request: AnswerRequest) -> Generator[AnswerPiece | None, None, None]:
+        """Answer the instruction; the last piece has a finish reason. None as in `sketch`.
 
         Raises:
             RefusalError: the instruction fills the context.
