@@ -7,37 +7,37 @@ See docs/wire.md for the meaning of the messages.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-import numpy as np
 from google.protobuf.message import DecodeError, Message
-from numpy.typing import NDArray
 
 from cloud_bridge import bridge_pb2 as pb
-from edge_runtime.cloud import AnswerPiece, CloudInfo
-from edge_runtime.errors import ProtocolError, RequestError
+from cloud_bridge.row_coding import decode_rows, encode_rows
+from cloud_bridge.strict import malformed, require
+from edge_runtime.cloud import AnswerPiece, CloudInfo, Verified
+from edge_runtime.errors import RequestError
 from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
-from edge_runtime.sparse import RowFormat, SparseLogProbs, ValueType
+from edge_runtime.sparse import RowFormat, ValueType
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 SERVICE = "cogenesis.v1.CloudBridge"
 REASON_KEY = "cogenesis-reason"
+RETRY_AFTER_KEY = "cogenesis-retry-after-ms"
 MAX_ROWS = 256
 """The most rows one `verify` may ask for."""
 MAX_INSTRUCTION_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
-_DTYPES: dict[ValueType, np.dtype[np.float32 | np.float16]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-_TO_WIRE: dict[ValueType, pb.ValueType] = {"float32": pb.FLOAT32, "float16": pb.FLOAT16}
-_FROM_WIRE: dict[int, ValueType] = {pb.FLOAT32: "float32", pb.FLOAT16: "float16"}
-_FLOAT16_LOWEST = -65504.0
-# Rounding to float16 moves the sum of a row's probabilities by less than 1 %; more is another format or a fault.
-_MASS_TOLERANCE = 0.02
+_TO_WIRE: dict[ValueType, pb.ValueType] = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "byte": pb.BYTE}
+_FROM_WIRE: dict[int, ValueType] = {number: name for name, number in _TO_WIRE.items()}
 _MAX_INT32 = 2**31 - 1
+_MAX_UINT32 = 2**32 - 1
 _FINISH_REASONS = ("", "stop", "length")
 
 M = TypeVar("M", bound=Message)
@@ -49,6 +49,7 @@ class Reason(StrEnum):
     API_KEY = "api_key"
     TOKENIZER_MISMATCH = "tokenizer_mismatch"
     OVERLOADED = "overloaded"
+    QUOTA = "quota"
     EVICTED = "evicted"
     STOPPING = "stopping"
     CONTEXT_FULL = "context_full"
@@ -66,11 +67,12 @@ class Opened:
     """The server's answer to `open`.
 
     Attributes:
-        session_id: of the server's log.
+        session_id: by which a later stream can resume this session; a secret.
         model: name of the model.
         vocab_size: all ids of rows and tokens are below it.
         prompt_tokens: length of the cloud's prompt.
         context_length: positions for prompt and answer together.
+        resumed: the cache of the session to resume was found.
     """
 
     session_id: str
@@ -78,6 +80,7 @@ class Opened:
     vocab_size: int
     prompt_tokens: int
     context_length: int
+    resumed: bool = False
 
 
 # --- from the device to the cloud -------------------------------------------------------------------------------------
@@ -99,9 +102,11 @@ def encode_open(request: OpenRequest) -> bytes:
             open=pb.Open(
                 instruction=request.instruction,
                 tokenizer_fingerprint=request.tokenizer_fingerprint,
-                top_k=request.top_k,
-                value_type=_TO_WIRE[request.value_type],
+                top_k=request.rows.top_k,
+                mass=request.rows.mass,
+                value_type=_TO_WIRE[request.rows.value_type],
                 protocol_version=PROTOCOL_VERSION,
+                resume=request.resume,
             )
         )
     )
@@ -113,8 +118,9 @@ def encode_verify(request: VerifyRequest) -> bytes:
     Raises:
         RequestError: a number is out of range.
     """
+    row_deltas = [row - before for row, before in zip(request.rows, (0, *request.rows), strict=False)]
     return _serialize(
-        lambda: pb.ClientFrame(verify=pb.Verify(keep=request.keep, tokens=request.tokens, first_row=request.first_row))
+        lambda: pb.ClientFrame(verify=pb.Verify(keep=request.keep, tokens=request.tokens, row_deltas=row_deltas))
     )
 
 
@@ -151,13 +157,8 @@ def decode_client_frame(data: bytes) -> OpenRequest | VerifyRequest:
     if kind == "open":
         return _open_request(frame.open)
     if kind == "verify":
-        verify = frame.verify
-        end = verify.keep + len(verify.tokens)
-        _require(verify.first_row <= end, f"first_row {verify.first_row} is above {end}, the last row there is")
-        _require(end - verify.first_row < MAX_ROWS, f"{end - verify.first_row + 1} rows asked for, {MAX_ROWS} allowed")
-        _require(max(verify.tokens, default=0) <= _MAX_INT32, "a token id is out of range")
-        return VerifyRequest(verify.keep, tuple(verify.tokens), verify.first_row, "")
-    raise ProtocolError("A frame is neither open nor verify.")
+        return _verify_request(frame.verify)
+    raise malformed("a frame is neither open nor verify")
 
 
 def decode_sketch_request(data: bytes) -> SketchRequest:
@@ -168,9 +169,9 @@ def decode_sketch_request(data: bytes) -> SketchRequest:
 def decode_answer_request(data: bytes) -> AnswerRequest:
     """Read an answer request."""
     request = _parse(pb.AnswerRequest, data)
-    _require(request.max_new_tokens >= 1, "max_new_tokens must be at least 1")
-    _require(math.isfinite(request.temperature) and request.temperature >= 0, "temperature must be 0 or above")
-    _require(0 < request.top_p <= 1, "top_p must be above 0 and at most 1")
+    require(request.max_new_tokens >= 1, "max_new_tokens must be at least 1")
+    require(math.isfinite(request.temperature) and request.temperature >= 0, "temperature must be 0 or above")
+    require(0 < request.top_p <= 1, "top_p must be above 0 and at most 1")
     return AnswerRequest(
         _instruction(request.instruction), request.max_new_tokens, request.temperature, request.top_p, request.seed
     )
@@ -200,14 +201,23 @@ def encode_opened(opened: Opened) -> bytes:
             vocab_size=opened.vocab_size,
             prompt_tokens=opened.prompt_tokens,
             context_length=opened.context_length,
+            resumed=opened.resumed,
         )
     ).SerializeToString()
 
 
-def encode_verified(first_row: int, rows: Sequence[SparseLogProbs], value_type: ValueType) -> bytes:
-    """Bytes of the reply to a `verify`."""
+def encode_verified(number: int, verified: Verified, form: RowFormat) -> bytes:
+    """Bytes of the reply to the `number`-th `verify` of a stream, from 0."""
+    rows = encode_rows(verified.rows, form.value_type)
     return pb.ServerFrame(
-        verified=pb.Verified(first_row=first_row, rows=[_encode_row(row, value_type) for row in rows])
+        verified=pb.Verified(
+            number=number,
+            rows=rows,
+            crc32=_checksum(number, rows),
+            compute_us=_microseconds(verified.compute_seconds),
+            queue_us=_microseconds(verified.queue_seconds),
+            superseded=verified.superseded,
+        )
     ).SerializeToString()
 
 
@@ -229,14 +239,14 @@ def encode_answer_piece(piece: AnswerPiece) -> bytes:
 def decode_info(data: bytes) -> CloudInfo:
     """Read an info reply."""
     reply = _parse(pb.InfoReply, data)
-    _require(
+    require(
         reply.protocol_version == PROTOCOL_VERSION,
         f"the cloud speaks version {reply.protocol_version} of the protocol, this device version {PROTOCOL_VERSION}",
     )
-    _require(0 < reply.vocab_size <= _MAX_INT32, "the vocabulary's size is out of range")
-    _require(0 < reply.context_length <= _MAX_INT32, "the context's length is out of range")
-    _require(reply.max_top_k >= 1, "max_top_k is 0")
-    _require(len(reply.tokenizer_fingerprint) == 64, "the tokenizer's fingerprint has not 64 digits")
+    require(0 < reply.vocab_size <= _MAX_INT32, "the vocabulary's size is out of range")
+    require(0 < reply.context_length <= _MAX_INT32, "the context's length is out of range")
+    require(reply.max_top_k >= 1, "max_top_k is 0")
+    require(len(reply.tokenizer_fingerprint) == 64, "the tokenizer's fingerprint has not 64 digits")
     return CloudInfo(
         _name(reply.model), reply.vocab_size, reply.context_length, reply.tokenizer_fingerprint, reply.max_top_k
     )
@@ -245,40 +255,42 @@ def decode_info(data: bytes) -> CloudInfo:
 def decode_opened(data: bytes) -> Opened:
     """Read the first frame of a server, which must be `opened`."""
     frame = _parse(pb.ServerFrame, data)
-    _require(frame.WhichOneof("frame") == "opened", "the first frame is not opened")
+    require(frame.WhichOneof("frame") == "opened", "the first frame is not opened")
     opened = frame.opened
-    _require(0 < opened.vocab_size <= _MAX_INT32, "the vocabulary's size is out of range")
-    _require(0 < opened.context_length <= _MAX_INT32, "the context's length is out of range")
-    _require(opened.prompt_tokens <= opened.context_length, "the prompt is longer than the context")
+    require(0 < opened.vocab_size <= _MAX_INT32, "the vocabulary's size is out of range")
+    require(0 < opened.context_length <= _MAX_INT32, "the context's length is out of range")
+    require(opened.prompt_tokens <= opened.context_length, "the prompt is longer than the context")
     return Opened(
-        _name(opened.session_id), _name(opened.model), opened.vocab_size, opened.prompt_tokens, opened.context_length
+        _name(opened.session_id),
+        _name(opened.model),
+        opened.vocab_size,
+        opened.prompt_tokens,
+        opened.context_length,
+        opened.resumed,
     )
 
 
-def decode_verified(
-    data: bytes, *, first_row: int, rows: int, vocab_size: int, top_k: int, value_type: ValueType
-) -> list[SparseLogProbs]:
+def decode_verified(data: bytes, *, number: int, count: int, vocab_size: int, form: RowFormat) -> Verified:
     """Read the reply to a `verify`.
 
     Args:
         data: the frame.
-        first_row: that was asked for.
-        rows: how many rows were asked for.
+        number: of the `verify` in its stream, from 0.
+        count: how many rows it asked for.
         vocab_size: of `opened`; ids must be below it.
-        top_k: of `open`; the most log-probabilities a row may have.
-        value_type: of `open`.
+        form: of `open`.
 
     Returns:
-        Exactly `rows` rows.
+        The reply, with exactly `count` rows, or none where it was superseded.
     """
     frame = _parse(pb.ServerFrame, data)
-    _require(frame.WhichOneof("frame") == "verified", "a frame is not verified")
+    require(frame.WhichOneof("frame") == "verified", "a frame is not verified")
     verified = frame.verified
-    _require(
-        verified.first_row == first_row and len(verified.rows) == rows,
-        f"{len(verified.rows)} rows from {verified.first_row} came, {rows} from {first_row} were asked for",
-    )
-    return [_decode_row(row, vocab_size, top_k, value_type) for row in verified.rows]
+    require(verified.number == number, f"reply {verified.number} came where reply {number} was due")
+    require(verified.crc32 == _checksum(number, verified.rows), "the checksum of the rows is wrong")
+    expected = 0 if verified.superseded else count
+    rows = decode_rows(verified.rows, count=expected, vocab_size=vocab_size, form=form)
+    return Verified(rows, verified.compute_us / 1e6, verified.queue_us / 1e6, verified.superseded)
 
 
 def decode_sketch_piece(data: bytes) -> str:
@@ -289,67 +301,49 @@ def decode_sketch_piece(data: bytes) -> str:
 def decode_answer_piece(data: bytes) -> AnswerPiece:
     """Read a part of an answer."""
     piece = _parse(pb.AnswerPiece, data)
-    _require(piece.finish_reason in _FINISH_REASONS, "the finish reason is unknown")
-    _require(max(piece.token_ids, default=0) <= _MAX_INT32, "a token id is out of range")
+    require(piece.finish_reason in _FINISH_REASONS, "the finish reason is unknown")
+    require(max(piece.token_ids, default=0) <= _MAX_INT32, "a token id is out of range")
     return AnswerPiece(piece.text, tuple(piece.token_ids), piece.finish_reason, piece.prompt_tokens)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _encode_row(row: SparseLogProbs, value_type: ValueType) -> pb.Row:
-    values: NDArray[np.float32] = row.log_probs
-    if value_type == "float16":
-        values = np.maximum(values, np.float32(_FLOAT16_LOWEST))
-    return pb.Row(
-        id_deltas=np.diff(row.ids, prepend=0).tolist(),
-        values=values.astype(_DTYPES[value_type]).tobytes(),
-        tail_mass=row.tail_mass,
-    )
-
-
-def _decode_row(row: pb.Row, vocab_size: int, top_k: int, value_type: ValueType) -> SparseLogProbs:
-    dtype = _DTYPES[value_type]
-    count = len(row.id_deltas)
-    _require(1 <= count <= top_k, f"a row has {count} tokens, 1 to {top_k} are allowed")
-    _require(len(row.values) == count * dtype.itemsize, f"a row has {count} ids and {len(row.values)} bytes of values")
-    deltas = np.array(row.id_deltas, dtype=np.int64)
-    _require(bool((deltas[1:] > 0).all()), "ids of a row do not ascend")
-    ids = np.cumsum(deltas)
-    _require(int(ids[-1]) < vocab_size, f"a row has the id {int(ids[-1])} in a vocabulary of {vocab_size}")
-    values = np.frombuffer(row.values, dtype=dtype).astype(np.float32)
-    # NaN fails this too.
-    _require(
-        bool((values <= 1e-3).all()) and bool(np.isfinite(values).all()), "a log-probability is above 0 or not finite"
-    )
-    _require(0.0 <= row.tail_mass <= 1.0, "a tail mass is not in [0, 1]")
-    mass = float(np.exp(values).sum()) + row.tail_mass
-    _require(abs(mass - 1.0) <= _MASS_TOLERANCE, f"the probabilities of a row sum to {mass:.3f}")
-    return SparseLogProbs(ids.astype(np.int32), values, row.tail_mass)
+def _verify_request(frame: pb.Verify) -> VerifyRequest:
+    end = frame.keep + len(frame.tokens)
+    deltas = frame.row_deltas
+    require(1 <= len(deltas) <= MAX_ROWS, f"{len(deltas)} rows asked for, 1 to {MAX_ROWS} are allowed")
+    require(0 not in deltas[1:], "the rows asked for do not ascend")
+    rows = tuple(itertools.accumulate(deltas))
+    require(rows[-1] <= end, f"row {rows[-1]} is asked for, and {end} is the last there is")
+    require(max(frame.tokens, default=0) <= _MAX_INT32, "a token id is out of range")
+    return VerifyRequest(frame.keep, tuple(frame.tokens), rows, "")
 
 
 def _open_request(frame: pb.Open) -> OpenRequest:
-    _require(
+    require(
         frame.protocol_version == PROTOCOL_VERSION,
         f"the device speaks version {frame.protocol_version} of the protocol, this cloud version {PROTOCOL_VERSION}",
     )
-    _require(frame.top_k >= 1, "top_k must be at least 1")
+    require(frame.top_k >= 1, "top_k must be at least 1")
+    require(0.0 < frame.mass <= 1.0, "mass must be above 0 and at most 1")
     value_type = _FROM_WIRE.get(frame.value_type)
     if value_type is None:
-        raise ProtocolError(f"A message is malformed: value_type {frame.value_type} is unknown.")
-    return OpenRequest(_instruction(frame.instruction), frame.tokenizer_fingerprint, frame.top_k, value_type)
+        raise malformed(f"value_type {frame.value_type} is unknown")
+    rows = RowFormat(frame.top_k, frame.mass, value_type)
+    return OpenRequest(_instruction(frame.instruction), frame.tokenizer_fingerprint, rows, _name(frame.resume))
 
 
 def _instruction(text: str) -> str:
-    _require(bool(text.strip()), "the instruction is empty")
+    require(bool(text.strip()), "the instruction is empty")
     size = len(text.encode())
-    _require(size <= MAX_INSTRUCTION_BYTES, f"the instruction has {size} bytes, {MAX_INSTRUCTION_BYTES} are allowed")
+    require(size <= MAX_INSTRUCTION_BYTES, f"the instruction has {size} bytes, {MAX_INSTRUCTION_BYTES} are allowed")
     return text
 
 
 def _name(text: str) -> str:
     # It ends in terminals: no escape sequences.
-    _require(len(text) <= 256 and text.isprintable(), "a name is too long or not printable")
+    require(len(text) <= 256 and text.isprintable(), "a name is too long or not printable")
     return text
 
 
@@ -365,12 +359,13 @@ def _parse(kind: type[M], data: bytes) -> M:
     try:
         message.ParseFromString(data)
     except DecodeError:
-        raise ProtocolError(
-            f"A message is malformed: {len(data)} bytes that are no {kind.__name__}. Update the older of both sides."
-        ) from None
+        raise malformed(f"{len(data)} bytes that are no {kind.__name__}") from None
     return message
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ProtocolError(f"A message is malformed: {otherwise}. Update the older of both sides.")
+def _checksum(number: int, rows: bytes) -> int:
+    return zlib.crc32(number.to_bytes(4, "little") + rows)
+
+
+def _microseconds(seconds: float) -> int:
+    return min(max(round(seconds * 1e6), 0), _MAX_UINT32)

@@ -12,6 +12,10 @@ from edge_runtime.errors import RequestError
 
 ValueType = Literal["float32", "float16", "byte"]
 
+# Below this, 1 - sum(kept) has lost its digits and the tail is summed itself.
+_CANCELLATION = 1e-3
+_BLOCK = 16
+
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
@@ -63,18 +67,42 @@ class SparseLogProbs:
             raise ValueError(f"tail mass {self.tail_mass} is not in [0, 1]")
 
 
-def sparsify(log_probs: NDArray[np.float32], k: int) -> SparseLogProbs:
-    """Keep the `k` likeliest tokens of a dense row.
+def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
+    """Keep the fewest likeliest tokens whose probabilities reach `form.mass`, at most `form.top_k`.
 
     Args:
-        log_probs: (V,) float32, normalised natural log-probabilities.
-        k: how many tokens to keep; all are kept where k >= V.
+        log_probs: (V,) float32, normalised natural log-probabilities; -inf for tokens that can't come.
+        form: how to cut; with a mass of 1 exactly `top_k` are kept, or all there are.
 
     Returns:
-        The top `k` and the mass of the rest, 1 - sum(exp(kept)).
+        The kept tokens as they were (`value_type` is the wire's business), and the mass of the rest. Of equally likely
+        tokens those with the lowest ids are kept.
     """
-    k = min(k, log_probs.shape[0])
-    ids = np.sort(np.argpartition(log_probs, -k)[-k:]).astype(np.int32)
-    kept = log_probs[ids].astype(np.float32)
-    tail = 0.0 if k == log_probs.shape[0] else 1.0 - float(np.exp(kept.astype(np.float64)).sum())
-    return SparseLogProbs(ids, kept, min(max(tail, 0.0), 1.0))
+    whole = form.mass == 1.0 and form.top_k >= log_probs.shape[0]
+    likeliest = np.flatnonzero(log_probs > -np.inf) if whole else _likeliest(log_probs, form.top_k)
+    kept = likeliest.shape[0]
+    if form.mass < 1.0:
+        reached = np.cumsum(np.exp(log_probs[likeliest], dtype=np.float64))
+        kept = min(int(np.searchsorted(reached, form.mass)) + 1, kept)
+    ids = np.sort(likeliest[:kept]).astype(np.int32)
+    values = log_probs[ids].astype(np.float32)
+    tail_mass = 1.0 - float(np.exp(values, dtype=np.float64).sum())
+    if tail_mass < _CANCELLATION:
+        rest = np.exp(log_probs)
+        rest[ids] = 0.0
+        tail_mass = float(rest.sum(dtype=np.float64))
+    return SparseLogProbs(ids, values, min(max(tail_mass, 0.0), 1.0))
+
+
+def _likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+    """Ids of the `most` likeliest tokens, the likeliest first, equals by ascending id; never one of -inf."""
+    size = log_probs.shape[0]
+    floor = np.float32(-np.inf)
+    columns = size // _BLOCK
+    if most <= columns:
+        # `most` blocks have a largest entry of at least `floor`, so the `most` likeliest tokens all have: few are left
+        # to sort, several times faster than to partition the whole row.
+        largest = log_probs[: columns * _BLOCK].reshape(_BLOCK, columns).max(axis=0)
+        floor = np.partition(largest, columns - most)[columns - most]
+    likely = np.flatnonzero(log_probs >= floor) if floor > -np.inf else np.flatnonzero(log_probs > floor)
+    return likely[np.argsort(-log_probs[likely], kind="stable")[:most]]
