@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -16,8 +16,10 @@ from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
 from edge_runtime.schedule import Schedule
+from edge_runtime.sparse import RowFormat, ValueType
 
 FINISHED_WITHOUT_CLOUD = 6
+ROWS = RowFormat()
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory made by `cogenesis export onnx`.")]
 CloudOption = Annotated[str | None, typer.Option("--cloud", metavar="HOST:PORT", help="Address of the cloud.")]
@@ -49,14 +51,31 @@ def generate(
     tls_ca: TlsCaOption = None,
     timeout: TimeoutOption = 60.0,
     policy: Annotated[
-        Policy, typer.Option(help="What may leave besides the instruction: answer tokens (open) or nothing (sketch).")
+        Policy,
+        typer.Option(
+            help="What may leave besides the instruction: answer tokens (open), those without private words "
+            "(guarded), or nothing (sketch).",
+        ),
     ] = Policy.OPEN,
     fusion: Annotated[Strategy, typer.Option(help="How the two distributions become one.")] = Strategy.GEOMETRIC,
     weight: Annotated[
         float | None, typer.Option(help="The edge's share; for delta its alpha. Default 0.5, for delta 1.")
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Log-probabilities a row that the cloud sends.")] = 256,
-    wire: Annotated[str, typer.Option(help="Log-probabilities on the wire: float32 (exact) or float16.")] = "float32",
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=1, help="The most log-probabilities a row that the cloud sends.")
+    ] = ROWS.top_k,
+    mass: Annotated[
+        float, typer.Option(help="A row ends where its likeliest tokens reach this mass; 1: always --top-k.")
+    ] = ROWS.mass,
+    wire: Annotated[
+        str, typer.Option(help="Log-probabilities on the wire: float32 (exact), float16 or byte.")
+    ] = ROWS.value_type,
+    window: Annotated[
+        str, typer.Option(metavar="N|auto", help="Tokens of one round trip; changes the speed, never the answer.")
+    ] = "auto",
+    patience: Annotated[
+        float, typer.Option(help="Seconds a token waits for the cloud before the device goes on alone.")
+    ] = 5.0,
     schedule: Annotated[
         str, typer.Option(metavar="P,K,T", help="Ask the cloud at the first P steps, then T of every K+T.")
     ] = "0,0,1",
@@ -83,8 +102,6 @@ def generate(
     """
     from edge_runtime.request import load_request
 
-    if wire not in ("float32", "float16"):
-        raise RequestError(f"--wire must be float32 or float16, not {wire}.")
     if weight is None:
         weight = 1.0 if fusion is Strategy.DELTA else 0.5
     options = Options(
@@ -93,8 +110,9 @@ def generate(
         stop=tuple(stop or ()),
         fusion=Fusion(fusion, weight),
         schedule=Schedule.parse(schedule),
-        top_k=top_k,
-        value_type="float16" if wire == "float16" else "float32",
+        rows=RowFormat(top_k, mass, cast("ValueType", wire)),
+        window=_window(window),
+        patience=patience,
         policy=policy,
     )
     asked = load_request(request)
@@ -131,6 +149,14 @@ def generate(
         )
     if result.cloud_error:
         raise FinishedWithoutCloudError(f"The device finished the answer alone. {result.cloud_error}")
+
+
+def _window(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise RequestError(f"--window must be a whole number or auto, not {text}.")
+    return int(text)
 
 
 class FinishedWithoutCloudError(CogenesisError):

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from edge_runtime.cloud_link import LinkCounts
 from edge_runtime.errors import CogenesisError
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode
+from edge_runtime.pace import Measured
 from edge_runtime.peak_memory import peak_rss_bytes
 
 T = TypeVar("T")
@@ -28,6 +30,12 @@ class Stats:
         round_trips: replies of the cloud that were waited for.
         bytes_up, bytes_down: message bytes to and from the cloud, without gRPC's and TLS's framing.
         fused_tokens: tokens in which the cloud had a part.
+        drafted_tokens: tokens that the edge wrote ahead of the cloud's rows.
+        compared_tokens: those of them that a row came for.
+        accepted_tokens: those of them that were the fused choice; divided by the former, the acceptance rate.
+        server_seconds: that the cloud's model took.
+        cloud_wait_seconds: that the device had nothing to do but wait for the cloud.
+        interruptions: how often the cloud fell away or was too slow, and the device went on alone.
         peak_rss_bytes: largest resident memory of this process so far.
     """
 
@@ -39,6 +47,12 @@ class Stats:
     bytes_up: int
     bytes_down: int
     fused_tokens: int
+    drafted_tokens: int
+    compared_tokens: int
+    accepted_tokens: int
+    server_seconds: float
+    cloud_wait_seconds: float
+    interruptions: int
     peak_rss_bytes: int
 
 
@@ -55,7 +69,8 @@ class AnswerResult:
         dropped_history: how many past texts did not fit into the context.
         fused: for each token, whether the cloud had a part in it.
         outline: the cloud's sketch, in mode sketch.
-        cloud_error: why the cloud fell away in the middle of the answer, "" if it did not.
+        cloud_error: why the cloud was gone at the end of the answer, "" if it was not; what was interrupted and came
+            back is counted in `stats`.
         stats: what it cost.
         ledger: everything that left the device and came back.
     """
@@ -81,6 +96,7 @@ class AnswerResult:
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
             "dropped_history": self.dropped_history,
+            "fused": list(self.fused),
             "outline": self.outline,
             "cloud_error": self.cloud_error,
             "stats": {name: getattr(self.stats, name) for name in Stats.__slots__},
@@ -101,7 +117,8 @@ class Progress:
     dropped_history: int = 0
     outline: str = ""
     cloud_error: str = ""
-    round_trips: int = 0
+    link: LinkCounts = field(default_factory=LinkCounts)
+    measured: Measured = field(default_factory=Measured)
     started: float = 0.0
     prompt_ready: float = 0.0
     first_token: float = 0.0
@@ -137,10 +154,16 @@ class Progress:
             prefill_seconds=max(self.first_token - self.prompt_ready, 0.0),
             decode_seconds=decode,
             tokens_per_second=(len(self.token_ids) - 1) / decode if decode > 0 else 0.0,
-            round_trips=self.round_trips,
+            round_trips=self.link.round_trips,
             bytes_up=self.ledger.bytes_moved("up") - up,
             bytes_down=self.ledger.bytes_moved("down") - down,
             fused_tokens=sum(self.fused),
+            drafted_tokens=self.measured.drafted,
+            compared_tokens=self.measured.compared,
+            accepted_tokens=self.measured.accepted,
+            server_seconds=self.link.server_seconds,
+            cloud_wait_seconds=self.link.wait_seconds,
+            interruptions=self.link.interruptions,
             peak_rss_bytes=peak_rss_bytes(),
         )
         return AnswerResult(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.adapter import Adapter, load_adapter
@@ -15,13 +16,15 @@ from edge_runtime.chat_template import ChatTemplate
 from edge_runtime.cloud import Cloud
 from edge_runtime.cloud_link import CloudLink
 from edge_runtime.decoder import Decoder
+from edge_runtime.drafter import PromptedDecoder
 from edge_runtime.errors import CloudError, CogenesisError, RequestError
 from edge_runtime.fusion import Strategy
-from edge_runtime.generate import PromptedDecoder, Token, generate
+from edge_runtime.generate import generate
 from edge_runtime.ledger import Ledger
+from edge_runtime.messages import OpenRequest
 from edge_runtime.open_decoder import open_decoder
 from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Gate, PrivateContext, PublicInstruction
+from edge_runtime.privacy import Gate, PrivateContext, PublicInstruction, Released
 from edge_runtime.prompt import Prompt, build_prompt
 from edge_runtime.text_stream import StopFilter, TextStream
 from edge_runtime.tokenizer import Tokenizer
@@ -47,6 +50,16 @@ def load(
         tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
         decoder = open_decoder(opened, threads=threads, context_length=context_length)
         return Assistant(opened, decoder, tokenizer.result())
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One answer to write."""
+
+    instruction: PublicInstruction
+    context: PrivateContext | None
+    options: Options
+    progress: Progress
 
 
 class Assistant:
@@ -116,99 +129,91 @@ class Assistant:
             raise RequestError(f"Mode {mode} needs a cloud. Give --cloud HOST:PORT, or use --mode edge.")
         ledger = ledger if ledger is not None else Ledger()
         progress = Progress(mode, ledger)
+        work = _Work(instruction, context, options or Options(), progress)
         # In mode edge the cloud is out of reach of what follows, whatever was passed.
-        reachable = cloud if mode.needs_cloud else None
-        writer = self._write(instruction, context, reachable, options or Options(), progress)
-        return Answer(writer, progress)
+        return Answer(self._write(work, cloud if mode.needs_cloud else None), progress)
 
-    def _write(
+    def prompt(
         self,
         instruction: PublicInstruction,
-        context: PrivateContext | None,
-        cloud: Cloud | None,
-        options: Options,
-        progress: Progress,
-    ) -> Generator[str, None, None]:
-        gate = Gate(options.policy, progress.ledger)
+        context: PrivateContext | None = None,
+        *,
+        outline: str | None = None,
+        max_new_tokens: int = 256,
+    ) -> Prompt:
+        """The prompt that an answer of `max_new_tokens` continues; see `edge_runtime.prompt.build_prompt`.
+
+        Raises:
+            ContextOverflowError: profile and instruction don't fit.
+        """
+        room = self._decoder.context_length - max_new_tokens
+        return build_prompt(self.tokenizer, self._template, instruction, context, outline, max_tokens=room)
+
+    def _write(self, work: _Work, cloud: Cloud | None) -> Generator[str, None, None]:
+        gate = Gate(work.options.policy, work.progress.ledger)
         with self._exclusive():
-            progress.begin()
+            work.progress.begin()
             if cloud is None:
-                yield from self._write_here(self._prompt(instruction, context, options), None, None, options, progress)
-            elif progress.mode is Mode.CLOUD:
-                yield from self._write_there(instruction, context, cloud, gate, options, progress)
-            elif progress.mode is Mode.SKETCH:
-                progress.outline = "".join(cloud.sketch(gate.sketch(instruction))).strip()
-                progress.round_trips = 1
-                prompt = self._prompt(instruction, context, options, progress.outline)
-                yield from self._write_here(prompt, None, None, options, progress)
+                yield from self._write_here(work, self._prompt(work))
+            elif work.progress.mode is Mode.CLOUD:
+                yield from self._write_there(work, cloud, gate)
+            elif work.progress.mode is Mode.SKETCH:
+                work.progress.outline = "".join(cloud.sketch(gate.sketch(work.instruction))).strip()
+                work.progress.link.round_trips = 1
+                yield from self._write_here(work, self._prompt(work, work.progress.outline))
             else:
-                yield from self._write_fused(instruction, context, cloud, gate, options, progress)
+                yield from self._write_fused(work, cloud, gate)
 
-    def _write_fused(
-        self,
-        instruction: PublicInstruction,
-        context: PrivateContext | None,
-        cloud: Cloud,
-        gate: Gate,
-        options: Options,
-        progress: Progress,
-    ) -> Generator[str, None, None]:
-        manifest = self.bundle.manifest
-        prompt = self._prompt(instruction, context, options)
+    def _write_fused(self, work: _Work, cloud: Cloud, gate: Gate) -> Generator[str, None, None]:
+        manifest, options, progress = self.bundle.manifest, work.options, work.progress
+
+        def open_request(resume: str) -> Released[OpenRequest]:
+            return gate.open(
+                work.instruction, tokenizer_fingerprint=manifest.tokenizer.fingerprint, rows=options.rows, resume=resume
+            )
+
+        prompt = self._prompt(work)
         without = None
         if options.fusion.strategy is Strategy.DELTA:
             self._without = self._without or self._decoder.fork()
-            without = PromptedDecoder(self._without, self._prompt(instruction, None, options).token_ids)
-        request = gate.open(
-            instruction,
-            tokenizer_fingerprint=manifest.tokenizer.fingerprint,
-            top_k=options.top_k,
-            value_type=options.value_type,
+            unaware = self.prompt(work.instruction, max_new_tokens=options.max_new_tokens)
+            without = PromptedDecoder(self._without, unaware.token_ids)
+        link = CloudLink(
+            cloud,
+            open_request,
+            gate.conversation(work.instruction, work.context, self.tokenizer),
+            options.schedule,
+            manifest.vocab_size,
+            options.patience,
+            progress.measured,
+            counts=progress.link,
         )
-        link = CloudLink(cloud.open(request), gate, self.tokenizer, manifest.vocab_size)
         try:
-            yield from self._write_here(prompt, without, link, options, progress)
+            yield from self._write_here(work, prompt, without, link)
         finally:
             link.close()
+            progress.cloud_error = str(link.error or "")
 
     def _write_here(
-        self,
-        prompt: Prompt,
-        without: PromptedDecoder | None,
-        link: CloudLink | None,
-        options: Options,
-        progress: Progress,
+        self, work: _Work, prompt: Prompt, without: PromptedDecoder | None = None, link: CloudLink | None = None
     ) -> Generator[str, None, None]:
-        progress.prompt_tokens = len(prompt.token_ids)
-        progress.dropped_history = len(prompt.dropped)
-        progress.prompt_is_ready()
-        tokens = generate(PromptedDecoder(self._decoder, prompt.token_ids), without, link, options)
-        try:
-            yield from self._stream(tokens, options.max_new_tokens, options, progress)
-        finally:
-            tokens.close()
-            if link is not None:
-                progress.round_trips = link.round_trips
-                progress.cloud_error = str(link.error or "")
+        work.progress.prompt_tokens = len(prompt.token_ids)
+        work.progress.dropped_history = len(prompt.dropped)
+        work.progress.prompt_is_ready()
+        edge = PromptedDecoder(self._decoder, prompt.token_ids)
+        yield from self._stream(work, edge, without, link, limit=work.options.max_new_tokens)
 
-    def _write_there(
-        self,
-        instruction: PublicInstruction,
-        context: PrivateContext | None,
-        cloud: Cloud,
-        gate: Gate,
-        options: Options,
-        progress: Progress,
-    ) -> Generator[str, None, None]:
+    def _write_there(self, work: _Work, cloud: Cloud, gate: Gate) -> Generator[str, None, None]:
+        options, progress = work.options, work.progress
         request = gate.answer(
-            instruction,
+            work.instruction,
             max_new_tokens=options.max_new_tokens,
             temperature=options.sampling.temperature,
             top_p=options.sampling.top_p,
             seed=options.sampling.seed,
         )
         progress.prompt_is_ready()
-        progress.round_trips = 1
+        progress.link.round_trips = 1
         stop = StopFilter(options.stop)
         try:
             for piece in cloud.answer(request):
@@ -230,56 +235,45 @@ class Assistant:
             progress.pieces.append(held)
             yield held
         if not progress.finish_reason:
-            yield from self._finish_for_cloud(instruction, context, options, progress)
+            yield from self._finish_for_cloud(work)
 
-    def _finish_for_cloud(
-        self,
-        instruction: PublicInstruction,
-        context: PrivateContext | None,
-        options: Options,
-        progress: Progress,
-    ) -> Generator[str, None, None]:
-        left = options.max_new_tokens - len(progress.token_ids)
+    def _finish_for_cloud(self, work: _Work) -> Generator[str, None, None]:
+        left = work.options.max_new_tokens - len(work.progress.token_ids)
         if left < 1:
-            progress.finish_reason = "length"
+            work.progress.finish_reason = "length"
             return
-        prompt = self._prompt(instruction, context, options)
-        written = self.tokenizer.encode("".join(progress.pieces))
-        tokens = generate(PromptedDecoder(self._decoder, (*prompt.token_ids, *written)), None, None, options)
-        yield from self._stream(tokens, left, options, progress)
+        written = self.tokenizer.encode("".join(work.progress.pieces))
+        edge = PromptedDecoder(self._decoder, (*self._prompt(work).token_ids, *written))
+        yield from self._stream(work, edge, None, None, limit=left)
 
     def _stream(
-        self, tokens: Iterator[Token], limit: int, options: Options, progress: Progress
+        self, work: _Work, edge: PromptedDecoder, without: PromptedDecoder | None, link: CloudLink | None, limit: int
     ) -> Generator[str, None, None]:
+        options, progress = work.options, work.progress
         text = TextStream(self.tokenizer, stop_strings=options.stop)
-        stop_ids = self.bundle.manifest.tokenizer.stop_token_ids
-        for count, token in enumerate(tokens, start=1):
-            if token.id in stop_ids:
-                progress.mark_token()
-                progress.finish_reason = "stop"
-                break
-            progress.token(token.id, fused=token.fused)
-            piece = text.push(token.id)
-            if piece:
-                progress.pieces.append(piece)
-                yield piece
-            if text.stopped or count == limit:
-                progress.finish_reason = "stop" if text.stopped else "length"
-                break
+        ends = self.bundle.manifest.tokenizer.stop_token_ids
+        tokens = generate(edge, without, link, options, progress.measured, limit=limit, ends=ends)
+        with closing(tokens):
+            for count, token in enumerate(tokens, start=1):
+                if token.id in ends:
+                    progress.mark_token()
+                    progress.finish_reason = "stop"
+                    break
+                progress.token(token.id, fused=token.fused)
+                piece = text.push(token.id)
+                if piece:
+                    progress.pieces.append(piece)
+                    yield piece
+                if text.stopped or count == limit:
+                    progress.finish_reason = "stop" if text.stopped else "length"
+                    break
         rest = text.flush()
         if rest:
             progress.pieces.append(rest)
             yield rest
 
-    def _prompt(
-        self,
-        instruction: PublicInstruction,
-        context: PrivateContext | None,
-        options: Options,
-        outline: str | None = None,
-    ) -> Prompt:
-        room = self._decoder.context_length - options.max_new_tokens
-        return build_prompt(self.tokenizer, self._template, instruction, context, outline, max_tokens=room)
+    def _prompt(self, work: _Work, outline: str | None = None) -> Prompt:
+        return self.prompt(work.instruction, work.context, outline=outline, max_new_tokens=work.options.max_new_tokens)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -1,85 +1,336 @@
-"""One generation's conversation with the cloud: what of the answer the cloud has seen, and what became of the link."""
+"""One generation's conversation with the cloud: which rows were asked for, which came, and what became of the link."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from edge_runtime.cloud import CloudSession
-from edge_runtime.errors import CloudError, ProtocolError
-from edge_runtime.privacy import Gate
+from edge_runtime.backoff import Backoff
+from edge_runtime.cloud import Cloud, CloudSession, Verified
+from edge_runtime.errors import CloudError, CloudTimeoutError, ProtocolError
+from edge_runtime.messages import OpenRequest
+from edge_runtime.pace import Measured
+from edge_runtime.privacy import Conversation, Released
+from edge_runtime.schedule import Schedule
 from edge_runtime.sparse import SparseLogProbs
-from edge_runtime.tokenizer import Tokenizer
-
-Pending = Future[Sequence[SparseLogProbs]]
 
 
-class CloudLink:
-    """Asks the cloud for rows and notices when it is gone.
+class _State(Enum):
+    UNSENT = auto()  # the row is wanted
+    SENT = auto()  # and was asked for
+    HERE = auto()  # and came
+    ALONE = auto()  # the edge decides alone
 
-    Until the first row has arrived every failure is raised, since nothing was promised yet; after that a failure ends
-    the link, is kept in `error`, and the answer goes on without the cloud.
-    """
 
-    def __init__(self, session: CloudSession, gate: Gate, tokenizer: Tokenizer, vocab_size: int) -> None:
-        self._session = session
-        self._gate = gate
-        self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._seen = 0
-        self.round_trips = 0
-        self.error: CloudError | None = None
+@dataclass(slots=True)
+class _Position:
+    """A position of the answer that is not settled: which row of the view predicts it, and whether that is here."""
+
+    row: int
+    state: _State
+    cloud: SparseLogProbs | None = None
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A request under way; its positions may be settled or taken back before it lands."""
+
+    future: Future[Verified]
+    positions: list[_Position]
+    sent: float
+    landed: float = 0.0
 
     @property
-    def alive(self) -> bool:
-        """Whether the cloud can still be asked."""
-        return self.error is None
+    def wanted(self) -> bool:
+        return any(position.state is _State.SENT for position in self.positions)
 
-    def ask(self, answer: Sequence[int]) -> Pending | None:
-        """Ask for the row that follows `answer`; sends the tokens that the cloud has not seen yet.
 
-        Returns:
-            The row to come, or None where the link has ended.
+@dataclass(slots=True)
+class LinkCounts:
+    """What the conversation cost.
+
+    Attributes:
+        round_trips: replies of the cloud.
+        interruptions: how often the cloud fell away or was too slow.
+        resumed: how often it came back.
+        wait_seconds: that the device had nothing to do but wait for the cloud.
+        server_seconds: that the cloud's model took for all requests.
+    """
+
+    round_trips: int = 0
+    interruptions: int = 0
+    resumed: int = 0
+    wait_seconds: float = 0.0
+    server_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class CloudLink:
+    """Asks the cloud for rows; where it is gone or slow, the edge decides alone until it is back.
+
+    Until the first row has arrived a failure is raised, since nothing was promised yet; only a cloud that says when to
+    come back is asked again, for at most `patience` seconds. After that a failure means that positions are decided by
+    the edge alone while the link is opened again, with growing pauses, and the cloud's session resumed. A failure that
+    trying again can't mend ends the link.
+
+    For one thread. Positions are those of the answer; `push`, `rewind` and `settled` keep it in step with the drafts.
+
+    Attributes:
+        cloud: the connection.
+        open_request: releases the message that opens a session, or resumes the one with the given id.
+        conversation: what the cloud may see of the answer.
+        schedule: at which positions the cloud is asked.
+        vocab_size: of the edge model.
+        patience: seconds that a position waits for its row.
+        measured: what round trips turn out to take.
+        backoff: pauses between attempts to reconnect.
+        clock: seconds that never go back.
+        error: why the cloud can't be asked now; None while it can.
+        counts: what it cost so far.
+    """
+
+    cloud: Cloud
+    open_request: Callable[[str], Released[OpenRequest]]
+    conversation: Conversation
+    schedule: Schedule
+    vocab_size: int
+    patience: float
+    measured: Measured
+    backoff: Backoff = field(default_factory=Backoff)
+    clock: Callable[[], float] = time.monotonic
+    error: CloudError | None = None
+    counts: LinkCounts = field(default_factory=LinkCounts)
+    _session: CloudSession | None = None
+    _session_id: str = ""
+    _known: tuple[int, ...] = ()
+    _flights: deque[_Flight] = field(default_factory=deque)
+    _positions: deque[_Position] = field(default_factory=deque)
+    _settled: int = 0
+    _retry_at: float | None = None
+    _waits_for_sign: bool = False
+    _give_up_at: float = 0.0
+    _promised: bool = False
+
+    def begin(self) -> None:
+        """Open the session and ask for the first position.
+
+        Raises:
+            CloudError: the connection was closed.
+            LedgerError: the ledger can't be written; nothing was sent.
         """
-        if not self.alive:
-            return None
-        new = tuple(answer[self._seen :])
-        text = self._tokenizer.decode(new, skip_special_tokens=False) if new else ""
-        request = self._gate.verify(keep=self._seen, tokens=new, first_row=len(answer), text=text)
-        try:
-            pending = self._session.verify(request)
-        except CloudError as error:
-            self._ended(error)
-            return None
-        self._seen = len(answer)
-        return pending
+        self._give_up_at = self.clock() + self.patience
+        self._open()
+        self._reach()
 
-    def row(self, pending: Pending | None) -> SparseLogProbs | None:
-        """Wait for a row.
+    @property
+    def unsent(self) -> int:
+        """Positions whose rows are wanted and were not asked for."""
+        return sum(position.state is _State.UNSENT for position in self._positions)
 
-        Returns:
-            The row, or None where there was nothing to wait for or the link ended.
+    @property
+    def flights(self) -> tuple[int, int]:
+        """Messages under way: those whose rows are wanted, and the others."""
+        wanted = sum(flight.wanted for flight in self._flights)
+        return wanted, len(self._flights) - wanted
+
+    @property
+    def ready(self) -> int:
+        """How many positions from the first unsettled one on have their row, or are the edge's alone."""
+        count = 0
+        for position in self._positions:
+            if position.state not in (_State.HERE, _State.ALONE):
+                break
+            count += 1
+        return count
+
+    def row(self, ahead: int) -> SparseLogProbs | None:
+        """The cloud's row of the unsettled position `ahead` behind the first; None where the edge decides alone."""
+        return self._positions[ahead].cloud
+
+    def push(self, token: int) -> None:
+        """A token was added to the answer or its draft."""
+        self.conversation.push(token)
+        self._reach()
+
+    def rewind(self, length: int) -> None:
+        """The draft was taken back: the answer and its draft have `length` tokens now."""
+        self.conversation.rewind(length)
+        while len(self._positions) > length - self._settled + 1:
+            self._positions.pop().state = _State.ALONE
+
+    def settled(self, length: int) -> None:
+        """The first `length` tokens are the answer's for good."""
+        while self._settled < length and self._positions:
+            self._positions.popleft()
+            self._settled += 1
+
+    def send(self) -> None:
+        """Ask for all rows that are wanted and were not asked for.
 
         Raises:
             CloudError: before the first row.
+            LedgerError: the ledger can't be written; nothing was sent.
         """
-        if pending is None:
-            return None
-        try:
-            rows = pending.result()
-            if len(rows) != 1 or int(rows[0].ids[-1]) >= self._vocab_size:
-                raise ProtocolError("The cloud sent rows that don't fit this model. Check which model it serves.")
-        except CloudError as error:
-            self._ended(error)
-            return None
-        self.round_trips += 1
-        return rows[0]
+        unsent = [position for position in self._positions if position.state is _State.UNSENT]
+        if not unsent or self._session is None:
+            return
+        if self._ask(tuple(position.row for position in unsent), unsent):
+            for position in unsent:
+                position.state = _State.SENT
+
+    def poll(self) -> None:
+        """Take in what has arrived, and reconnect where it is time to.
+
+        Raises:
+            CloudError: before the first row.
+            LedgerError: the ledger can't be written; nothing was sent.
+        """
+        while self._flights and self._flights[0].future.done():
+            self._land(self._flights.popleft())
+        if self._retry_at is not None and self.clock() >= self._retry_at and self.conversation.asks:
+            self._reconnect()
+
+    def wait(self) -> None:
+        """Wait for the first unsettled position's row, for at most `patience` seconds.
+
+        Raises:
+            CloudError: before the first row.
+            LedgerError: the ledger can't be written; nothing was sent.
+        """
+        first = self._positions[0]
+        started = self.clock()
+        while first.state in (_State.UNSENT, _State.SENT):
+            if first.state is _State.UNSENT:
+                self.send()
+            left = started + self.patience - self.clock()
+            if left <= 0 or not self._flights:
+                self._stall()
+            else:
+                wait([self._flights[0].future], timeout=left)
+                self.poll()
+        self.counts.wait_seconds += self.clock() - started
 
     def close(self) -> None:
-        """Free the server's session."""
-        self._session.close()
+        """Free the cloud's session."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
-    def _ended(self, error: CloudError) -> None:
-        if self.round_trips == 0:
-            raise error
+    def _reach(self) -> None:
+        """The next position is the one behind all tokens; the cloud is asked if link, schedule and policy allow it."""
+        position = self.conversation.length
+        up = self._session is not None and not self._waits_for_sign
+        asks = up and self.schedule.asks(position) and self.conversation.asks
+        self._positions.append(_Position(self.conversation.row, _State.UNSENT if asks else _State.ALONE))
+
+    def _open(self) -> None:
+        self._session = self.cloud.open(self.open_request(self._session_id))
+        self._known = ()
+
+    def _ask(self, rows: tuple[int, ...], positions: list[_Position]) -> bool:
+        assert self._session is not None
+        view = self.conversation.released()[: rows[-1]]
+        keep = _common_length(view, self._known)
+        flight = _Flight(Future(), positions, self.clock())
+        try:
+            flight.future = self._session.verify(self.conversation.verify(keep=keep, end=len(view), rows=rows))
+        except CloudError as error:
+            self._lost(error)
+            return False
+        self._known = view
+        flight.future.add_done_callback(lambda _: setattr(flight, "landed", self.clock()))
+        self._flights.append(flight)
+        return True
+
+    def _land(self, flight: _Flight) -> None:
+        try:
+            verified = flight.future.result()
+            if not verified.superseded:
+                self._check(verified, flight)
+            elif flight.wanted:
+                raise ProtocolError("The cloud left out rows that are still wanted. Update the cloud.")
+        except CloudError as error:
+            self._lost(error)
+            return
+        self._promised = True
+        self.counts.round_trips += 1
+        self.counts.server_seconds += verified.compute_seconds
+        self.measured.trip(flight.landed - flight.sent, verified.compute_seconds + verified.queue_seconds)
+        if self._session is not None:
+            self._session_id = self._session.id or self._session_id
+        if self._waits_for_sign:
+            self._waits_for_sign = False
+            self.counts.resumed += 1
+        self.error, self._retry_at = None, None
+        self.backoff.reset()
+        for position, row in zip(flight.positions, verified.rows, strict=False):
+            if position.state is _State.SENT:
+                position.cloud, position.state = row, _State.HERE
+
+    def _check(self, verified: Verified, flight: _Flight) -> None:
+        fits = all(int(row.ids[-1]) < self.vocab_size for row in verified.rows)
+        if not fits or (flight.positions and len(verified.rows) != len(flight.positions)):
+            raise ProtocolError("The cloud sent rows that don't fit this model. Check which model it serves.")
+
+    def _lost(self, error: CloudError) -> None:
+        """The session failed: decide alone what it was asked, and try again later where that may help."""
+        self.close()
+        self._flights.clear()
+        if not self._promised:
+            self._begin_again(error)
+            return
+        if self.error is None:
+            self.counts.interruptions += 1
         self.error = error
+        self._decide_alone()
+        self._waits_for_sign = True
+        self._retry_at = None
+        if error.transient:
+            self._retry_at = self.clock() + self.backoff.next_seconds(error.retry_after)
+
+    def _begin_again(self, error: CloudError) -> None:
+        pause = error.retry_after
+        if not error.transient or pause <= 0 or self.clock() + pause > self._give_up_at:
+            raise error
+        time.sleep(pause)
+        self._open()
+        for position in self._positions:
+            if position.state is _State.SENT:
+                position.state = _State.UNSENT
+        self.send()
+
+    def _reconnect(self) -> None:
+        """Resume the session; the row behind the answer warms its cache and is the sign that the cloud is back."""
+        self._retry_at = None
+        try:
+            self._open()
+        except CloudError as error:
+            self._lost(error)
+            return
+        self._ask((self.conversation.row,), [])
+
+    def _stall(self) -> None:
+        """The cloud is slow: the edge goes on alone until a reply comes. Its deadline ends the session if none does."""
+        if self.error is None:
+            self.counts.interruptions += 1
+            self.error = CloudTimeoutError(
+                f"The cloud did not answer within {self.patience:g} seconds. The device goes on without it."
+            )
+        self._promised = self._waits_for_sign = True
+        self._decide_alone()
+
+    def _decide_alone(self) -> None:
+        for position in self._positions:
+            if position.state in (_State.UNSENT, _State.SENT):
+                position.state = _State.ALONE
+
+
+def _common_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    shorter = min(len(one), len(other))
+    if one[:shorter] == other[:shorter]:
+        return shorter
+    return next(index for index, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)

@@ -1,19 +1,16 @@
-"""The generation loop: rows from the edge, rows from the cloud, one choice a position."""
+"""The generation loop: drafts from the edge, rows from the cloud, one choice a position."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import islice
 
 from edge_runtime.cloud_link import CloudLink
-from edge_runtime.decoder import Decoder
-from edge_runtime.fusion import fuse
-from edge_runtime.logprobs import log_softmax
+from edge_runtime.drafter import Drafter, PromptedDecoder
 from edge_runtime.options import Options
-from edge_runtime.sampling import choose
+from edge_runtime.pace import Measured, choose_pace
+from edge_runtime.speculate import PositionRows, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,59 +21,87 @@ class Token:
     fused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PromptedDecoder:
-    """A decoder and the prompt it continues."""
-
-    decoder: Decoder
-    prompt: tuple[int, ...]
-
-    def prefill(self) -> NDArray[np.float32]:
-        """Feed the prompt and return the log-probs after it: (V,) float32.
-
-        What it shares with the tokens already in the KV cache is not fed again.
-        """
-        shared = 0
-        for mine, theirs in zip(self.prompt[:-1], self.decoder.token_ids, strict=False):
-            if mine != theirs:
-                break
-            shared += 1
-        self.decoder.rewind(shared)
-        return log_softmax(self.decoder.extend(self.prompt[shared:])[0])
-
-    def step(self, token: int) -> NDArray[np.float32]:
-        """Feed one token and return the log-probs after it: (V,) float32."""
-        return log_softmax(self.decoder.extend([token])[0])
-
-
 def generate(
-    edge: PromptedDecoder, without: PromptedDecoder | None, link: CloudLink | None, options: Options
+    edge: PromptedDecoder,
+    without: PromptedDecoder | None,
+    link: CloudLink | None,
+    options: Options,
+    measured: Measured,
+    *,
+    limit: int,
+    ends: Collection[int] = (),
 ) -> Generator[Token, None, None]:
-    """Write an answer token by token, for ever; the caller stops.
+    """Write an answer token by token until the caller stops, which it must do at `limit` tokens or a token of `ends`.
 
-    Each position asks the cloud (where there is a link and the schedule says so) before the edge computes its own row,
-    so the two work at the same time; a token is sent only once the caller asked for the next.
+    The cloud is asked before the edge computes, so the two work at the same time, and the edge drafts ahead while
+    replies are under way. The answer does not depend on the window (see `edge_runtime.speculate`).
 
     Args:
         edge: the edge model with the private context.
         without: the edge model without it, for delta steering.
         link: the conversation with the cloud; None writes with the edge alone.
-        options: sampling, fusion and schedule.
+        options: sampling, fusion and window.
+        measured: what this answer's steps, round trips and drafts turn out to be.
+        limit: tokens of the answer; nothing is drafted beyond.
+        ends: tokens that end the answer; nothing is drafted behind them.
 
     Raises:
         CloudError: the cloud failed before its first row.
         ContextOverflowError: the context is full.
+        LedgerError: the ledger can't be written; nothing was sent.
     """
-    answer: list[int] = []
-    pending = link.ask(answer) if link and options.schedule.asks(0) else None
-    row = edge.prefill()
-    row_without = without.prefill() if without else None
+    pace = choose_pace(options.window, measured)
+    drafter = Drafter(edge, without, options.sampling, measured)
+
+    def drafts_on() -> bool:
+        over = drafter.length >= limit or (drafter.draft and drafter.draft[-1] in ends)
+        return not over and pace.drafts(len(drafter.draft))
+
+    def add(token: int) -> None:
+        """Show the link a token: the row behind it can travel while the edge computes its own."""
+        if link and drafter.length < limit and token not in ends:
+            link.push(token)
+            send()
+
+    def send() -> None:
+        if link and pace.sends(link.unsent, *link.flights):
+            link.send()
+
+    if link:
+        link.begin()
+        link.send()
+    drafter.prefill()
     while True:
-        cloud = link.row(pending) if link else None
-        fused = row if cloud is None else fuse(row, cloud, options.fusion, row_without)
-        token = choose(fused, len(answer), options.sampling, answer)
-        yield Token(token, fused=cloud is not None)
-        answer.append(token)
-        pending = link.ask(answer) if link and options.schedule.asks(len(answer)) else None
-        row = edge.step(token)
-        row_without = without.step(token) if without else None
+        if link:
+            link.poll()
+        ready = min(link.ready, len(drafter.rows)) if link else len(drafter.rows)
+        if ready:
+            rows = [
+                PositionRows(own, link.row(ahead) if link else None, own_without)
+                for ahead, (own, own_without) in enumerate(islice(drafter.rows, ready))
+            ]
+            draft = tuple(drafter.draft)
+            settled = settle(draft, rows, drafter.answer, options.fusion, options.sampling)
+            goes_on = drafter.settle(settled)
+            for token, row, guess in zip(settled, rows, (*draft, None), strict=False):
+                fused = row.cloud is not None
+                if fused and guess is not None:
+                    measured.draft(token == guess)
+                yield Token(token, fused)
+            if not goes_on:
+                if link:
+                    link.rewind(len(drafter.answer) - 1)
+                add(settled[-1])
+            if link:
+                link.settled(len(drafter.answer))
+            if not goes_on:
+                drafter.compute()
+            else:
+                send()
+        elif drafts_on():
+            token = drafter.guess()
+            add(token)
+            if drafter.length < limit and token not in ends:
+                drafter.compute()
+        elif link:
+            link.wait()

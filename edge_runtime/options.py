@@ -7,9 +7,12 @@ from enum import StrEnum
 
 from edge_runtime.errors import RequestError
 from edge_runtime.fusion import Fusion
-from edge_runtime.privacy import Policy, ValueType
+from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
 from edge_runtime.schedule import Schedule
+from edge_runtime.sparse import RowFormat
+
+LARGEST_WINDOW = 64
 
 
 class Mode(StrEnum):
@@ -41,8 +44,10 @@ class Options:
         stop: texts that end the answer; they are not part of it.
         fusion: how the distributions are fused.
         schedule: at which steps the cloud is asked.
-        top_k: how many log-probabilities a row the cloud sends.
-        value_type: how they are coded on the wire: "float32" is exact, "float16" halves the bytes.
+        rows: how the cloud cuts and codes its rows.
+        window: rows of one round trip; None adapts it to link, device and acceptance. It changes the speed alone, never
+            the answer.
+        patience: seconds that a token waits for the cloud before the edge goes on alone.
         policy: what may leave the device besides the instruction.
     """
 
@@ -51,14 +56,17 @@ class Options:
     stop: tuple[str, ...] = ()
     fusion: Fusion = field(default_factory=Fusion)
     schedule: Schedule = field(default_factory=Schedule)
-    top_k: int = 256
-    value_type: ValueType = "float32"
+    rows: RowFormat = field(default_factory=RowFormat)
+    window: int | None = None
+    patience: float = 5.0
     policy: Policy = Policy.OPEN
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise RequestError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
-        if self.top_k < 1:
-            raise RequestError(f"top_k must be at least 1, not {self.top_k}.")
+        if self.window is not None and not 1 <= self.window <= LARGEST_WINDOW:
+            raise RequestError(f"window must be in 1 .. {LARGEST_WINDOW}, not {self.window}.")
+        if not self.patience > 0.0:
+            raise RequestError(f"patience must be above 0 seconds, not {self.patience}.")
         if any(not text for text in self.stop):
             raise RequestError("A stop text must not be empty.")

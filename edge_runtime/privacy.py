@@ -113,9 +113,9 @@ class Conversation:
         """The tokens that the cloud may see."""
         return tuple(self.__view.released)
 
-    def verify(self, *, keep: int, rows: Sequence[int]) -> Released[VerifyRequest]:
-        """Release what follows the first `keep` tokens of the view, and ask for rows."""
-        tokens = tuple(int(token) for token in self.__view.released[keep:])
+    def verify(self, *, keep: int, end: int, rows: Sequence[int]) -> Released[VerifyRequest]:
+        """Release the view's tokens `keep` .. `end`, and ask for rows."""
+        tokens = tuple(int(token) for token in self.__view.released[keep:end])
         text = self.__tokenizer.decode(tokens, skip_special_tokens=False) if tokens else ""
         return Released(VerifyRequest(keep, tokens, tuple(rows), text), self.__ledger, _GATE_KEY)
 

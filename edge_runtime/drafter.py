@@ -1,0 +1,112 @@
+"""The edge's side of a generation: its decoder, the draft behind the settled answer, and the rows of both."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.decoder import Decoder
+from edge_runtime.logprobs import log_softmax
+from edge_runtime.pace import Measured
+from edge_runtime.sampling import Sampling, choose
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedDecoder:
+    """A decoder and the prompt it continues."""
+
+    decoder: Decoder
+    prompt: tuple[int, ...]
+
+    def prefill(self) -> NDArray[np.float32]:
+        """Feed the prompt and return the log-probs after it: (V,) float32.
+
+        What it shares with the tokens already in the KV cache is not fed again. The last token is fed alone, as all
+        tokens of the answer are: quantised kernels round a single row otherwise than several, and the first row must
+        not depend on how much of the prompt was there.
+        """
+        shared = 0
+        for mine, theirs in zip(self.prompt[:-1], self.decoder.token_ids, strict=False):
+            if mine != theirs:
+                break
+            shared += 1
+        self.decoder.rewind(shared)
+        if shared < len(self.prompt) - 1:
+            self.decoder.extend(self.prompt[shared:-1], rows=0)
+        return self._row(self.prompt[-1])
+
+    def step(self, token: int, position: int) -> NDArray[np.float32]:
+        """Feed the token at `position` of the answer, forgetting all behind it, and return the log-probs after it."""
+        self.decoder.rewind(len(self.prompt) + position)
+        return self._row(token)
+
+    def _row(self, token: int) -> NDArray[np.float32]:
+        return log_softmax(self.decoder.extend([token])[0])
+
+
+class Drafter:
+    """Writes ahead with the edge model alone.
+
+    Every token is fed by a step of its own, whatever the window: the edge's rows, and so the answer, can't depend on
+    how drafts were grouped.
+    """
+
+    def __init__(
+        self, edge: PromptedDecoder, without: PromptedDecoder | None, sampling: Sampling, measured: Measured
+    ) -> None:
+        self._edge = edge
+        self._without = without
+        self._sampling = sampling
+        self._measured = measured
+        self.answer: list[int] = []
+        self.draft: list[int] = []
+        # Row i predicts the token behind `answer` and the first i tokens of the draft.
+        self.rows: deque[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = deque()
+
+    @property
+    def length(self) -> int:
+        """Tokens of the answer and its draft."""
+        return len(self.answer) + len(self.draft)
+
+    def prefill(self) -> None:
+        """Read the prompts; the first position's row is then there."""
+        self.rows.append((self._edge.prefill(), self._without.prefill() if self._without else None))
+
+    def guess(self) -> int:
+        """Draft the next token from the last row."""
+        tokens = (*self.answer, *self.draft)
+        token = choose(self.rows[-1][0], len(tokens), self._sampling, tokens)
+        self.draft.append(token)
+        self._measured.drafted += 1
+        return token
+
+    def settle(self, tokens: Sequence[int]) -> bool:
+        """Move settled tokens to the answer; where the last is not the draft's, the rest of the draft is dropped.
+
+        Returns:
+            Whether the draft went on as it was; else the last token is to be computed.
+        """
+        agreed = list(tokens) == self.draft[: len(tokens)]
+        self.answer += tokens
+        if agreed:
+            del self.draft[: len(tokens)]
+            for _ in tokens:
+                self.rows.popleft()
+        else:
+            self.draft.clear()
+            self.rows.clear()
+        return agreed
+
+    def compute(self) -> None:
+        """Feed the last token of the answer and its draft; the row behind it is then there."""
+        started = time.perf_counter()
+        token, position = (self.draft or self.answer)[-1], self.length - 1
+        self.rows.append(
+            (self._edge.step(token, position), self._without.step(token, position) if self._without else None)
+        )
+        self._measured.step(time.perf_counter() - started)
