@@ -1,0 +1,165 @@
+"""Speculative fused decoding writes token for token what one round trip per token writes, whatever the window or link."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import pytest
+from decoder_models import TinyModel
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from local_cloud import LocalCloud, Weather
+
+from edge_runtime.backoff import Backoff
+from edge_runtime.cloud_link import CloudLink
+from edge_runtime.context import PrivateContext, PublicInstruction
+from edge_runtime.decoder import Decoder
+from edge_runtime.drafter import PromptedDecoder
+from edge_runtime.fusion import Fusion, Strategy, fuse
+from edge_runtime.generate import Token, generate
+from edge_runtime.ledger import Ledger
+from edge_runtime.logprobs import log_softmax
+from edge_runtime.open_decoder import open_decoder
+from edge_runtime.options import Options
+from edge_runtime.pace import Measured
+from edge_runtime.privacy import Gate, Policy
+from edge_runtime.sampling import Sampling, choose
+from edge_runtime.schedule import Schedule
+from edge_runtime.sparse import RowFormat
+from edge_runtime.tokenizer import Tokenizer
+
+LENGTH = 24
+INSTRUCTION = PublicInstruction("Write.")
+PROMPT, PUBLIC_PROMPT = (5, 17, 300, 42, 8, 99, 12), (5, 17, 12)
+
+
+@dataclass
+class Pair:
+    edge: Decoder
+    without: Decoder
+    cloud: Decoder
+    reference: Decoder
+    tokenizer: Tokenizer
+
+
+@pytest.fixture(scope="module")
+def pair(tiny: TinyModel, other_tiny: TinyModel) -> Pair:
+    edge = open_decoder(tiny.bundle, threads=1)
+    cloud = open_decoder(other_tiny.bundle, threads=1)
+    tokenizer = Tokenizer.load(tiny.bundle.path(tiny.bundle.manifest.tokenizer.path))
+    return Pair(edge, edge.fork(), cloud, edge.fork(), tokenizer)
+
+
+def write(pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH) -> tuple[list[Token], CloudLink]:
+    """What the device writes."""
+    gate = Gate(Policy.OPEN, Ledger())
+    measured = Measured()
+    link = CloudLink(
+        cloud,
+        lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="0" * 64, rows=options.rows, resume=resume),
+        gate.conversation(INSTRUCTION, PrivateContext(), pair.tokenizer),
+        options.schedule,
+        pair.edge.vocab_size,
+        options.patience,
+        measured,
+        Backoff(lambda low, _: low / 50),
+    )
+    needs_without = options.fusion.strategy is Strategy.DELTA
+    without = PromptedDecoder(pair.without, PUBLIC_PROMPT) if needs_without else None
+    edge = PromptedDecoder(pair.edge, PROMPT)
+    try:
+        tokens = generate(edge, without, link, options, measured, limit=length)
+        return list(islice(tokens, length)), link
+    finally:
+        link.close()
+
+
+def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool]) -> list[int]:
+    """The same answer without drafts, links or windows: both models run behind the answer so far, position by position."""
+
+    def rows(prompt: tuple[int, ...]) -> Iterator[np.ndarray]:
+        pair.reference.rewind(0)
+        pair.reference.extend(prompt[:-1], rows=0)
+        token = prompt[-1]
+        while True:
+            token = yield log_softmax(pair.reference.extend([token])[0])
+
+    def all_rows(prompt: tuple[int, ...], answer: list[int]) -> np.ndarray:
+        # One sequence serves both prompts, so the answer is read again at each position.
+        stream = rows(prompt)
+        row = next(stream)
+        for token in answer:
+            row = stream.send(token)
+        return row
+
+    answer: list[int] = []
+    for position, fused in enumerate(asked):
+        row = all_rows(PROMPT, answer)
+        if fused:
+            without = all_rows(PUBLIC_PROMPT, answer) if options.fusion.strategy is Strategy.DELTA else None
+            row = fuse(row, cloud.row(tuple(answer), options.rows), options.fusion, without)
+        answer.append(choose(row, position, options.sampling, answer))
+    return answer
+
+
+STRATEGIES = st.sampled_from([Fusion(Strategy(name), weight) for name in Strategy for weight in (0.3, 0.5, 0.8)])
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.7, 1.0]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    seed=st.integers(0, 2**64 - 1),
+)
+SCHEDULES = st.sampled_from([Schedule(), Schedule(4, 2, 1), Schedule(0, 3, 2), Schedule(2, 1, 4), Schedule(30, 1, 0)])
+FORMATS = st.sampled_from([RowFormat(16, 0.9), RowFormat(384), RowFormat(1), RowFormat(8, 0.5)])
+WINDOWS = st.sampled_from([None, 1, 2, 3, 4, 8, 64])
+FAULTS = st.builds(
+    Weather,
+    seed=st.integers(0, 2**32),
+    latency=st.sampled_from([0.0, 0.002]),
+    jitter=st.sampled_from([0.0, 0.004]),
+    breaks=st.sampled_from([0.0, 0.2]),
+    stalls=st.sampled_from([0.0, 0.15]),
+    stall_seconds=st.just(0.03),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STRATEGIES, SAMPLINGS, SCHEDULES, FORMATS, WINDOWS, FAULTS)
+def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_trip(
+    pair: Pair,
+    fusion: Fusion,
+    sampling: Sampling,
+    schedule: Schedule,
+    form: RowFormat,
+    window: int | None,
+    faults: Weather,
+) -> None:
+    options = Options(sampling=sampling, fusion=fusion, schedule=schedule, rows=form, window=window, patience=0.015)
+    cloud = LocalCloud(pair.cloud, PUBLIC_PROMPT, faults)
+    tokens, link = write(pair, cloud, options)
+    fused = [token.fused for token in tokens]
+    assert [token.id for token in tokens] == one_by_one(pair, cloud, options, fused)
+    assert all(schedule.asks(position) for position, asked in enumerate(fused) if asked)
+    if not link.counts.interruptions:
+        assert fused == [schedule.asks(position) for position in range(LENGTH)]
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 8, None])
+def test_without_faults_every_window_writes_the_same_and_larger_ones_need_fewer_trips(pair: Pair, window) -> None:
+    options = Options(sampling=Sampling(0.7, seed=3), fusion=Fusion(weight=0.8), window=window)
+    calm = Weather(latency=0.004)
+    alone, _ = write(pair, LocalCloud(pair.cloud, PUBLIC_PROMPT, calm), Options(**{**vars_of(options), "window": 1}))
+    tokens, link = write(pair, LocalCloud(pair.cloud, PUBLIC_PROMPT, calm), options)
+    assert [token.id for token in tokens] == [token.id for token in alone]
+    if window == 1:
+        assert link.counts.round_trips >= LENGTH - 1
+    elif window is not None:
+        assert link.counts.round_trips < LENGTH
+
+
+def vars_of(options: Options) -> dict:
+    return {name: getattr(options, name) for name in Options.__slots__}
