@@ -24,39 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63loud_bridge/bridge.proto\x12\x0c\x63ogenesis.v1\"\r\n\x0bInfoRequest\"\x92\x01\n\tInfoReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x11\n\tmax_top_k\x18\x05 \x01(\r\x12\x18\n\x10protocol_version\x18\x06 \x01(\r\"\xae\x01\n\x04Open\x12\x13\n\x0binstruction\x18\x01 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x02 \x01(\t\x12\r\n\x05top_k\x18\x03 \x01(\r\x12+\n\nvalue_type\x18\x04 \x01(\x0e\x32\x17.cogenesis.v1.ValueType\x12\x18\n\x10protocol_version\x18\x05 \x01(\r\x12\x0c\n\x04mass\x18\x06 \x01(\x02\x12\x0e\n\x06resume\x18\x07 \x01(\t\"\x7f\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x0f\n\x07resumed\x18\x06 \x01(\x08\":\n\x06Verify\x12\x0c\n\x04keep\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x12\n\nrow_deltas\x18\x03 \x03(\r\"b\n\x0b\x43lientFrame\x12\"\n\x04open\x18\x01 \x01(\x0b\x32\x12.cogenesis.v1.OpenH\x00\x12&\n\x06verify\x18\x02 \x01(\x0b\x32\x14.cogenesis.v1.VerifyH\x00\x42\x07\n\x05\x66rame\"q\n\x08Verified\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x12\n\ncompute_us\x18\x04 \x01(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x12\n\nsuperseded\x18\x06 \x01(\x08\"j\n\x0bServerFrame\x12&\n\x06opened\x18\x01 \x01(\x0b\x32\x14.cogenesis.v1.OpenedH\x00\x12*\n\x08verified\x18\x02 \x01(\x0b\x32\x16.cogenesis.v1.VerifiedH\x00\x42\x07\n\x05\x66rame\"$\n\rSketchRequest\x12\x13\n\x0binstruction\x18\x01 \x01(\t\"\x1b\n\x0bSketchPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\"n\n\rAnswerRequest\x12\x13\n\x0binstruction\x18\x01 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"\\\n\x0b\x41nswerPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r*/\n\tValueType\x12\x0b\n\x07\x46LOAT32\x10\x00\x12\x0b\n\x07\x46LOAT16\x10\x01\x12\x08\n\x04\x42YTE\x10\x02\x32\x94\x02\n\x0b\x43loudBridge\x12:\n\x04Info\x12\x19.cogenesis.v1.InfoRequest\x1a\x17.cogenesis.v1.InfoReply\x12\x41\n\x05Score\x12\x19.cogenesis.v1.ClientFrame\x1a\x19.cogenesis.v1.ServerFrame(\x01\x30\x01\x12\x42\n\x06Sketch\x12\x1b.cogenesis.v1.SketchRequest\x1a\x19.cogenesis.v1.SketchPiece0\x01\x12\x42\n\x06\x41nswer\x12\x1b.cogenesis.v1.AnswerRequest\x1a\x19.cogenesis.v1.AnswerPiece0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63loud_bridge/bridge.proto\x12\x0c\x63ogenesis.v1\"\r\n\x0bInfoRequest\"\x92\x01\n\tInfoReply\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x03 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x11\n\tmax_top_k\x18\x05 \x01(\r\x12\x18\n\x10protocol_version\x18\x06 \x01(\r\"\xbd\x01\n\x04Open\x12\x13\n\x0binstruction\x18\x01 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x02 \x01(\t\x12\r\n\x05top_k\x18\x03 \x01(\r\x12+\n\nvalue_type\x18\x04 \x01(\x0e\x32\x17.cogenesis.v1.ValueType\x12\x18\n\x10protocol_version\x18\x05 \x01(\r\x12\x0c\n\x04mass\x18\x06 \x01(\x02\x12\x0e\n\x06resume\x18\x07 \x01(\t\x12\r\n\x05\x66loor\x18\x08 \x01(\x02\"\x7f\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x0f\n\x07resumed\x18\x06 \x01(\x08\":\n\x06Verify\x12\x0c\n\x04keep\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x12\n\nrow_deltas\x18\x03 \x03(\r\"b\n\x0b\x43lientFrame\x12\"\n\x04open\x18\x01 \x01(\x0b\x32\x12.cogenesis.v1.OpenH\x00\x12&\n\x06verify\x18\x02 \x01(\x0b\x32\x14.cogenesis.v1.VerifyH\x00\x42\x07\n\x05\x66rame\"q\n\x08Verified\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x12\n\ncompute_us\x18\x04 \x01(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\r\x12\x12\n\nsuperseded\x18\x06 \x01(\x08\"j\n\x0bServerFrame\x12&\n\x06opened\x18\x01 \x01(\x0b\x32\x14.cogenesis.v1.OpenedH\x00\x12*\n\x08verified\x18\x02 \x01(\x0b\x32\x16.cogenesis.v1.VerifiedH\x00\x42\x07\n\x05\x66rame\"$\n\rSketchRequest\x12\x13\n\x0binstruction\x18\x01 \x01(\t\"\x1b\n\x0bSketchPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\"n\n\rAnswerRequest\x12\x13\n\x0binstruction\x18\x01 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\"\\\n\x0b\x41nswerPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r*/\n\tValueType\x12\x0b\n\x07\x46LOAT32\x10\x00\x12\x0b\n\x07\x46LOAT16\x10\x01\x12\x08\n\x04\x42YTE\x10\x02\x32\x94\x02\n\x0b\x43loudBridge\x12:\n\x04Info\x12\x19.cogenesis.v1.InfoRequest\x1a\x17.cogenesis.v1.InfoReply\x12\x41\n\x05Score\x12\x19.cogenesis.v1.ClientFrame\x1a\x19.cogenesis.v1.ServerFrame(\x01\x30\x01\x12\x42\n\x06Sketch\x12\x1b.cogenesis.v1.SketchRequest\x1a\x19.cogenesis.v1.SketchPiece0\x01\x12\x42\n\x06\x41nswer\x12\x1b.cogenesis.v1.AnswerRequest\x1a\x19.cogenesis.v1.AnswerPiece0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cloud_bridge.bridge_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VALUETYPE']._serialized_start=1169
-  _globals['_VALUETYPE']._serialized_end=1216
+  _globals['_VALUETYPE']._serialized_start=1184
+  _globals['_VALUETYPE']._serialized_end=1231
   _globals['_INFOREQUEST']._serialized_start=43
   _globals['_INFOREQUEST']._serialized_end=56
   _globals['_INFOREPLY']._serialized_start=59
   _globals['_INFOREPLY']._serialized_end=205
   _globals['_OPEN']._serialized_start=208
-  _globals['_OPEN']._serialized_end=382
-  _globals['_OPENED']._serialized_start=384
-  _globals['_OPENED']._serialized_end=511
-  _globals['_VERIFY']._serialized_start=513
-  _globals['_VERIFY']._serialized_end=571
-  _globals['_CLIENTFRAME']._serialized_start=573
-  _globals['_CLIENTFRAME']._serialized_end=671
-  _globals['_VERIFIED']._serialized_start=673
-  _globals['_VERIFIED']._serialized_end=786
-  _globals['_SERVERFRAME']._serialized_start=788
-  _globals['_SERVERFRAME']._serialized_end=894
-  _globals['_SKETCHREQUEST']._serialized_start=896
-  _globals['_SKETCHREQUEST']._serialized_end=932
-  _globals['_SKETCHPIECE']._serialized_start=934
-  _globals['_SKETCHPIECE']._serialized_end=961
-  _globals['_ANSWERREQUEST']._serialized_start=963
-  _globals['_ANSWERREQUEST']._serialized_end=1073
-  _globals['_ANSWERPIECE']._serialized_start=1075
-  _globals['_ANSWERPIECE']._serialized_end=1167
-  _globals['_CLOUDBRIDGE']._serialized_start=1219
-  _globals['_CLOUDBRIDGE']._serialized_end=1495
+  _globals['_OPEN']._serialized_end=397
+  _globals['_OPENED']._serialized_start=399
+  _globals['_OPENED']._serialized_end=526
+  _globals['_VERIFY']._serialized_start=528
+  _globals['_VERIFY']._serialized_end=586
+  _globals['_CLIENTFRAME']._serialized_start=588
+  _globals['_CLIENTFRAME']._serialized_end=686
+  _globals['_VERIFIED']._serialized_start=688
+  _globals['_VERIFIED']._serialized_end=801
+  _globals['_SERVERFRAME']._serialized_start=803
+  _globals['_SERVERFRAME']._serialized_end=909
+  _globals['_SKETCHREQUEST']._serialized_start=911
+  _globals['_SKETCHREQUEST']._serialized_end=947
+  _globals['_SKETCHPIECE']._serialized_start=949
+  _globals['_SKETCHPIECE']._serialized_end=976
+  _globals['_ANSWERREQUEST']._serialized_start=978
+  _globals['_ANSWERREQUEST']._serialized_end=1088
+  _globals['_ANSWERPIECE']._serialized_start=1090
+  _globals['_ANSWERPIECE']._serialized_end=1182
+  _globals['_CLOUDBRIDGE']._serialized_start=1234
+  _globals['_CLOUDBRIDGE']._serialized_end=1510
 # @@protoc_insertion_point(module_scope)

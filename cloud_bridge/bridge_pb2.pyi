@@ -37,7 +37,7 @@ class InfoReply(_message.Message):
     def __init__(self, model: _Optional[str] = ..., vocab_size: _Optional[int] = ..., context_length: _Optional[int] = ..., tokenizer_fingerprint: _Optional[str] = ..., max_top_k: _Optional[int] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("instruction", "tokenizer_fingerprint", "top_k", "value_type", "protocol_version", "mass", "resume")
+    __slots__ = ("instruction", "tokenizer_fingerprint", "top_k", "value_type", "protocol_version", "mass", "resume", "floor")
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class Open(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MASS_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
     instruction: str
     tokenizer_fingerprint: str
     top_k: int
@@ -52,7 +53,8 @@ class Open(_message.Message):
     protocol_version: int
     mass: float
     resume: str
-    def __init__(self, instruction: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., top_k: _Optional[int] = ..., value_type: _Optional[_Union[ValueType, str]] = ..., protocol_version: _Optional[int] = ..., mass: _Optional[float] = ..., resume: _Optional[str] = ...) -> None: ...
+    floor: float
+    def __init__(self, instruction: _Optional[str] = ..., tokenizer_fingerprint: _Optional[str] = ..., top_k: _Optional[int] = ..., value_type: _Optional[_Union[ValueType, str]] = ..., protocol_version: _Optional[int] = ..., mass: _Optional[float] = ..., resume: _Optional[str] = ..., floor: _Optional[float] = ...) -> None: ...
 
 class Opened(_message.Message):
     __slots__ = ("session_id", "model", "vocab_size", "prompt_tokens", "context_length", "resumed")

@@ -104,6 +104,7 @@ def encode_open(request: OpenRequest) -> bytes:
                 tokenizer_fingerprint=request.tokenizer_fingerprint,
                 top_k=request.rows.top_k,
                 mass=request.rows.mass,
+                floor=request.rows.floor,
                 value_type=_TO_WIRE[request.rows.value_type],
                 protocol_version=PROTOCOL_VERSION,
                 resume=request.resume,
@@ -327,10 +328,11 @@ def _open_request(frame: pb.Open) -> OpenRequest:
     )
     require(frame.top_k >= 1, "top_k must be at least 1")
     require(0.0 < frame.mass <= 1.0, "mass must be above 0 and at most 1")
+    require(0.0 <= frame.floor < 1.0, "floor must be at least 0 and below 1")
     value_type = _FROM_WIRE.get(frame.value_type)
     if value_type is None:
         raise malformed(f"value_type {frame.value_type} is unknown")
-    rows = RowFormat(frame.top_k, frame.mass, value_type)
+    rows = RowFormat(frame.top_k, frame.mass, value_type, frame.floor)
     return OpenRequest(_instruction(frame.instruction), frame.tokenizer_fingerprint, rows, _name(frame.resume))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,17 +26,21 @@ class RowFormat:
         top_k: the most tokens of a row.
         mass: a row keeps the fewest likeliest tokens whose probabilities sum to this, at most `top_k`; 1 keeps `top_k`.
         value_type: "float32" is exact, "float16" takes half the bytes, "byte" a quarter.
+        floor: tokens less likely than this are left out, except the likeliest; 0 leaves none out.
     """
 
     top_k: int = 256
     mass: float = 1.0
     value_type: ValueType = "float32"
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise RequestError(f"top_k must be at least 1, not {self.top_k}.")
         if not 0.0 < self.mass <= 1.0:
             raise RequestError(f"The mass of a row must lie above 0 and at most 1, not {self.mass}.")
+        if not 0.0 <= self.floor < 1.0:
+            raise RequestError(f"The floor of a row must be at least 0 and below 1, not {self.floor}.")
         if self.value_type not in ("float32", "float16", "byte"):
             raise RequestError(f"There is no value type '{self.value_type}'. Use one of: float32, float16, byte.")
 
@@ -68,19 +73,21 @@ class SparseLogProbs:
 
 
 def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
-    """Keep the fewest likeliest tokens whose probabilities reach `form.mass`, at most `form.top_k`.
+    """Keep the fewest likeliest tokens whose mass reaches `form.mass`: at most `form.top_k`, none below `form.floor`.
 
     Args:
         log_probs: (V,) float32, normalised natural log-probabilities; -inf for tokens that can't come.
-        form: how to cut; with a mass of 1 exactly `top_k` are kept, or all there are.
+        form: how to cut; with a mass of 1 and a floor of 0 exactly `top_k` are kept, or all there are.
 
     Returns:
         The kept tokens as they were (`value_type` is the wire's business), and the mass of the rest. Of equally likely
         tokens those with the lowest ids are kept.
     """
-    whole = form.mass == 1.0 and form.top_k >= log_probs.shape[0]
+    whole = form.mass == 1.0 and form.floor == 0.0 and form.top_k >= log_probs.shape[0]
     likeliest = np.flatnonzero(log_probs > -np.inf) if whole else _likeliest(log_probs, form.top_k)
     kept = likeliest.shape[0]
+    if form.floor > 0.0:
+        kept = max(int((log_probs[likeliest] >= np.float32(math.log(form.floor))).sum()), 1)
     if form.mass < 1.0:
         reached = np.cumsum(np.exp(log_probs[likeliest], dtype=np.float64))
         kept = min(int(np.searchsorted(reached, form.mass)) + 1, kept)
