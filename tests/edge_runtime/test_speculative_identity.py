@@ -1,4 +1,4 @@
-"""Speculative fused decoding writes token for token what one round trip per token writes, whatever the window or link."""
+"""Speculative fused decoding writes what one round trip per token writes, token for token, over any link."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def write(pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH)
 
 
 def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool]) -> list[int]:
-    """The same answer without drafts, links or windows: both models run behind the answer so far, position by position."""
+    """The same answer without drafts, links or windows: both models read the answer so far at every position."""
 
     def rows(prompt: tuple[int, ...]) -> Iterator[np.ndarray]:
         pair.reference.rewind(0)
