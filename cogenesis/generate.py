@@ -56,7 +56,7 @@ def generate(
             help="What may leave besides the instruction: answer tokens (open), those without private words "
             "(guarded), or nothing (sketch).",
         ),
-    ] = Policy.OPEN,
+    ] = Policy.GUARDED,
     fusion: Annotated[Strategy, typer.Option(help="How the two distributions become one.")] = Strategy.GEOMETRIC,
     weight: Annotated[
         float | None, typer.Option(help="The edge's share; for delta its alpha. Default 0.5, for delta 1.")

@@ -16,13 +16,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import CogenesisError
 from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.ledger import Ledger, LedgerEntry
 from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import HistoryItem, Policy, PrivateContext, PublicInstruction
+from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
 from edge_runtime.schedule import Schedule
+from edge_runtime.sparse import RowFormat
 
 if TYPE_CHECKING:
     from edge_runtime.assistant import Assistant
@@ -38,6 +40,7 @@ __all__ = [
     "Policy",
     "PrivateContext",
     "PublicInstruction",
+    "RowFormat",
     "Sampling",
     "Schedule",
     "Strategy",

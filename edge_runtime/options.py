@@ -59,7 +59,7 @@ class Options:
     rows: RowFormat = field(default_factory=RowFormat)
     window: int | None = None
     patience: float = 5.0
-    policy: Policy = Policy.OPEN
+    policy: Policy = Policy.GUARDED
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -6,17 +6,12 @@ import stat
 import pytest
 
 from edge_runtime.errors import LedgerError, PolicyError, RequestError
+from edge_runtime.cloud_view import OpenView
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.ledger import Ledger
-from edge_runtime.privacy import (
-    Gate,
-    HistoryItem,
-    InfoRequest,
-    OpenRequest,
-    Policy,
-    PrivateContext,
-    PublicInstruction,
-    Released,
-)
+from edge_runtime.messages import InfoRequest, OpenRequest
+from edge_runtime.privacy import Conversation, Gate, Policy, Released
+from edge_runtime.sparse import RowFormat
 
 SECRET = "Ada Lindqvist, allergic to penicillin"
 CONTEXT = PrivateContext(SECRET, (HistoryItem("A diary", "I met Oskar in Gothenburg."),))
@@ -34,7 +29,7 @@ def test_private_context_is_no_instruction():
         with pytest.raises(TypeError, match="PublicInstruction"):
             gate.answer(private, max_new_tokens=1, temperature=0.0, top_p=1.0, seed=0)
         with pytest.raises(TypeError, match="PublicInstruction"):
-            gate.open(private, tokenizer_fingerprint="", top_k=1, value_type="float32")
+            gate.open(private, tokenizer_fingerprint="", rows=RowFormat())
 
 
 def test_a_subclass_of_the_public_type_does_not_pass():
@@ -47,7 +42,12 @@ def test_a_subclass_of_the_public_type_does_not_pass():
 
 def test_only_the_gate_releases_messages():
     with pytest.raises(TypeError, match="Gate"):
-        Released(OpenRequest(SECRET, "", 1, "float32"), Ledger(), object())
+        Released(OpenRequest(SECRET, "", RowFormat()), Ledger(), object())
+
+
+def test_only_the_gate_starts_a_conversation(byte_level_tokenizer):
+    with pytest.raises(TypeError, match="Gate"):
+        Conversation(OpenView(), byte_level_tokenizer, Ledger(), object())
 
 
 def test_a_released_message_shows_its_content_only_as_it_leaves():
@@ -73,19 +73,55 @@ def test_every_sending_is_an_entry_of_its_own_and_so_is_every_reply():
     assert ledger.bytes_moved("up") == 2 * len(encode(InfoRequest()))
 
 
-def test_verified_tokens_are_in_the_ledger_with_their_text():
+def converse(policy, text, tokenizer, instruction="Write a letter.") -> list[str]:
+    """Write `text` token by token, asking for a row wherever the policy allows it; what left, as text."""
     ledger = Ledger()
-    Gate(Policy.OPEN, ledger).verify(keep=2, tokens=[5, 6], first_row=4, text="Dear Oskar").leave(encode)
-    assert ledger.entries[0].content == {"keep": 2, "tokens": (5, 6), "first_row": 4, "text": "Dear Oskar"}
+    conversation = Gate(policy, ledger).conversation(PublicInstruction(instruction), CONTEXT, tokenizer)
+    for token in tokenizer.encode(text):
+        conversation.push(token)
+        if conversation.asks:
+            conversation.verify(keep=0, end=conversation.row, rows=(conversation.row,)).leave(encode)
+    return [entry.content["text"] for entry in ledger.entries]
 
 
-def test_the_policy_sketch_lets_no_token_leave():
+def test_tokens_that_leave_are_in_the_ledger_with_their_text(byte_level_tokenizer):
+    ledger = Ledger()
+    conversation = Gate(Policy.OPEN, ledger).conversation(PublicInstruction("x"), CONTEXT, byte_level_tokenizer)
+    tokens = tuple(byte_level_tokenizer.encode("Dear Oskar"))
+    for token in tokens:
+        conversation.push(token)
+    last = len(tokens)
+    conversation.verify(keep=1, end=last, rows=(last,)).leave(encode)
+    text = byte_level_tokenizer.decode(tokens[1:])
+    assert ledger.entries[0].content == {"keep": 1, "tokens": tokens[1:], "rows": (last,), "text": text}
+
+
+def test_under_open_the_answer_leaves_as_it_is(byte_level_tokenizer):
+    assert converse(Policy.OPEN, "Dear Oskar Lindqvist", byte_level_tokenizer)[-1] == "Dear Oskar Lindqvist"
+
+
+def test_under_guarded_private_words_stay_at_home(byte_level_tokenizer):
+    left = converse(
+        Policy.GUARDED, "Dear friends, Oskar Lindqvist of Gothenburg sends you greetings.", byte_level_tokenizer
+    )
+    assert left[-1].startswith("Dear friends, ")
+    assert "sends you" in left[-1]
+    for name in ("Oskar", "Lindqvist", "Gothenburg"):
+        assert all(name not in text for text in left)
+
+
+def test_under_guarded_an_instruction_that_is_no_public_type_is_refused(byte_level_tokenizer):
+    with pytest.raises(TypeError, match="PublicInstruction"):
+        Gate(Policy.GUARDED, Ledger()).conversation(CONTEXT, CONTEXT, byte_level_tokenizer)
+
+
+def test_the_policy_sketch_lets_no_token_leave(byte_level_tokenizer):
     ledger = Ledger()
     gate = Gate(Policy.SKETCH, ledger)
     with pytest.raises(PolicyError, match="--mode sketch"):
-        gate.open(PublicInstruction("x"), tokenizer_fingerprint="", top_k=1, value_type="float32")
+        gate.open(PublicInstruction("x"), tokenizer_fingerprint="", rows=RowFormat())
     with pytest.raises(PolicyError):
-        gate.verify(keep=0, tokens=[1], first_row=1, text="a")
+        gate.conversation(PublicInstruction("x"), CONTEXT, byte_level_tokenizer)
     gate.sketch(PublicInstruction("x")).leave(encode)
     assert len(ledger.entries) == 1
 

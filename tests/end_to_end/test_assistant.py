@@ -14,6 +14,7 @@ from edge_runtime import (
     Policy,
     PrivateContext,
     PublicInstruction,
+    RowFormat,
     Sampling,
     Schedule,
 )
@@ -107,7 +108,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(assistant)
 
 def test_a_schedule_asks_the_cloud_only_where_it_says_and_sends_the_rest_along(assistant, cloud):
     schedule = Schedule(2, 3, 1)
-    options = Options(max_new_tokens=14, sampling=SAMPLED, schedule=schedule)
+    options = Options(max_new_tokens=14, sampling=SAMPLED, schedule=schedule, policy=Policy.OPEN, window=1)
     ledger = Ledger()
     result = assistant.generate(
         INSTRUCTION, CONTEXT, mode="fused", cloud=cloud, options=options, ledger=ledger
@@ -119,16 +120,16 @@ def test_a_schedule_asks_the_cloud_only_where_it_says_and_sends_the_rest_along(a
     assert sent == list(result.token_ids[: len(sent)])
 
 
-def test_half_precision_on_the_wire_takes_fewer_bytes(assistant, cloud):
+def test_thinner_rows_take_fewer_bytes(assistant, cloud):
     def bytes_down(value_type):
-        options = Options(max_new_tokens=8, value_type=value_type)
+        options = Options(max_new_tokens=8, rows=RowFormat(256, 1.0, value_type), window=1)
         return (
             assistant.generate(INSTRUCTION, CONTEXT, mode="fused", cloud=cloud, options=options)
             .finish()
             .stats.bytes_down
         )
 
-    assert bytes_down("float16") < 0.75 * bytes_down("float32")
+    assert bytes_down("byte") < 0.8 * bytes_down("float16") < 0.65 * bytes_down("float32")
 
 
 def test_the_policy_sketch_lets_no_fused_answer_begin(assistant, cloud):

@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import edge_runtime
 from cloud_bridge.client import connect
-from edge_runtime import Fusion, Options, Strategy
-from edge_runtime.prompt import build_prompt
+from edge_runtime import Fusion, Options, Policy, RowFormat, Strategy
 
 RECORDS = 5
 TOKENS = 64
@@ -106,16 +105,19 @@ def test_every_strategy_writes_what_the_reference_writes(
     bare_prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": record.instruction.text}], add_generation_prompt=True
     )
-    prompt = build_prompt(
-        assistant.tokenizer, assistant._template, record.instruction, record.context, None, max_tokens=8000
-    )
+    prompt = assistant.prompt(record.instruction, record.context)
     cloud = connect(other_cloud)
     with torch.inference_mode():
         with_context = TorchSequence(torch_model, prompt.token_ids)
         bare = TorchSequence(torch_model, bare_prompt)
         public = TorchSequence(torch_cloud, bare_prompt)
         for strategy, weight in (("geometric", 0.5), ("arithmetic", 0.8), ("max", 0.5), ("delta", 1.0)):
-            options = Options(max_new_tokens=TOKENS, fusion=Fusion(Strategy(strategy), weight), top_k=TOP_K)
+            options = Options(
+                max_new_tokens=TOKENS,
+                fusion=Fusion(Strategy(strategy), weight),
+                rows=RowFormat(TOP_K, 1.0, "float32"),
+                policy=Policy.OPEN,
+            )
             answer = assistant.generate(
                 record.instruction, record.context, mode="fused", cloud=cloud, options=options
             ).finish()
