@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_GOODBYE = 1.0
+"""Seconds that a side has to notice a connection's end."""
+
 
 class Kind(StrEnum):
     """What goes wrong.
@@ -188,10 +191,11 @@ class Chaos:
 
         async def stop() -> None:
             self._stop_listening()
-            tasks = self._carrying | self._recovering
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Again while there are any: a fault that was just striking may have begun another.
+            while tasks := self._carrying | self._recovering:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
         if self._loop.is_closed():
             return
@@ -373,13 +377,11 @@ class Chaos:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_WR)
 
-        async def drain(end: socket.socket) -> None:
-            with contextlib.suppress(OSError):
-                while await self._loop.sock_recv(end, 65536):
-                    pass
-
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*map(drain, ends)), 1)
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(_GOODBYE):
+                for end in ends:
+                    while await self._loop.sock_recv(end, 65536):
+                        pass
 
 
 @dataclass(slots=True, eq=False)

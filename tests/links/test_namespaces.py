@@ -33,7 +33,7 @@ def test_nothing_is_left_behind():
     before = _names()
     with Namespaces(Link("none")) as namespaces:
         sleeper = namespaces.start("cloud", ["sleep", "600"])
-        spaces = [os.stat(namespaces._control.hello[side]).st_ino for side in ("device", "cloud")]
+        spaces = [Path(namespaces._control.hello[side]).stat().st_ino for side in ("device", "cloud")]
         _wait_until(lambda: _inhabitants(spaces))
     assert sleeper.wait(timeout=10) == -signal.SIGKILL, "a command that was forgotten is ended"
     assert not _inhabitants(spaces)

@@ -124,11 +124,14 @@ def test_a_new_link_takes_effect_under_a_connection(echo):
 
 
 def test_a_reset_comes_through(echo):
-    with serving(_reset_after_one_byte) as server, emulated(Link("far", rtt=0.01), server.address) as address:
-        with connect(address) as connection:
-            connection.sendall(b"x")
-            with pytest.raises(ConnectionResetError):
-                connection.recv(1)
+    with (
+        serving(_reset_after_one_byte) as server,
+        emulated(Link("far", rtt=0.01), server.address) as address,
+        connect(address) as connection,
+    ):
+        connection.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
 
 
 def _reset_after_one_byte(connection: socket.socket) -> None:
@@ -140,11 +143,13 @@ def _reset_after_one_byte(connection: socket.socket) -> None:
 def test_a_server_that_is_not_there_is_a_reset():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         unused = f"127.0.0.1:{taken.getsockname()[1]}"
-    with emulated(Link("none"), unused) as address, pytest.raises(OSError, match="reset|Broken pipe"):
-        with connect(address) as connection:
-            connection.sendall(b"x")
-            if not connection.recv(1):
-                raise AssertionError("a clean end instead of a reset")
+    with (
+        emulated(Link("none"), unused) as address,
+        pytest.raises(OSError, match=r"reset|Broken pipe"),
+        connect(address) as connection,
+    ):
+        connection.sendall(b"x")
+        assert connection.recv(1), "a clean end instead of a reset"
 
 
 def test_a_retargeted_proxy_leads_new_connections_elsewhere(echo):
