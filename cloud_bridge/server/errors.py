@@ -12,12 +12,14 @@ class RefusalError(Exception):
     Attributes:
         reason: for the client's program.
         message: for people; never holds text or tokens of a user.
+        retry_after: seconds after which asking again makes sense; None where it does not, or at once.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.retry_after = retry_after
 
 
 class ServeError(CogenesisError):

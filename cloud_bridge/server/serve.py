@@ -3,65 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloud_bridge.server.auth import ApiKeys
 from cloud_bridge.server.engine import Engine
+from cloud_bridge.server.engine_thread import EngineThread
 from cloud_bridge.server.errors import ServeError
+from cloud_bridge.server.options import ServerOptions
+from cloud_bridge.server.quotas import TokenQuota
 from cloud_bridge.server.service import BridgeService
-from cloud_bridge.server.sessions import SessionTable
-from cloud_bridge.wire import MAX_MESSAGE_BYTES
+from cloud_bridge.server.sessions import Session, SessionLimits, SessionTable
+from cloud_bridge.server.telemetry import MetricsServer, Telemetry
+from cloud_bridge.wire import MAX_MESSAGE_BYTES, SERVICE
 
-log = logging.getLogger(__name__)
+__all__ = ["BridgeServer", "ServerOptions", "serving"]
 
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How to serve.
-
-    Attributes:
-        host: name or address to listen on.
-        port: 0 picks a free one.
-        tls_cert: PEM of the certificate and its chain; None serves without TLS.
-        tls_key: PEM of its private key.
-        api_keys: file of keys (see `cloud_bridge.server.auth`); None lets everybody in.
-        max_sessions: clients at once; each holds a KV cache.
-        max_top_k: the most log-probabilities a row.
-        idle_seconds: after which a session may be evicted for a new client.
-        grace_seconds: how long a stopping server lets calls finish.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    api_keys: Path | None = None
-    max_sessions: int = 16
-    max_top_k: int = 1024
-    idle_seconds: float = 30.0
-    grace_seconds: float = 1.0
+_GOODBYE_SECONDS = 1.0
+"""How long calls may take to end once they were told to."""
+_SWEEP_SECONDS = 0.25
 
 
 class BridgeServer:
     """A server that is bound to its address; construct it inside a running event loop.
 
     Binding comes before loading a model, so that a port in use is known at once and not after minutes.
+
+    Attributes:
+        address: where it listens, `HOST:PORT`.
+        metrics_address: where it serves metrics, None where it does not.
+        sessions: all of them.
+        telemetry: its metrics.
     """
 
     def __init__(self, options: ServerOptions) -> None:
         """Read keys and certificate, and bind.
 
         Raises:
-            ServeError: the keys or the certificate can't be read, or the address can't be bound.
+            ServeError: the keys or the certificate can't be read, or an address can't be bound.
         """
         self._options = options
         self._keys = ApiKeys.read(options.api_keys) if options.api_keys is not None else None
@@ -76,45 +63,82 @@ class BridgeServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ]
         )
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        try:
-            if credentials is None:
-                port = self._server.add_insecure_port(f"{host}:{options.port}")
-            else:
-                port = self._server.add_secure_port(f"{host}:{options.port}", credentials)
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            raise ServeError(
-                f"Can't listen on {host}:{options.port}: the port is in use, or the host is not this machine's. "
-                "Choose another --port (0 picks a free one) or --host."
-            )
-        self.address = f"{host}:{port}"
-        self._service: BridgeService | None = None
-        self.sessions = SessionTable(options.max_sessions, options.idle_seconds)
+        self.address = _bind(self._server, options, credentials)
+        self._thread = EngineThread()
+        self._quota = TokenQuota(options.tokens_per_minute)
+        self.telemetry = Telemetry()
+        self.sessions = SessionTable(_limits(options), self.telemetry, expected_wait=lambda: self._thread.expected_wait)
+        self.telemetry.watch(
+            active=lambda: self.sessions.active,
+            parked=lambda: self.sessions.parked,
+            cache_bytes=lambda: self.sessions.cache_bytes,
+            waiting=lambda: self._thread.waiting,
+        )
+        self._health = health.aio.HealthServicer()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._metrics: MetricsServer | None = None
+        if options.metrics_port is not None:
+            self._metrics = MetricsServer(self.telemetry, options.metrics_host, options.metrics_port)
+        self.metrics_address = self._metrics.address if self._metrics is not None else None
 
     async def start(self, engine: Engine[Any]) -> None:
         """Accept calls."""
-        self._service = BridgeService(engine, self.sessions, self._keys, self._options.max_top_k)
-        self._server.add_generic_rpc_handlers((self._service.handler(),))
+
+        def release(session: Session) -> None:
+            if session.state is not None:
+                self._thread.later(engine.close, session.state)
+
+        self.sessions.release = release
+        self.sessions.drop_cache = lambda session: self._thread.later(engine.drop_cache, session.state)
+        service = BridgeService(
+            engine,
+            self._thread,
+            self.sessions,
+            keys=self._keys,
+            quota=self._quota,
+            max_top_k=self._options.max_top_k,
+            telemetry=self.telemetry,
+        )
+        self._server.add_generic_rpc_handlers((service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        log.info("serving %s on %s", engine.model, self.address)
+        self._sweeper = asyncio.ensure_future(self._sweep())
+        self.telemetry.say("serving", model=engine.model, address=self.address)
+
+    async def drain(self) -> None:
+        """Refuse newcomers, and wait until all sessions have ended, for `drain_seconds` at most."""
+        seconds = self._options.drain_seconds
+        self.telemetry.say("draining", sessions=self.sessions.active)
+        await self._health.enter_graceful_shutdown()
+        self.sessions.stop_admitting(max(seconds, 1.0))
+        until = time.monotonic() + seconds
+        while self.sessions.active and time.monotonic() < until:
+            await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Accept nothing new, let calls finish for a moment, then end them with a reason."""
-        grace = self._options.grace_seconds
-        stopped = asyncio.ensure_future(self._server.stop(grace + 1))
-        await asyncio.wait([stopped], timeout=grace)
+        """End what still runs, with a reason, and stop listening."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.sessions.stop_admitting(1.0)
         self.sessions.end_all()
-        await stopped
-        if self._service is not None:
-            self._service.close()
-        log.info("stopped")
+        await self._server.stop(_GOODBYE_SECONDS)
+        self._thread.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        self.telemetry.say("stopped")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self.sessions.sweep()
+            self._quota.forget_full()
 
 
 @contextmanager
 def serving(engine: Engine[Any], options: ServerOptions) -> Iterator[BridgeServer]:
-    """Serve from a thread of this process while the context lasts.
+    """Serve from a thread of this process while the context lasts; what still runs then is ended at once.
 
     Raises:
         ServeError: as `BridgeServer`.
@@ -138,6 +162,35 @@ def serving(engine: Engine[Any], options: ServerOptions) -> Iterator[BridgeServe
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def _bind(server: grpc.aio.Server, options: ServerOptions, credentials: grpc.ServerCredentials | None) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(f"{host}:{options.port}")
+        else:
+            port = server.add_secure_port(f"{host}:{options.port}", credentials)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise ServeError(
+            f"Can't listen on {host}:{options.port}: the port is in use, or the host is not this machine's. "
+            "Choose another --port (0 picks a free one) or --host."
+        )
+    return f"{host}:{port}"
+
+
+def _limits(options: ServerOptions) -> SessionLimits:
+    return SessionLimits(
+        max_sessions=options.max_sessions,
+        idle_seconds=options.idle_seconds,
+        session_timeout=options.session_timeout,
+        resume_seconds=options.resume_seconds,
+        max_wait_seconds=options.max_wait_seconds,
+        max_cache_bytes=options.max_cache_mb * 1_000_000,
+        sessions_per_key=options.sessions_per_key,
+    )
 
 
 def _credentials(cert: Path | None, key: Path | None) -> grpc.ServerCredentials | None:

@@ -1,15 +1,22 @@
-"""Who holds a session of the server: at most so many, and when all are taken the longest idle one gives way."""
+"""Who holds a session of the server: places, what is parked for a device to come back, and who gives way to whom."""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from cloud_bridge.server.errors import RefusalError
+from cloud_bridge.server.quotas import Caller
+from cloud_bridge.server.telemetry import Telemetry
 from cloud_bridge.wire import Reason
+
+End = Callable[[RefusalError], None]
+"""Ends a session's stream, wherever it waits; called at most once."""
 
 
 @dataclass(eq=False, slots=True)
@@ -17,77 +24,276 @@ class Session:
     """One client's place.
 
     Attributes:
-        id: for the log.
-        end: ends the client's call, wherever it waits; called at most once.
-        last_used: when it last finished work, on the table's clock.
-        working: the engine is busy for it, so it can't be evicted.
-        ended: why the server ended it; None while it goes on.
+        id: a secret: who knows it can resume the session.
+        caller: who opened it.
+        method: `Score`, `Sketch` or `Answer`.
+        begun: when, on the table's clock.
+        last_used: when it was last asked or answered.
+        end: ends its stream; None while it is parked.
+        topic: digest of the instruction.
+        state: the engine's; None until it is made, and for methods that need none.
+        cache_bytes: of its KV cache.
+        cache_drops: how often the cache made room for others.
+        working: requests are under way, so it can't be evicted.
+        requests: answered so far.
+        rows: sent so far.
     """
 
     id: str
-    end: Callable[[], None]
+    caller: Caller
+    method: str
+    begun: float
     last_used: float
+    end: End | None
+    topic: bytes = b""
+    state: Any = None
+    cache_bytes: int = 0
+    cache_drops: int = 0
     working: bool = False
-    ended: RefusalError | None = None
+    requests: int = 0
+    rows: int = 0
+
+    @property
+    def tag(self) -> str:
+        """Names it in the log; tells nobody the id."""
+        return hashlib.sha256(self.id.encode()).hexdigest()[:8]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """See `cloud_bridge.server.options.ServerOptions`; bytes instead of megabytes."""
+
+    max_sessions: int = 16
+    idle_seconds: float = 30.0
+    session_timeout: float = 300.0
+    resume_seconds: float = 30.0
+    max_wait_seconds: float = 5.0
+    max_cache_bytes: int = 0
+    sessions_per_key: int = 0
+
+
+@dataclass(eq=False)
 class SessionTable:
-    """Places for `max_sessions` clients. For the event loop's thread alone.
+    """All sessions. For the event loop's thread alone, but for the counts.
 
     Attributes:
-        max_sessions: how many may be open at once; each holds a KV cache.
-        idle_seconds: how long a session must have been idle before it may be evicted for a new one.
+        limits: how many, how long, how much.
+        telemetry: is told of what happens.
+        release: frees what the engine holds for a session that is gone.
+        drop_cache: frees a session's KV cache; the session goes on.
+        expected_wait: seconds that a request which came now would wait.
         clock: seconds that never go back.
     """
 
-    max_sessions: int
-    idle_seconds: float
+    limits: SessionLimits
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    release: Callable[[Session], None] = lambda _: None
+    drop_cache: Callable[[Session], None] = lambda _: None
+    expected_wait: Callable[[], float] = lambda: 0.0
     clock: Callable[[], float] = time.monotonic
-    _sessions: dict[str, Session] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._active: dict[str, Session] = {}
+        self._parked: dict[str, Session] = {}  # the longest parked first
+        self._cache_bytes = 0
+        self._stopping: float | None = None  # after how many seconds a newcomer may ask again
+        self._mean_seconds = 1.0  # that sessions live
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._active) + len(self._parked)
 
-    @contextmanager
-    def admit(self, end: Callable[[], None]) -> Iterator[Session]:
-        """Hold a place while the context lasts.
+    @property
+    def active(self) -> int:
+        """Sessions with a stream."""
+        return len(self._active)
+
+    @property
+    def parked(self) -> int:
+        """Sessions whose stream broke."""
+        return len(self._parked)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of all KV caches."""
+        return self._cache_bytes
+
+    # --- a session's life ---------------------------------------------------------------------------------------------
+
+    def open(self, caller: Caller, method: str, end: End, *, topic: bytes = b"") -> Session:
+        """Give a newcomer a place.
 
         Raises:
-            RefusalError: all places are taken and none has been idle long enough.
+            RefusalError: the server stops, the caller has all it may have, or there is no place, time or memory.
         """
-        if len(self._sessions) >= self.max_sessions:
+        self._admit(caller)
+        self._check_load()
+        if len(self) >= self.limits.max_sessions:
             self._make_room()
-        session = Session(secrets.token_hex(8), end, self.clock())
-        self._sessions[session.id] = session
-        try:
-            yield session
-        finally:
-            self._sessions.pop(session.id, None)
+        now = self.clock()
+        session = Session(secrets.token_hex(16), caller, method, now, now, end, topic)
+        self._active[session.id] = session
+        return session
 
-    @contextmanager
-    def work(self, session: Session) -> Iterator[None]:
-        """Mark a session as working while the context lasts."""
-        session.working = True
-        try:
-            yield
-        finally:
-            session.working = False
-            session.last_used = self.clock()
+    def resume(self, session_id: str, caller: Caller, end: End, *, topic: bytes) -> Session | None:
+        """Go on with a session whose stream broke, even where the server has not noticed yet: the new stream wins.
+
+        Returns:
+            The session; None where there is none of this id, caller and instruction.
+
+        Raises:
+            RefusalError: the server stops, or the caller has all sessions it may have.
+        """
+        session = self._parked.get(session_id) or self._active.get(session_id)
+        if session is None or session.caller.name != caller.name or session.topic != topic or session.state is None:
+            return None
+        if session.end is None:
+            self._admit(caller)
+            del self._parked[session_id]
+            self._active[session_id] = session
+        else:
+            session.end(RefusalError(Reason.EVICTED, "another stream resumed the session"))
+        session.end = end
+        session.caller = caller
+        session.working = False
+        session.last_used = self.clock()
+        self.telemetry.resumed(session)
+        return session
+
+    def park(self, session: Session) -> None:
+        """Keep a session whose stream broke for a while."""
+        if self.limits.resume_seconds <= 0 or session.state is None or self._stopping is not None:
+            self.close(session, "broken")
+            return
+        session.end = None
+        session.working = False
+        session.last_used = self.clock()
+        self._parked[session.id] = self._active.pop(session.id)
+        self.telemetry.parked(session)
+
+    def close(self, session: Session, cause: str) -> None:
+        """Free a session.
+
+        Args:
+            session: that ends; nothing happens where it has ended already.
+            cause: for metrics and log.
+        """
+        if self._active.pop(session.id, None) is None and self._parked.pop(session.id, None) is None:
+            return
+        seconds = self.clock() - session.begun
+        self._mean_seconds += (seconds - self._mean_seconds) * 0.1
+        self._count_cache(session, 0)
+        self.telemetry.closed(session, cause, seconds)
+        self.release(session)
+
+    def holds(self, session: Session, end: End) -> bool:
+        """Whether the stream that `end` ends still has the session."""
+        return self._active.get(session.id) is session and session.end == end
+
+    def touch(self, session: Session, *, working: bool) -> None:
+        """Note that a session was asked or answered."""
+        session.working = working
+        session.last_used = self.clock()
+
+    # --- what ends sessions -------------------------------------------------------------------------------------------
+
+    def stop_admitting(self, retry_after: float) -> None:
+        """Refuse newcomers, because the server stops; what is parked is freed."""
+        self._stopping = retry_after
+        for session in list(self._parked.values()):
+            self.close(session, "stopping")
 
     def end_all(self) -> None:
         """End every session, because the server stops."""
-        for session in list(self._sessions.values()):
-            self._end(session, RefusalError(Reason.STOPPING, "the server stops"))
+        for session in list(self._active.values()):
+            self._end(session, RefusalError(Reason.STOPPING, "the server stops"), "stopping")
+        for session in list(self._parked.values()):
+            self.close(session, "stopping")
+
+    def sweep(self) -> None:
+        """End what has been left alone for too long."""
+        now = self.clock()
+        for session in list(self._parked.values()):
+            if now - session.last_used >= self.limits.resume_seconds:
+                self.close(session, "expired")
+        for session in list(self._active.values()):
+            if not session.working and now - session.last_used >= self.limits.session_timeout:
+                seconds = self.limits.session_timeout
+                self._end(session, RefusalError(Reason.EVICTED, f"nothing was asked for {seconds:g} seconds"), "idle")
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def cache_grew(self, session: Session, cache_bytes: int) -> None:
+        """Note what a session's cache takes now; where all take too much, others give theirs.
+
+        Parked sessions go first, entirely; then the caches of idle ones, the longest idle first; then of those that
+        wait for their turn. They go on, and compute what they need again.
+        """
+        if session.id not in self._active:
+            return
+        self._count_cache(session, cache_bytes)
+        for other in self._who_gives_memory(session):
+            if not self._memory_full():
+                return
+            if other.end is None:
+                self.close(other, "memory")
+                continue
+            self.telemetry.cache_dropped(other)
+            other.cache_drops += 1
+            self._count_cache(other, 0)
+            self.drop_cache(other)
+
+    def _who_gives_memory(self, spared: Session) -> Iterator[Session]:
+        yield from list(self._parked.values())
+        caches = [session for session in self._active.values() if session is not spared and session.cache_bytes]
+        yield from sorted(caches, key=lambda session: (session.working, session.last_used))
+
+    def _count_cache(self, session: Session, cache_bytes: int) -> None:
+        self._cache_bytes += cache_bytes - session.cache_bytes
+        session.cache_bytes = cache_bytes
+
+    def _memory_full(self) -> bool:
+        return 0 < self.limits.max_cache_bytes < self._cache_bytes
+
+    # --- admission ----------------------------------------------------------------------------------------------------
+
+    def _admit(self, caller: Caller) -> None:
+        if self._stopping is not None:
+            raise RefusalError(Reason.STOPPING, "the server is being stopped", retry_after=self._stopping)
+        most = self.limits.sessions_per_key
+        if most and self._accounts()[caller.account] >= most:
+            raise RefusalError(Reason.QUOTA, f"{most} sessions at once are allowed", retry_after=self._place_frees())
+
+    def _accounts(self) -> Counter[str]:
+        return Counter(session.caller.account for session in self._active.values())
+
+    def _check_load(self) -> None:
+        wait = self.expected_wait()
+        if wait > self.limits.max_wait_seconds:
+            raise RefusalError(Reason.OVERLOADED, f"requests wait {wait:.1f} seconds", retry_after=wait)
+        most = self.limits.max_cache_bytes
+        if most and sum(session.cache_bytes for session in self._active.values() if session.working) >= most:
+            raise RefusalError(Reason.OVERLOADED, "the memory for sessions is in use", retry_after=self._place_frees())
 
     def _make_room(self) -> None:
-        idle = [session for session in self._sessions.values() if not session.working]
+        for session in list(self._parked.values())[:1]:
+            self.close(session, "evicted")
+            return
+        idle = [session for session in self._active.values() if not session.working]
         oldest = min(idle, key=lambda session: session.last_used, default=None)
-        if oldest is None or self.clock() - oldest.last_used < self.idle_seconds:
-            raise RefusalError(Reason.OVERLOADED, f"all {self.max_sessions} sessions are in use")
-        self._end(oldest, RefusalError(Reason.EVICTED, "another client took the session, which was idle"))
+        if oldest is None or self.clock() - oldest.last_used < self.limits.idle_seconds:
+            raise RefusalError(
+                Reason.OVERLOADED,
+                f"all {self.limits.max_sessions} sessions are in use",
+                retry_after=self._place_frees(),
+            )
+        self._end(oldest, RefusalError(Reason.EVICTED, "another client took the session, which was idle"), "evicted")
 
-    def _end(self, session: Session, cause: RefusalError) -> None:
-        del self._sessions[session.id]
-        session.ended = cause
-        session.end()
+    def _place_frees(self) -> float:
+        """Seconds until the next place is likely to be free."""
+        return min(max(self._mean_seconds / self.limits.max_sessions, 0.2), 10.0)
+
+    def _end(self, session: Session, reason: RefusalError, cause: str) -> None:
+        end = session.end
+        self.close(session, cause)
+        if end is not None:
+            end(reason)
