@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +13,33 @@ from hypothesis import strategies as st
 
 from cloud_bridge import bridge_pb2 as pb
 from cloud_bridge import wire
-from edge_runtime.cloud import AnswerPiece, CloudInfo
+from cloud_bridge.row_coding import encode_rows
+from edge_runtime.cloud import AnswerPiece, CloudInfo, Verified
 from edge_runtime.errors import ProtocolError, RequestError
-from edge_runtime.privacy import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
-from edge_runtime.sparse import SparseLogProbs, sparsify
+from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
+from edge_runtime.sparse import RowFormat, SparseLogProbs
+from tests.cloud_bridge.random_rows import FORMATS, random_rows
 
 ROOT = Path(__file__).resolve().parents[2]
+VOCABULARY = 300
+FORM = RowFormat(4, 1.0, "float32")
+HALVES = SparseLogProbs(np.array([5, 6], np.int32), np.log(np.array([0.5, 0.25], np.float32)), 0.25)
 UINT32 = st.integers(0, 2**32 - 1)
 INSTRUCTIONS = st.text(min_size=1, max_size=80).filter(str.strip)
 FINGERPRINTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 NAMES = st.text(max_size=40).filter(str.isprintable)
-VALUE_TYPES = st.sampled_from(["float32", "float16"])
-
-
-@st.composite
-def rows(draw: st.DrawFn, vocab_size: int = 300) -> SparseLogProbs:
-    seed, k, sharpness = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, vocab_size)), draw(st.floats(0, 60))
-    logits = np.random.default_rng(seed).normal(size=vocab_size) * sharpness
-    logits -= logits.max()
-    return sparsify((logits - np.log(np.exp(logits).sum())).astype(np.float32), k)
+SECONDS = st.integers(0, 2**32 - 1).map(lambda microseconds: microseconds / 1e6)
 
 
 @st.composite
 def verifies(draw: st.DrawFn) -> VerifyRequest:
     tokens = tuple(draw(st.lists(st.integers(0, 2**31 - 1), max_size=40)))
     keep = draw(st.integers(0, 100_000))
-    last = keep + len(tokens)
-    return VerifyRequest(keep, tokens, draw(st.integers(max(0, last - wire.MAX_ROWS + 1), last)), "")
+    rows = draw(st.sets(st.integers(0, keep + len(tokens)), min_size=1, max_size=wire.MAX_ROWS))
+    return VerifyRequest(keep, tokens, tuple(sorted(rows)), "")
 
 
-@given(st.builds(OpenRequest, INSTRUCTIONS, FINGERPRINTS, st.integers(1, 2**32 - 1), VALUE_TYPES))
+@given(st.builds(OpenRequest, INSTRUCTIONS, FINGERPRINTS, FORMATS, NAMES))
 def test_an_open_request_arrives_as_it_was(request_: OpenRequest) -> None:
     assert wire.decode_client_frame(wire.encode_open(request_)) == request_
 
@@ -51,8 +50,8 @@ def test_a_verify_request_arrives_as_it_was(request_: VerifyRequest) -> None:
 
 
 def test_the_text_of_a_verify_request_does_not_travel() -> None:
-    with_text = VerifyRequest(0, (5, 6), 0, "a private reading")
-    assert wire.encode_verify(with_text) == wire.encode_verify(VerifyRequest(0, (5, 6), 0, ""))
+    with_text = VerifyRequest(0, (5, 6), (0,), "a private reading")
+    assert wire.encode_verify(with_text) == wire.encode_verify(VerifyRequest(0, (5, 6), (0,), ""))
 
 
 @given(INSTRUCTIONS)
@@ -90,30 +89,33 @@ def test_an_answer_piece_arrives_as_it_was(piece: AnswerPiece) -> None:
     assert wire.decode_answer_piece(wire.encode_answer_piece(piece)) == piece
 
 
-@given(st.lists(rows(), min_size=1, max_size=4), st.integers(0, 1000), VALUE_TYPES)
-def test_rows_arrive_as_they_were(sent: list[SparseLogProbs], first_row: int, value_type) -> None:
-    got = wire.decode_verified(
-        wire.encode_verified(first_row, sent, value_type),
-        first_row=first_row,
-        rows=len(sent),
-        vocab_size=300,
-        top_k=300,
-        value_type=value_type,
-    )
-    for before, after in zip(sent, got, strict=True):
-        np.testing.assert_array_equal(after.ids, before.ids)
-        assert after.tail_mass == np.float32(before.tail_mass)
-        if value_type == "float32":
-            np.testing.assert_array_equal(after.log_probs, before.log_probs)
-        else:
-            np.testing.assert_array_equal(after.log_probs, before.log_probs.astype(np.float16).astype(np.float32))
+@given(st.builds(wire.Opened, NAMES, NAMES, st.integers(1, 2**31 - 1), st.just(5), st.integers(5, 64), st.booleans()))
+def test_an_opened_reply_arrives_as_it_was(opened: wire.Opened) -> None:
+    assert wire.decode_opened(wire.encode_opened(opened)) == opened
 
 
-def test_a_log_probability_below_float16_is_raised_to_its_lowest() -> None:
-    row = SparseLogProbs(np.array([1, 2], np.int32), np.array([0.0, -1e6], np.float32), 0.0)
-    data = wire.encode_verified(0, [row], "float16")
-    (got,) = wire.decode_verified(data, first_row=0, rows=1, vocab_size=3, top_k=2, value_type="float16")
-    assert got.log_probs.tolist() == [0.0, -65504.0]
+@given(UINT32, st.lists(random_rows(), max_size=4), FORMATS, SECONDS, SECONDS)
+def test_a_verified_reply_arrives_as_it_was(
+    number: int, rows: list[SparseLogProbs], form: RowFormat, compute: float, queue: float
+) -> None:
+    form = replace(form, top_k=VOCABULARY)
+    data = wire.encode_verified(number, Verified(tuple(rows), compute, queue), form)
+    got = wire.decode_verified(data, number=number, count=len(rows), vocab_size=VOCABULARY, form=form)
+    assert (got.compute_seconds, got.queue_seconds, got.superseded) == (compute, queue, False)
+    # What a row becomes is the row coding's business: only that these are they.
+    assert [row.ids.tolist() for row in got.rows] == [row.ids.tolist() for row in rows]
+
+
+def test_a_superseded_reply_has_no_rows_whatever_was_asked_for() -> None:
+    data = wire.encode_verified(7, Verified((), superseded=True), FORM)
+    got = wire.decode_verified(data, number=7, count=3, vocab_size=10, form=FORM)
+    assert got.superseded and got.rows == ()
+
+
+def test_times_beyond_what_the_field_holds_are_cut() -> None:
+    data = wire.encode_verified(0, Verified((), 1e9, -1.0), FORM)
+    got = wire.decode_verified(data, number=0, count=0, vocab_size=10, form=FORM)
+    assert (got.compute_seconds, got.queue_seconds) == ((2**32 - 1) / 1e6, 0.0)
 
 
 DECODERS = [
@@ -124,7 +126,7 @@ DECODERS = [
     wire.decode_opened,
     wire.decode_sketch_piece,
     wire.decode_answer_piece,
-    lambda data: wire.decode_verified(data, first_row=0, rows=1, vocab_size=300, top_k=8, value_type="float16"),
+    lambda data: wire.decode_verified(data, number=0, count=1, vocab_size=300, form=RowFormat(8, 0.9, "float16")),
 ]
 
 
@@ -138,13 +140,13 @@ def test_random_bytes_raise_a_protocol_error_or_decode(data: bytes, decode) -> N
 
 
 VALID = [
-    wire.encode_open(OpenRequest("Write a poem.", "0" * 64, 16, "float16")),
-    wire.encode_verify(VerifyRequest(3, (1, 2, 3), 4, "")),
+    wire.encode_open(OpenRequest("Write a poem.", "0" * 64, RowFormat(16, 0.9, "float16"), "session")),
+    wire.encode_verify(VerifyRequest(3, (1, 2, 3), (4, 6), "")),
     wire.encode_sketch_request(SketchRequest("Write a poem.")),
     wire.encode_answer_request(AnswerRequest("Write a poem.", 16, 0.7, 0.9, 1)),
     wire.encode_info(CloudInfo("m", 300, 64, "0" * 64, 8)),
     wire.encode_opened(wire.Opened("s", "m", 300, 5, 64)),
-    wire.encode_verified(0, [sparsify(np.log(np.full(300, 1 / 300, np.float32)), 8)], "float16"),
+    wire.encode_verified(0, Verified((HALVES,), 0.1, 0.2), RowFormat(8, 0.9, "float16")),
     wire.encode_answer_piece(AnswerPiece("text", (1, 2), "stop", 9)),
 ]
 
@@ -163,53 +165,56 @@ def test_damaged_messages_raise_a_protocol_error_or_decode(data: st.DataObject) 
             assert "\n" not in str(error)
 
 
-def verified(**changes: object) -> bytes:
-    row = pb.Row(id_deltas=[5, 1], values=np.log(np.array([0.5, 0.25], "<f4")).tobytes(), tail_mass=0.25)
-    for name, value in changes.items():
-        row.ClearField(name)
-        if isinstance(value, list):
-            row.id_deltas.extend(value)
-        else:
-            setattr(row, name, value)
-    return pb.ServerFrame(verified=pb.Verified(first_row=2, rows=[row])).SerializeToString()
+def reply(**changes: object) -> bytes:
+    """A frame with one row for the second `verify`, with a checksum that is right for it."""
+    rows = changes.get("rows", encode_rows([HALVES], FORM.value_type))
+    assert isinstance(rows, bytes)
+    fields = {"number": 1, "rows": rows, "crc32": zlib.crc32(b"\x01\x00\x00\x00" + rows)} | changes
+    return pb.ServerFrame(verified=pb.Verified(**fields)).SerializeToString()
 
 
-def read(data: bytes, *, first_row: int = 2, count: int = 1, vocab_size: int = 10, top_k: int = 4) -> SparseLogProbs:
-    return wire.decode_verified(
-        data, first_row=first_row, rows=count, vocab_size=vocab_size, top_k=top_k, value_type="float32"
-    )[0]
+def read(data: bytes, count: int = 1) -> tuple[SparseLogProbs, ...]:
+    return wire.decode_verified(data, number=1, count=count, vocab_size=10, form=FORM).rows
 
 
-def test_a_well_formed_row_is_read() -> None:
-    assert read(verified()).ids.tolist() == [5, 6]
+def test_a_well_formed_reply_is_read() -> None:
+    assert [row.ids.tolist() for row in read(reply())] == [[5, 6]]
 
 
 @pytest.mark.parametrize(
-    ("data", "limits", "cause"),
+    ("data", "count", "cause"),
     [
-        (verified(id_deltas=[5]), {}, "1 ids and 8 bytes"),
-        (verified(id_deltas=[5, 1, 1]), {}, "3 ids and 8 bytes"),
-        (verified(id_deltas=[]), {}, "0 tokens"),
-        (verified(id_deltas=[5, 0]), {}, "do not ascend"),
-        (verified(), {"vocab_size": 6}, "vocabulary of 6"),
-        (verified(id_deltas=[2**32 - 1, 2**32 - 1]), {}, "vocabulary of 10"),
-        (verified(), {"top_k": 1}, "2 tokens"),
-        (verified(values=np.array([np.nan, -1.0], "<f4").tobytes()), {}, "not finite"),
-        (verified(values=np.array([-np.inf, -1.0], "<f4").tobytes()), {}, "not finite"),
-        (verified(values=np.array([0.5, -1.0], "<f4").tobytes()), {}, "above 0"),
-        (verified(values=b"\x00" * 7), {}, "7 bytes"),
-        (verified(tail_mass=float("nan")), {}, "tail mass"),
-        (verified(tail_mass=-0.1), {}, "tail mass"),
-        (verified(tail_mass=1.1), {}, "tail mass"),
-        (verified(tail_mass=0.9), {}, "sum to 1.650"),
-        (verified(), {"first_row": 1}, "were asked for"),
-        (verified(), {"count": 2}, "were asked for"),
-        (wire.encode_opened(wire.Opened("s", "m", 10, 1, 9)), {}, "not verified"),
+        (reply(number=2), 1, "reply 2 came where reply 1 was due"),
+        (reply(number=0), 1, "reply 0 came where reply 1 was due"),
+        (reply(crc32=0), 1, "checksum"),
+        (reply(rows=b""), 1, "rows are missing"),
+        (reply(), 2, "rows are missing"),
+        (reply(), 0, "bytes follow"),
+        (reply(superseded=True), 1, "bytes follow"),
+        (wire.encode_opened(wire.Opened("s", "m", 10, 1, 9)), 1, "not verified"),
     ],
 )
-def test_a_malformed_row_is_refused_with_its_cause(data: bytes, limits: dict[str, int], cause: str) -> None:
+def test_a_reply_that_is_not_the_one_due_is_refused_with_its_cause(data: bytes, count: int, cause: str) -> None:
     with pytest.raises(ProtocolError, match=cause):
-        read(data, **limits)
+        read(data, count)
+
+
+@given(st.data())
+def test_a_damaged_bit_of_number_or_rows_is_always_found(data: st.DataObject) -> None:
+    frame = pb.ServerFrame.FromString(reply())
+    if data.draw(st.booleans()):
+        frame.verified.number ^= 1 << data.draw(st.integers(0, 31))
+    else:
+        rows = bytearray(frame.verified.rows)
+        rows[data.draw(st.integers(0, len(rows) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        frame.verified.rows = bytes(rows)
+    with pytest.raises(ProtocolError, match=r"checksum|was due"):
+        read(frame.SerializeToString())
+
+
+def opening(**changes: object) -> pb.ClientFrame:
+    fields = {"instruction": "x", "top_k": 1, "mass": 1.0, "protocol_version": 2} | changes
+    return pb.ClientFrame(open=pb.Open(**fields))
 
 
 @pytest.mark.parametrize(
@@ -217,13 +222,24 @@ def test_a_malformed_row_is_refused_with_its_cause(data: bytes, limits: dict[str
     [
         (pb.ClientFrame(), "neither"),
         (pb.ClientFrame(open=pb.Open(instruction="x", top_k=1)), "version 0"),
-        (pb.ClientFrame(open=pb.Open(instruction=" ", top_k=1, protocol_version=1)), "empty"),
-        (pb.ClientFrame(open=pb.Open(instruction="x", protocol_version=1)), "top_k"),
-        (pb.ClientFrame(open=pb.Open(instruction="x", top_k=1, value_type=7, protocol_version=1)), "value_type 7"),
-        (pb.ClientFrame(open=pb.Open(instruction="x" * 262145, top_k=1, protocol_version=1)), "262145 bytes"),
-        (pb.ClientFrame(verify=pb.Verify(keep=1, tokens=[1], first_row=3)), "first_row 3"),
-        (pb.ClientFrame(verify=pb.Verify(keep=400)), "401 rows"),
-        (pb.ClientFrame(verify=pb.Verify(tokens=[2**31])), "out of range"),
+        (opening(protocol_version=1), "version 1"),
+        (opening(instruction=" "), "empty"),
+        (opening(instruction="x" * 262145), "262145 bytes"),
+        (opening(top_k=0), "top_k"),
+        (opening(mass=0.0), "mass"),
+        (opening(mass=1.5), "mass"),
+        (opening(mass=float("nan")), "mass"),
+        (opening(floor=-0.5), "floor"),
+        (opening(floor=1.0), "floor"),
+        (opening(floor=float("nan")), "floor"),
+        (opening(value_type=7), "value_type 7"),
+        (opening(resume="\x1b[2J"), "printable"),
+        (opening(resume="s" * 257), "too long"),
+        (pb.ClientFrame(verify=pb.Verify(keep=1, tokens=[1], row_deltas=[1, 2])), "row 3 is asked for, and 2"),
+        (pb.ClientFrame(verify=pb.Verify(keep=1, tokens=[1], row_deltas=[1, 0])), "ascend"),
+        (pb.ClientFrame(verify=pb.Verify(keep=1, tokens=[1])), "0 rows"),
+        (pb.ClientFrame(verify=pb.Verify(keep=400, row_deltas=[1] * 257)), "257 rows"),
+        (pb.ClientFrame(verify=pb.Verify(tokens=[2**31], row_deltas=[1])), "out of range"),
     ],
 )
 def test_a_malformed_request_is_refused_with_its_cause(frame: pb.ClientFrame, cause: str) -> None:
@@ -250,9 +266,12 @@ def test_names_that_could_command_a_terminal_are_refused() -> None:
 @pytest.mark.parametrize(
     "encode",
     [
-        lambda: wire.encode_open(OpenRequest("\ud800", "0" * 64, 1, "float32")),
-        lambda: wire.encode_verify(VerifyRequest(-1, (), 0, "")),
-        lambda: wire.encode_verify(VerifyRequest(0, (2**32,), 0, "")),
+        lambda: wire.encode_open(OpenRequest("\ud800", "0" * 64, FORM)),
+        lambda: wire.encode_open(OpenRequest("x", "0" * 64, FORM, "\ud800")),
+        lambda: wire.encode_verify(VerifyRequest(-1, (), (0,), "")),
+        lambda: wire.encode_verify(VerifyRequest(0, (2**32,), (0,), "")),
+        lambda: wire.encode_verify(VerifyRequest(0, (1,), (1, 0), "")),
+        lambda: wire.encode_verify(VerifyRequest(0, (1,), (-1,), "")),
         lambda: wire.encode_answer_request(AnswerRequest("x", 1, 0.0, 1.0, -1)),
     ],
 )
