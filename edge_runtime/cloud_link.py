@@ -40,6 +40,7 @@ class _Flight:
     """A request under way; its positions may be settled or taken back before it lands."""
 
     future: Future[Verified]
+    rows: tuple[int, ...]
     positions: list[_Position]
     sent: float
     landed: float = 0.0
@@ -178,7 +179,8 @@ class CloudLink:
         unsent = [position for position in self._positions if position.state is _State.UNSENT]
         if not unsent or self._session is None:
             return
-        if self._ask(tuple(position.row for position in unsent), unsent):
+        # A view may leave a token out, and then one row serves two positions.
+        if self._ask(tuple(sorted({position.row for position in unsent})), unsent):
             for position in unsent:
                 position.state = _State.SENT
 
@@ -235,7 +237,7 @@ class CloudLink:
         assert self._session is not None
         view = self.conversation.released()[: rows[-1]]
         keep = _common_length(view, self._known)
-        flight = _Flight(Future(), positions, self.clock())
+        flight = _Flight(Future(), rows, positions, self.clock())
         try:
             flight.future = self._session.verify(self.conversation.verify(keep=keep, end=len(view), rows=rows))
         except CloudError as error:
@@ -267,13 +269,14 @@ class CloudLink:
             self.counts.resumed += 1
         self.error, self._retry_at = None, None
         self.backoff.reset()
-        for position, row in zip(flight.positions, verified.rows, strict=False):
+        rows = dict(zip(flight.rows, verified.rows, strict=False))
+        for position in flight.positions:
             if position.state is _State.SENT:
-                position.cloud, position.state = row, _State.HERE
+                position.cloud, position.state = rows[position.row], _State.HERE
 
     def _check(self, verified: Verified, flight: _Flight) -> None:
         fits = all(int(row.ids[-1]) < self.vocab_size for row in verified.rows)
-        if not fits or (flight.positions and len(verified.rows) != len(flight.positions)):
+        if not fits or len(verified.rows) != len(flight.rows):
             raise ProtocolError("The cloud sent rows that don't fit this model. Check which model it serves.")
 
     def _lost(self, error: CloudError) -> None:

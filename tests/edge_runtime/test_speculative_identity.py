@@ -15,11 +15,13 @@ from local_cloud import LocalCloud, Weather
 
 from edge_runtime.backoff import Backoff
 from edge_runtime.cloud_link import CloudLink
-from edge_runtime.context import PrivateContext, PublicInstruction
+from edge_runtime.cloud_view import OpenView
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.decoder import Decoder
 from edge_runtime.drafter import PromptedDecoder
 from edge_runtime.fusion import Fusion, Strategy, fuse
 from edge_runtime.generate import Token, generate
+from edge_runtime.guard import Guard
 from edge_runtime.ledger import Ledger
 from edge_runtime.logprobs import log_softmax
 from edge_runtime.open_decoder import open_decoder
@@ -33,6 +35,8 @@ from edge_runtime.tokenizer import Tokenizer
 
 LENGTH = 24
 INSTRUCTION = PublicInstruction("Write.")
+# Short names, so that random text often begins one.
+CONTEXT = PrivateContext("Name: Abe Ro\nTown: Ste\nBorn: 1984", (HistoryItem("Note", "Uli saw the old Zed mill."),))
 PROMPT, PUBLIC_PROMPT = (5, 17, 300, 42, 8, 99, 12), (5, 17, 12)
 
 
@@ -55,12 +59,12 @@ def pair(tiny: TinyModel, other_tiny: TinyModel) -> Pair:
 
 def write(pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH) -> tuple[list[Token], CloudLink]:
     """What the device writes."""
-    gate = Gate(Policy.OPEN, Ledger())
+    gate = Gate(options.policy, Ledger())
     measured = Measured()
     link = CloudLink(
         cloud,
         lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="0" * 64, rows=options.rows, resume=resume),
-        gate.conversation(INSTRUCTION, PrivateContext(), pair.tokenizer),
+        gate.conversation(INSTRUCTION, CONTEXT, pair.tokenizer),
         options.schedule,
         pair.edge.vocab_size,
         options.patience,
@@ -100,9 +104,18 @@ def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool
         row = all_rows(PROMPT, answer)
         if fused:
             without = all_rows(PUBLIC_PROMPT, answer) if options.fusion.strategy is Strategy.DELTA else None
-            row = fuse(row, cloud.row(tuple(answer), options.rows), options.fusion, without)
+            row = fuse(row, cloud.row(view(pair, answer, options.policy), options.rows), options.fusion, without)
         answer.append(choose(row, position, options.sampling, answer))
     return answer
+
+
+def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
+    """What a cloud that was shown this answer, and no draft, would have seen."""
+    shown = Guard(pair.tokenizer, INSTRUCTION, CONTEXT) if policy is Policy.GUARDED else OpenView()
+    for token in answer:
+        shown.push(token)
+    assert shown.asks
+    return tuple(shown.released)
 
 
 STRATEGIES = st.sampled_from([Fusion(Strategy(name), weight) for name in Strategy for weight in (0.3, 0.5, 0.8)])
@@ -128,7 +141,7 @@ FAULTS = st.builds(
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(STRATEGIES, SAMPLINGS, SCHEDULES, FORMATS, WINDOWS, FAULTS)
+@given(STRATEGIES, SAMPLINGS, SCHEDULES, FORMATS, WINDOWS, FAULTS, st.sampled_from([Policy.OPEN, Policy.GUARDED]))
 def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_trip(
     pair: Pair,
     fusion: Fusion,
@@ -137,20 +150,23 @@ def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_t
     form: RowFormat,
     window: int | None,
     faults: Weather,
+    policy: Policy,
 ) -> None:
-    options = Options(sampling=sampling, fusion=fusion, schedule=schedule, rows=form, window=window, patience=0.015)
+    options = Options(
+        sampling=sampling, fusion=fusion, schedule=schedule, rows=form, window=window, patience=0.015, policy=policy
+    )
     cloud = LocalCloud(pair.cloud, PUBLIC_PROMPT, faults)
     tokens, link = write(pair, cloud, options)
     fused = [token.fused for token in tokens]
     assert [token.id for token in tokens] == one_by_one(pair, cloud, options, fused)
     assert all(schedule.asks(position) for position, asked in enumerate(fused) if asked)
-    if not link.counts.interruptions:
+    if not link.counts.interruptions and policy is Policy.OPEN:
         assert fused == [schedule.asks(position) for position in range(LENGTH)]
 
 
 @pytest.mark.parametrize("window", [1, 2, 4, 8, None])
 def test_without_faults_every_window_writes_the_same_and_larger_ones_need_fewer_trips(pair: Pair, window) -> None:
-    options = Options(sampling=Sampling(0.7, seed=3), fusion=Fusion(weight=0.8), window=window)
+    options = Options(sampling=Sampling(0.7, seed=3), fusion=Fusion(weight=0.8), window=window, policy=Policy.OPEN)
     calm = Weather(latency=0.004)
     alone, _ = write(pair, LocalCloud(pair.cloud, PUBLIC_PROMPT, calm), Options(**{**vars_of(options), "window": 1}))
     tokens, link = write(pair, LocalCloud(pair.cloud, PUBLIC_PROMPT, calm), options)
