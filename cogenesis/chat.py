@@ -14,6 +14,7 @@ from cogenesis.generate import (
     CloudOption,
     ContextOption,
     LedgerOption,
+    PolicyOption,
     ThreadsOption,
     TimeoutOption,
     TlsCaOption,
@@ -22,7 +23,7 @@ from cogenesis.generate import (
 from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import PrivateContext, PublicInstruction
+from edge_runtime.privacy import Policy, PrivateContext, PublicInstruction
 from edge_runtime.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def chat(
     timeout: TimeoutOption = 60.0,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample within this likeliest mass.")] = 0.9,
+    policy: PolicyOption = Policy.GUARDED,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of an answer.")] = 512,
     adapter: AdapterOption = None,
@@ -79,7 +81,7 @@ def chat(
     if adapter is not None:
         assistant.use_adapter(adapter)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")
-    options = Options(max_new_tokens, Sampling(temperature, top_p=top_p, seed=seed))
+    options = Options(max_new_tokens, Sampling(temperature, top_p=top_p, seed=seed), policy=policy)
     with Ledger(ledger) as book:
         while True:
             try:

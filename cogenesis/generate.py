@@ -35,6 +35,13 @@ AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="The user'
 LedgerOption = Annotated[
     Path | None, typer.Option("--ledger", help="Append everything that leaves the device to this JSON Lines file.")
 ]
+PolicyOption = Annotated[
+    Policy,
+    typer.Option(
+        help="What may leave besides the instruction: the answer without private words (guarded), the answer as it is "
+        "(open), or nothing (sketch)."
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the decoder.")]
 ContextOption = Annotated[
     int | None, typer.Option("--context-length", min=16, help="Use at most this many positions of the context.")
@@ -50,13 +57,7 @@ def generate(
     tls: TlsOption = False,
     tls_ca: TlsCaOption = None,
     timeout: TimeoutOption = 60.0,
-    policy: Annotated[
-        Policy,
-        typer.Option(
-            help="What may leave besides the instruction: answer tokens (open), those without private words "
-            "(guarded), or nothing (sketch).",
-        ),
-    ] = Policy.GUARDED,
+    policy: PolicyOption = Policy.GUARDED,
     fusion: Annotated[Strategy, typer.Option(help="How the two distributions become one.")] = Strategy.GEOMETRIC,
     weight: Annotated[
         float | None, typer.Option(help="The edge's share; for delta its alpha. Default 0.5, for delta 1.")
@@ -89,14 +90,21 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
-    threads: ThreadsOption = None,
+    threads: PolicyOption = Annotated[
+    Policy,
+    typer.Option(
+        help="What may leave besides the instruction: the answer without private words (guarded), the answer as it is "
+        "(open), or nothing (sketch)."
+    ),
+]
+ThreadsOption = None,
     context_length: ContextOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Write one answer for a request file.
 
     The request is {"instruction": "...", "context": {"profile": "...", "history": [{"title": "...", "text": "..."}]}}.
-    Only the instruction, and in mode fused the answer's tokens, leave the device.
+    Only the instruction, and in mode fused what the policy lets out of the answer, leave the device.
 
     Example: cogenesis generate --bundle my-bundle --request request.json --mode fused --cloud 127.0.0.1:50051
     """
