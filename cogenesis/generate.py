@@ -68,6 +68,7 @@ def generate(
     mass: Annotated[
         float, typer.Option(help="A row ends where its likeliest tokens reach this mass; 1: always --top-k.")
     ] = ROWS.mass,
+    floor: Annotated[float, typer.Option(help="Rows leave out tokens less likely than this.")] = ROWS.floor,
     wire: Annotated[
         str, typer.Option(help="Log-probabilities on the wire: float32 (exact), float16 or byte.")
     ] = ROWS.value_type,
@@ -90,14 +91,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
-    threads: PolicyOption = Annotated[
-    Policy,
-    typer.Option(
-        help="What may leave besides the instruction: the answer without private words (guarded), the answer as it is "
-        "(open), or nothing (sketch)."
-    ),
-]
-ThreadsOption = None,
+    threads: ThreadsOption = None,
     context_length: ContextOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
@@ -118,7 +112,7 @@ ThreadsOption = None,
         stop=tuple(stop or ()),
         fusion=Fusion(fusion, weight),
         schedule=Schedule.parse(schedule),
-        rows=RowFormat(top_k, mass, cast("ValueType", wire)),
+        rows=RowFormat(top_k, mass, cast("ValueType", wire), floor),
         window=_window(window),
         patience=patience,
         policy=policy,
