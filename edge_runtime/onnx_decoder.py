@@ -31,7 +31,7 @@ PACKED_ADAPTERS = 4
 class SharedModel:
     """The session and what all sequences over it share: limits, names, packed adapters."""
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, *, spin: bool = True) -> None:
         manifest = bundle.manifest
         self.spec = manifest.decoder
         self.path = bundle.path(self.spec.graph)
@@ -39,7 +39,7 @@ class SharedModel:
         self.context_length = manifest.context_length
         self.fingerprint = bundle.fingerprint
         self.cache_names = _cache_names(self.spec.layers)
-        self.session = open_session(bundle, threads)
+        self.session = open_session(bundle, threads, spin=spin)
         self._check_graph()
         weights = manifest.file(ROLE_WEIGHTS)
         self.mapped = None if weights is None else MappedFile(bundle.path(weights.path))
@@ -113,9 +113,11 @@ class OnnxDecoder(TokenSequence):
         self._bind_all()
 
     @classmethod
-    def open(cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None) -> OnnxDecoder:
+    def open(
+        cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None, spin: bool = True
+    ) -> OnnxDecoder:
         """Load the bundle's graph; see `edge_runtime.open_decoder.open_decoder`."""
-        model = SharedModel(bundle, threads)
+        model = SharedModel(bundle, threads, spin=spin)
         return cls(model, checked_context_length(context_length, model.context_length))
 
     def use_adapter(self, adapter: Adapter | None) -> None:

@@ -28,12 +28,13 @@ def default_threads() -> int:
     return min(usable, MAX_DEFAULT_THREADS)
 
 
-def open_session(bundle: Bundle, threads: int | None) -> Any:
+def open_session(bundle: Bundle, threads: int | None, *, spin: bool = True) -> Any:
     """Create an `onnxruntime.InferenceSession` on the CPU for the bundle's decoder graph.
 
     Args:
         bundle: an opened bundle.
         threads: threads of one matrix product; all usable cores where None.
+        spin: threads wait for their next part awake, which is fastest where no other process wants the cores.
 
     Raises:
         BundleError: onnxruntime does not accept the graph or its weights.
@@ -50,6 +51,7 @@ def open_session(bundle: Bundle, threads: int | None) -> Any:
     options.log_severity_level = 4  # its log goes to stderr, our errors say it better
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # Planning which activation may take another's place takes more than half of the loading time, and saves nothing:
     # the arena hands freed memory on anyway.
     options.enable_mem_reuse = False

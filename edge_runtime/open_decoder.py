@@ -7,13 +7,17 @@ from edge_runtime.decoder import Decoder
 from edge_runtime.manifest import GRAPH_PORTABLE
 
 
-def open_decoder(bundle: Bundle, *, threads: int | None = None, context_length: int | None = None) -> Decoder:
+def open_decoder(
+    bundle: Bundle, *, threads: int | None = None, context_length: int | None = None, spin: bool = True
+) -> Decoder:
     """Load the model of a bundle.
 
     Args:
         bundle: an opened bundle.
         threads: threads of one matrix product; all usable cores (at most 8) where None.
         context_length: positions to serve, at most the bundle's; all of them where None.
+        spin: threads wait awake, which is fastest on a device that does nothing else; False where several processes
+            share the cores, which spinning would starve.
 
     Raises:
         BundleError: the graph or its weights can't be loaded, or are not what the manifest describes.
@@ -23,7 +27,7 @@ def open_decoder(bundle: Bundle, *, threads: int | None = None, context_length: 
     if bundle.manifest.decoder.kind == GRAPH_PORTABLE:
         from edge_runtime.portable_decoder import PortableDecoder
 
-        return PortableDecoder.open(bundle, threads=threads, context_length=context_length)
+        return PortableDecoder.open(bundle, threads=threads, context_length=context_length, spin=spin)
     from edge_runtime.onnx_decoder import OnnxDecoder
 
-    return OnnxDecoder.open(bundle, threads=threads, context_length=context_length)
+    return OnnxDecoder.open(bundle, threads=threads, context_length=context_length, spin=spin)

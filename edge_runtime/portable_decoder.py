@@ -22,14 +22,14 @@ PREFILL_CHUNK = 64
 class PortableModel:
     """The session and what all sequences over it share."""
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, *, spin: bool = True) -> None:
         manifest = bundle.manifest
         self.spec = manifest.decoder
         self.path = bundle.path(self.spec.graph)
         self.vocab_size = manifest.vocab_size
         self.context_length = manifest.context_length
         self.fingerprint = bundle.fingerprint
-        self.session = open_session(bundle, threads)
+        self.session = open_session(bundle, threads, spin=spin)
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.has_positions = "position_ids" in inputs
         self.past = [f"past_key_values.{i}.{kind}" for i in range(self.spec.layers) for kind in ("key", "value")]
@@ -59,9 +59,11 @@ class PortableDecoder(TokenSequence):
         self._cache = self._empty()
 
     @classmethod
-    def open(cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None) -> PortableDecoder:
+    def open(
+        cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None, spin: bool = True
+    ) -> PortableDecoder:
         """Load the bundle's graph; see `edge_runtime.open_decoder.open_decoder`."""
-        model = PortableModel(bundle, threads)
+        model = PortableModel(bundle, threads, spin=spin)
         return cls(model, checked_context_length(context_length, model.context_length))
 
     def rewind(self, length: int) -> None:
