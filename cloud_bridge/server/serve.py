@@ -29,6 +29,8 @@ __all__ = ["BridgeServer", "ServerOptions", "serving"]
 
 _GOODBYE_SECONDS = 1.0
 """How long calls may take to end once they were told to."""
+_QUIET_SECONDS = 2.0
+"""A stopping server does not wait for a session that has asked for nothing for so long."""
 _SWEEP_SECONDS = 0.25
 
 
@@ -108,13 +110,13 @@ class BridgeServer:
         self.telemetry.say("serving", model=engine.model, address=self.address)
 
     async def drain(self) -> None:
-        """Refuse newcomers, and wait until all sessions have ended, for `drain_seconds` at most."""
+        """Refuse newcomers, and wait until no session is in use any more, for `drain_seconds` at most."""
         seconds = self._options.drain_seconds
         self.telemetry.say("draining", sessions=self.sessions.active)
         await self._health.enter_graceful_shutdown()
         self.sessions.stop_admitting(max(seconds, 1.0))
         until = time.monotonic() + seconds
-        while self.sessions.active and time.monotonic() < until:
+        while self.sessions.in_use(_QUIET_SECONDS) and time.monotonic() < until:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:

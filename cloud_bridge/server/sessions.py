@@ -202,6 +202,11 @@ class SessionTable:
         for session in list(self._parked.values()):
             self.close(session, "stopping")
 
+    def in_use(self, seconds: float) -> bool:
+        """Whether any session was asked or answered in the last `seconds`."""
+        now = self.clock()
+        return any(session.working or now - session.last_used < seconds for session in self._active.values())
+
     def end_all(self) -> None:
         """End every session, because the server stops."""
         for session in list(self._active.values()):
