@@ -114,9 +114,12 @@ def cogenesis(*arguments: object) -> str:
 
 
 @contextmanager
-def serving(model: Path, *arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A served model: its address and its process."""
-    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(model), *map(str, arguments)]
+def serving(
+    model: Path, *arguments: object, engine: str = "transformers"
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A served model (for the engine onnx, a bundle): its address and its process."""
+    source = ["--engine", "onnx", "--bundle"] if engine == "onnx" else ["--model"]
+    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", *source, str(model), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
@@ -127,7 +130,7 @@ def serving(model: Path, *arguments: object) -> Iterator[tuple[str, subprocess.P
 
 
 @contextmanager
-def served(model: Path, *arguments: object) -> Iterator[str]:
+def served(model: Path, *arguments: object, engine: str = "transformers") -> Iterator[str]:
     """A served model's address."""
-    with serving(model, *arguments) as (address, _):
+    with serving(model, *arguments, engine=engine) as (address, _):
         yield address

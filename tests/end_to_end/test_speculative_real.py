@@ -1,0 +1,56 @@
+"""On the real model and a real server, speculation changes the number of round trips and no token."""
+
+import pytest
+from conftest import served
+
+import edge_runtime
+from cloud_bridge.client import connect
+from edge_runtime import Options, PrivateContext, Sampling
+
+RECORDS, TOKENS = 10, 128
+
+
+@pytest.fixture(scope="module")
+def assistant(bundle_keep):
+    return edge_runtime.load(bundle_keep, context_length=1024)
+
+
+@pytest.fixture(scope="module")
+def onnx_cloud(bundle_keep):
+    """The same model as the cloud's, without the context: rows as a PC at home serves them."""
+    with served(bundle_keep, engine="onnx") as address, connect(address) as cloud:
+        yield cloud
+
+
+def write(assistant, cloud, record, window, seed):
+    context = PrivateContext(record.context.profile, record.context.history[:1])
+    options = Options(TOKENS, Sampling(0.7, seed=seed), window=window)
+    return assistant.generate(record.instruction, context, mode="fused", cloud=cloud, options=options).finish()
+
+
+def test_ten_answers_are_the_same_token_for_token_with_a_fraction_of_the_round_trips(
+    assistant, onnx_cloud, ctx_records
+):
+    trips, tokens = {1: 0, 8: 0}, 0
+    for seed, record in enumerate(ctx_records[:RECORDS]):
+        one_by_one, adaptive, window = (write(assistant, onnx_cloud, record, size, seed) for size in (1, None, 8))
+        assert one_by_one.token_ids == adaptive.token_ids == window.token_ids
+        assert one_by_one.fused == adaptive.fused == window.fused
+        assert one_by_one.stats.interruptions == adaptive.stats.interruptions == 0
+        trips[1] += one_by_one.stats.round_trips
+        trips[8] += window.stats.round_trips
+        tokens += len(one_by_one.token_ids)
+    assert tokens > RECORDS * TOKENS / 2
+    assert trips[8] < trips[1] / 2
+
+
+def test_a_float32_server_may_round_a_tie_otherwise_but_no_more(assistant, cloud_address, ctx_records):
+    """Torch's matrix products differ in the last digits between one row and several, which no choice should notice."""
+    different = total = 0
+    with connect(cloud_address) as cloud:
+        for seed, record in enumerate(ctx_records[:2]):
+            one_by_one, adaptive = (write(assistant, cloud, record, size, seed) for size in (1, None))
+            total += len(one_by_one.token_ids)
+            different += one_by_one.token_ids != adaptive.token_ids
+    assert total > 100
+    assert different == 0
