@@ -63,7 +63,7 @@ class CachedEngine(ABC):
 
     def open(self, instruction: str) -> ScoringState:
         """See `Engine.open`."""
-        return ScoringState(self._prompt(_user(instruction), room=0), self._new_sequence())
+        return ScoringState(self._prompt(_user(instruction), room=0), self._new_sequence(single_rows=False))
 
     def prompt_tokens(self, state: ScoringState) -> int:
         """See `Engine.prompt_tokens`."""
@@ -110,7 +110,7 @@ class CachedEngine(ABC):
 
         prompt = self._prompt(_user(request.instruction), room=1)
         room = min(request.max_new_tokens, self.context_length - len(prompt))
-        sequence = self._new_sequence()
+        sequence = self._new_sequence(single_rows=True)
         rng = np.random.Generator(np.random.PCG64(request.seed))
         decoder = DecodeStream(skip_special_tokens=True)
         written: list[int] = []
@@ -143,13 +143,13 @@ class CachedEngine(ABC):
         if self._sketch_words is None:
             self._sketch_words = SketchWords.of(self._tokenizer, self.vocab_size, self._ends)
         prompt = self._prompt(outline_messages(instruction), room=OUTLINE_TOKENS)
-        sequence = self._new_sequence()
+        sequence = self._new_sequence(single_rows=True)
         yield from sequence.read(prompt)
         yield from write_outline(prompt, sequence.feed, self._sketch_words)
 
     @abstractmethod
-    def _new_sequence(self) -> CachedSequence:
-        """A sequence that holds nothing yet."""
+    def _new_sequence(self, *, single_rows: bool) -> CachedSequence:
+        """A sequence that holds nothing yet; with `single_rows` its rows may depend on how tokens come in."""
 
     @abstractmethod
     def _render(self, messages: list[dict[str, str]]) -> str | None:

@@ -85,7 +85,7 @@ class TransformersEngine(CachedEngine):
         self._model = model.eval()
         self._chat = tokenizer
 
-    def _new_sequence(self) -> TransformersSequence:
+    def _new_sequence(self, *, single_rows: bool) -> TransformersSequence:  # noqa: ARG002 (all are nearly alike)
         return TransformersSequence(self._model, self.vocab_size)
 
     def _render(self, messages: list[dict[str, str]]) -> str | None:
