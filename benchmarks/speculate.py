@@ -15,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,10 @@ def main() -> None:
                 tokens = arguments.tokens // 2 if slow else arguments.tokens
                 # The prompt is read, and the connection warm, before anything is measured.
                 device.write(link, EDGE, record, 2, arguments)
-                runs += [device.write(link, window, record, tokens, arguments) for window in (*windows, EDGE)]
+                # Another one first each time: no window always has the quietest or the busiest moment.
+                order = deque([EDGE, *windows])
+                order.rotate(record)
+                runs += [device.write(link, window, record, tokens, arguments) for window in order]
     mismatches, compared = count_mismatches(runs)
     rows = [row for link in links for window in (EDGE, *windows) if (row := _row(runs, link, window))]
     headline: dict[str, float] = {"mismatches": mismatches, "compared_tokens": compared, **_ratios(runs)}
@@ -119,7 +122,7 @@ def main() -> None:
         title=f"Fused writing by link and window, {arguments.policy} policy, temperature {TEMPERATURE}",
         notes=(
             f"Links by {between.kind}; device on core {device_core}, server on core {cloud_core}, one thread each.",
-            "tok/s: after the first token. acc.: share of compared drafts that were the fused choice. B: bytes a token. "
+            "tok/s: after the first token. acc.: share of compared drafts that were fused choices. B: bytes a token.",
             "server ms: the cloud model's computing a trip. wait: share of the time in which the device waited.",
             "Links, there and back: " + "; ".join(f"{link.name}: {link.describe()}" for link in links) + ".",
             f"{mismatches} of {compared} compared tokens differ between windows.",
