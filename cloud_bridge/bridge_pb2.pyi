@@ -11,10 +11,10 @@ class ValueType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FLOAT32: _ClassVar[ValueType]
     FLOAT16: _ClassVar[ValueType]
-    BYTE: _ClassVar[ValueType]
+    BITS12: _ClassVar[ValueType]
 FLOAT32: ValueType
 FLOAT16: ValueType
-BYTE: ValueType
+BITS12: ValueType
 
 class InfoRequest(_message.Message):
     __slots__ = ()

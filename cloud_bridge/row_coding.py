@@ -1,4 +1,4 @@
-"""Rows as bytes: ids in Elias-Fano form, values in 1, 2 or 4 bytes, the tail's mass as one more value.
+"""Rows as bytes: ids in Elias-Fano form, values in 12, 16 or 32 bits, the tail's mass as one more value.
 
 A row is: its number of tokens; the ids; the values; the tail. docs/wire.md has the layout bit by bit, with an example.
 """
@@ -14,25 +14,21 @@ from numpy.typing import NDArray
 from cloud_bridge.strict import malformed, require
 from edge_runtime.sparse import RowFormat, SparseLogProbs, ValueType
 
-_WIDTHS: dict[ValueType, int] = {"float32": 4, "float16": 2, "byte": 1}
+_BITS: dict[ValueType, int] = {"float32": 32, "float16": 16, "bits12": 12}
 _FLOAT16_LOWEST = -65504.0
 _MOST_LOW_BITS = 15
 _MOST_COUNT_BYTES = 5
-_NO_TAIL = 255
-_BYTES_A_ROOT = 64.0
-# How far probabilities and tail may be from 1. Rounding stays below: half a step of a value v is 5e-4 v in float16 and
-# sqrt(-v) / 64 in a byte, and most of the mass lies above e^-11. More is another format or a fault.
-_MASS_TOLERANCE: dict[ValueType, float] = {"float32": 0.005, "float16": 0.02, "byte": 0.06}
+_LAST_CODE = 4095  # for the tail: there is none
+_CODES_A_ROOT = 1024.0
+# How far probabilities and tail may be from 1. Half a step of a value v is 5e-4 |v| in float16 and 1e-3 sqrt(|v|) in 12
+# bits, and most of the mass lies above e^-11: more is another format or a fault.
+_MASS_TOLERANCE: dict[ValueType, float] = {"float32": 0.005, "float16": 0.02, "bits12": 0.02}
 
 
 def encode_rows(rows: Iterable[SparseLogProbs], value_type: ValueType) -> bytes:
     """Bytes of rows, one after the other."""
     return b"".join(
-        _encode_count(row.ids.size)
-        + _encode_ids(row.ids)
-        + _encode_values(row.log_probs, value_type)
-        + _encode_tail(row.tail_mass, value_type)
-        for row in rows
+        _encode_count(row.ids.size) + _encode_ids(row.ids) + _encode_values(row, value_type) for row in rows
     )
 
 
@@ -46,7 +42,7 @@ def decode_rows(data: bytes, *, count: int, vocab_size: int, form: RowFormat) ->
         form: how the rows were asked for.
 
     Returns:
-        The rows. Those of value type "byte" are normalised again, so that rounding does not add mass.
+        The rows.
 
     Raises:
         ProtocolError: the bytes are no such rows.
@@ -60,9 +56,9 @@ def decode_rows(data: bytes, *, count: int, vocab_size: int, form: RowFormat) ->
             f"a row has {tokens} tokens, 1 to {min(form.top_k, vocab_size)} are allowed",
         )
         ids, at = _decode_ids(data, at, tokens, vocab_size)
-        end = at + (tokens + 1) * _WIDTHS[form.value_type]
+        end = at + -(-(tokens + 1) * _BITS[form.value_type] // 8)
         require(end <= len(data), "a row ends too early")
-        rows.append(_row(ids, *_decode_values(data[at:end], form.value_type), form.value_type))
+        rows.append(_row(ids, *_decode_values(data[at:end], tokens, form.value_type), form.value_type))
         at = end
     require(at == len(data), f"{len(data) - at} bytes follow the last of {count} rows")
     return tuple(rows)
@@ -79,9 +75,6 @@ def _row(
     require(0.0 <= tail_mass <= 1.001, "a tail mass is not in [0, 1]")
     mass = float(np.exp(log_probs, dtype=np.float64).sum()) + tail_mass
     require(abs(mass - 1.0) <= _MASS_TOLERANCE[value_type], f"the probabilities of a row sum to {mass:.3f}")
-    if value_type == "byte":
-        log_probs = np.minimum(log_probs - np.float32(math.log(mass)), np.float32(0.0))
-        tail_mass /= mass
     return SparseLogProbs(ids, log_probs, min(tail_mass, 1.0))
 
 
@@ -147,37 +140,34 @@ def _bits(numbers: NDArray[np.integer], width: int) -> NDArray[np.uint8]:
     return (numbers[:, None] >> np.arange(width - 1, -1, -1) & 1).astype(np.uint8).ravel()
 
 
-# --- values: natural log-probabilities -------------------------------------------------------------------------------
+# --- values: natural log-probabilities, the last one that of the tail's mass -----------------------------------------
 
 
-def _encode_values(log_probs: NDArray[np.float32], value_type: ValueType) -> bytes:
-    match value_type:
-        case "float32":
-            return log_probs.astype("<f4").tobytes()
-        case "float16":
-            return np.maximum(log_probs, np.float32(_FLOAT16_LOWEST)).astype("<f2").tobytes()
-        case "byte":
-            # The square root gives likely tokens fine steps, where a choice hangs on them, and reaches down to e^-15.9.
-            roots = np.sqrt(np.maximum(-log_probs.astype(np.float64), 0.0))
-            return np.minimum(np.floor(roots * _BYTES_A_ROOT + 0.5), 255.0).astype(np.uint8).tobytes()
+def _encode_values(row: SparseLogProbs, value_type: ValueType) -> bytes:
+    tail = math.log(row.tail_mass) if row.tail_mass > 0.0 else -math.inf
+    if value_type == "bits12":
+        # The square root gives likely tokens fine steps, where a choice hangs on them, and reaches down to e^-16.
+        roots = np.sqrt(np.maximum(-np.append(row.log_probs.astype(np.float64), tail), 0.0))
+        codes = np.minimum(np.floor(roots * _CODES_A_ROOT + 0.5), _LAST_CODE)
+        if tail > -math.inf:
+            codes[-1] = min(codes[-1], _LAST_CODE - 1)
+        return np.packbits(_bits(codes.astype(np.int64), 12)).tobytes()
+    values = np.append(row.log_probs, np.float32(tail))
+    if value_type == "float16":
+        values[:-1] = np.maximum(values[:-1], np.float32(_FLOAT16_LOWEST))
+        return values.astype("<f2").tobytes()
+    return values.astype("<f4").tobytes()
 
 
-def _encode_tail(tail_mass: float, value_type: ValueType) -> bytes:
-    log_mass = np.array([math.log(tail_mass) if tail_mass > 0.0 else -math.inf], np.float32)
-    if math.isinf(log_mass[0]):
-        return bytes([_NO_TAIL]) if value_type == "byte" else log_mass.astype(f"<f{_WIDTHS[value_type]}").tobytes()
-    coded = _encode_values(log_mass, value_type)
-    return bytes([min(coded[0], _NO_TAIL - 1)]) if value_type == "byte" else coded
-
-
-def _decode_values(data: bytes, value_type: ValueType) -> tuple[NDArray[np.float32], float]:
+def _decode_values(data: bytes, count: int, value_type: ValueType) -> tuple[NDArray[np.float32], float]:
     """The log-probabilities and the tail's mass."""
-    if value_type == "byte":
-        roots = np.frombuffer(data, np.uint8).astype(np.float32) / np.float32(_BYTES_A_ROOT)
-        values = -(roots * roots)
-        tail_mass = 0.0 if data[-1] == _NO_TAIL else math.exp(float(values[-1]))
-    else:
-        values = np.frombuffer(data, f"<f{_WIDTHS[value_type]}").astype(np.float32)
-        # Above 0 and NaN are refused later: exp of them must only not fail.
-        tail_mass = math.exp(min(float(values[-1]), 1.0))
-    return values[:-1], tail_mass
+    if value_type == "bits12":
+        bits = np.unpackbits(np.frombuffer(data, np.uint8))
+        split = (count + 1) * 12
+        require(not bits[split:].any(), "the bits after a row's values are not zero")
+        codes = bits[:split].reshape(-1, 12) @ (1 << np.arange(11, -1, -1))
+        values = -((codes / _CODES_A_ROOT) ** 2).astype(np.float32)
+        return values[:-1], 0.0 if codes[-1] == _LAST_CODE else math.exp(values[-1])
+    values = np.frombuffer(data, "<f4" if value_type == "float32" else "<f2").astype(np.float32)
+    # Above 0 and NaN are refused later: exp of them must only not fail.
+    return values[:-1], math.exp(min(float(values[-1]), 1.0))

@@ -34,7 +34,7 @@ MAX_ROWS = 256
 MAX_INSTRUCTION_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
-_TO_WIRE: dict[ValueType, pb.ValueType] = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "byte": pb.BYTE}
+_TO_WIRE: dict[ValueType, pb.ValueType] = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "bits12": pb.BITS12}
 _FROM_WIRE: dict[int, ValueType] = {number: name for name, number in _TO_WIRE.items()}
 _MAX_INT32 = 2**31 - 1
 _MAX_UINT32 = 2**32 - 1

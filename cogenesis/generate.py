@@ -16,10 +16,9 @@ from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
 from edge_runtime.schedule import Schedule
-from edge_runtime.sparse import RowFormat, ValueType
+from edge_runtime.sparse import THIN, RowFormat, ValueType
 
 FINISHED_WITHOUT_CLOUD = 6
-ROWS = RowFormat()
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory made by `cogenesis export onnx`.")]
 CloudOption = Annotated[str | None, typer.Option("--cloud", metavar="HOST:PORT", help="Address of the cloud.")]
@@ -64,14 +63,14 @@ def generate(
     ] = None,
     top_k: Annotated[
         int, typer.Option("--top-k", min=1, help="The most log-probabilities a row that the cloud sends.")
-    ] = ROWS.top_k,
+    ] = THIN.top_k,
     mass: Annotated[
         float, typer.Option(help="A row ends where its likeliest tokens reach this mass; 1: always --top-k.")
-    ] = ROWS.mass,
-    floor: Annotated[float, typer.Option(help="Rows leave out tokens less likely than this.")] = ROWS.floor,
+    ] = THIN.mass,
+    floor: Annotated[float, typer.Option(help="Rows leave out tokens less likely than this.")] = THIN.floor,
     wire: Annotated[
-        str, typer.Option(help="Log-probabilities on the wire: float32 (exact), float16 or byte.")
-    ] = ROWS.value_type,
+        str, typer.Option(help="Log-probabilities on the wire: float32 (exact), float16 or bits12.")
+    ] = THIN.value_type,
     window: Annotated[
         str, typer.Option(metavar="N|auto", help="Tokens of one round trip; changes the speed, never the answer.")
     ] = "auto",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.sparse import RowFormat, SparseLogProbs, sparsify
 
-VALUE_TYPES = st.sampled_from(["float32", "float16", "byte"])
+VALUE_TYPES = st.sampled_from(["float32", "float16", "bits12"])
 FORMATS = st.builds(
     RowFormat,
     st.integers(1, 2**32 - 1),

@@ -67,7 +67,7 @@ def test_of_equally_likely_tokens_the_lowest_ids_are_kept():
     assert sparsify(row, RowFormat(3)).ids.tolist() == [0, 1, 1234]
 
 
-@pytest.mark.parametrize("form", [RowFormat(4), RowFormat(10_000), RowFormat(64, 1.0, "byte", 1e-9)])
+@pytest.mark.parametrize("form", [RowFormat(4), RowFormat(10_000), RowFormat(64, 1.0, "bits12", 1e-9)])
 def test_tokens_that_can_not_come_are_never_kept(form):
     row = np.full(2000, -np.inf, np.float32)
     row[[7, 1500]] = np.log(0.5)
@@ -78,7 +78,7 @@ def test_tokens_that_can_not_come_are_never_kept(form):
 
 def test_the_likeliest_token_is_kept_below_any_floor():
     row = np.log(np.full(2000, 1 / 2000, np.float32))
-    assert sparsify(row, RowFormat(64, 1.0, "byte", 0.5)).ids.tolist() == [0]
+    assert sparsify(row, RowFormat(64, 1.0, "bits12", 0.5)).ids.tolist() == [0]
 
 
 @pytest.mark.parametrize(

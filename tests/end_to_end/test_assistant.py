@@ -129,7 +129,7 @@ def test_thinner_rows_take_fewer_bytes(assistant, cloud):
             .stats.bytes_down
         )
 
-    assert bytes_down("byte") < 0.8 * bytes_down("float16") < 0.65 * bytes_down("float32")
+    assert bytes_down("bits12") < 0.9 * bytes_down("float16") < 0.65 * bytes_down("float32")
 
 
 def test_the_policy_sketch_lets_no_fused_answer_begin(assistant, cloud):

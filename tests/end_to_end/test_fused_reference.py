@@ -55,11 +55,13 @@ def assistant(bundle_fp32):
 
 
 def complete(edge: torch.Tensor, cloud: torch.Tensor) -> torch.Tensor:
-    """Cut one cloud row to its top K and give the rest of the mass to the edge's shape, capped at the smallest kept."""
+    """Cut one cloud row to its top K and give the rest of the mass to the edge's shape, capped at half the least kept."""
     kept = torch.topk(cloud, TOP_K)
     outside = torch.ones_like(edge, dtype=torch.bool)
     outside[kept.indices] = False
-    mass, ceiling = 1 - kept.values.exp().sum(), kept.values.min().exp()
+    mass, ceiling = 1 - kept.values.exp().sum(), kept.values.min().exp() / 2
+    if mass > outside.sum() * ceiling:
+        ceiling = ceiling * 2
     shape, capped = edge.exp(), torch.zeros_like(outside)
     while True:
         free = outside & ~capped
