@@ -13,6 +13,7 @@ from cogenesis.generate import (
     ApiKeyOption,
     CloudOption,
     ContextOption,
+    KeyWithoutTlsOption,
     LedgerOption,
     PolicyOption,
     ThreadsOption,
@@ -53,6 +54,7 @@ def chat(
     api_key: ApiKeyOption = None,
     tls: TlsOption = False,
     tls_ca: TlsCaOption = None,
+    key_without_tls: KeyWithoutTlsOption = False,
     timeout: TimeoutOption = 60.0,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample within this likeliest mass.")] = 0.9,
@@ -76,7 +78,9 @@ def chat(
     context = _context(user, store)
     console = Console(highlight=False)
     state = mode or (Mode.FUSED if cloud else Mode.EDGE)
-    connection = open_cloud(Mode.FUSED if cloud else state, cloud, api_key, tls, tls_ca, timeout)
+    connection = open_cloud(
+        Mode.FUSED if cloud else state, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls
+    )
     assistant = load(bundle, threads=threads, context_length=context_length)
     if adapter is not None:
         assistant.use_adapter(adapter)

@@ -13,12 +13,20 @@ if TYPE_CHECKING:
 
 
 def open_cloud(
-    mode: Mode, address: str | None, api_key: str | None, tls: bool, tls_ca: Path | None, timeout: float
+    mode: Mode,
+    address: str | None,
+    api_key: str | None,
+    tls: bool,
+    tls_ca: Path | None,
+    timeout: float,
+    *,
+    key_without_tls: bool = False,
 ) -> Cloud | None:
     """Connect where the mode needs it.
 
     Raises:
-        RequestError: the mode needs a cloud and no address was given, or the CA file can't be read.
+        RequestError: the mode needs a cloud and no address was given, the CA file can't be read, or the key would
+            travel in the clear.
     """
     if not mode.needs_cloud:
         return None
@@ -31,5 +39,10 @@ def open_cloud(
     from cloud_bridge.client import connect
 
     return connect(
-        address, api_key=api_key, tls=tls or roots is not None, tls_root_certificates=roots, call_timeout=timeout
+        address,
+        api_key=api_key,
+        tls=tls or roots is not None,
+        tls_root_certificates=roots,
+        call_timeout=timeout,
+        key_without_tls=key_without_tls,
     )

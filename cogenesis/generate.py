@@ -29,6 +29,9 @@ TlsOption = Annotated[bool, typer.Option("--tls", help="Encrypt, checking the se
 TlsCaOption = Annotated[
     Path | None, typer.Option("--tls-ca", help="Encrypt, checking the server against this CA file (PEM).")
 ]
+KeyWithoutTlsOption = Annotated[
+    bool, typer.Option("--key-without-tls", help="Send the key to another machine where anyone on the way can read it.")
+]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each reply.")]
 AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="The user's adapter file.")]
 LedgerOption = Annotated[
@@ -55,6 +58,7 @@ def generate(
     api_key: ApiKeyOption = None,
     tls: TlsOption = False,
     tls_ca: TlsCaOption = None,
+    key_without_tls: KeyWithoutTlsOption = False,
     timeout: TimeoutOption = 60.0,
     policy: PolicyOption = Policy.GUARDED,
     fusion: Annotated[Strategy, typer.Option(help="How the two distributions become one.")] = Strategy.GEOMETRIC,
@@ -121,7 +125,7 @@ def generate(
     from cogenesis.connection import open_cloud
     from edge_runtime.assistant import load
 
-    connection = open_cloud(mode, cloud, api_key, tls, tls_ca, timeout)
+    connection = open_cloud(mode, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls)
     try:
         assistant = load(bundle, threads=threads, context_length=context_length)
         if adapter is not None:

@@ -25,7 +25,8 @@ class _Connection:
 class RecordingProxy:
     """Forwards every connection to `target` ("HOST:PORT") and keeps what went up, in the order it went.
 
-    `address` is where to connect instead. `cut()` breaks all connections, as a lost network would.
+    `address` is where to connect instead. `cut()` breaks all connections, `stall()` leaves them open and carries
+    nothing more, as lost networks do.
     """
 
     def __init__(self, target: str) -> None:
@@ -35,6 +36,7 @@ class RecordingProxy:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._connections: list[_Connection] = []
         self._sockets: list[socket.socket] = []
+        self._stalled: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -57,6 +59,11 @@ class RecordingProxy:
             sockets, self._sockets = self._sockets, []
         for one in sockets:
             _shut(one)
+
+    def stall(self) -> None:
+        """Carry nothing more over the connections there are."""
+        with self._lock:
+            self._stalled = set(self._sockets)
 
     def close(self) -> None:
         """Stop listening and break all connections."""
@@ -99,7 +106,8 @@ class RecordingProxy:
                 if record is not None:
                     with self._lock:
                         record.up += data
-                sink.sendall(data)
+                if source not in self._stalled:
+                    sink.sendall(data)
         except OSError:
             pass
         finally:

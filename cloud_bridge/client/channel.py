@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 
 import grpc
 
@@ -10,29 +11,38 @@ from cloud_bridge.wire import MAX_MESSAGE_BYTES
 from edge_runtime.errors import RequestError
 
 
-def open_channel(
+def channel_to(
     address: str,
     *,
     tls: bool,
     tls_root_certificates: bytes | None,
     tls_server_name: str | None,
     connect_timeout: float,
-) -> grpc.Channel:
-    """Open a channel; it connects with the first call.
+    secret: bool,
+) -> Callable[[], grpc.Channel]:
+    """What opens channels, each with a connection of its own; it connects with the first call.
+
+    Args:
+        address: `HOST:PORT`.
+        tls: encrypt.
+        tls_root_certificates: PEM; None takes gRPC's.
+        tls_server_name: in the certificate; None takes the host.
+        connect_timeout: seconds that an attempt to connect may take.
+        secret: calls carry what nobody on the way may read.
 
     Raises:
-        RequestError: the address or the certificates are of the wrong form.
+        RequestError: the address or the certificates are of the wrong form, or a secret would travel in the clear.
     """
     host = _host(address)
     options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        # How long one attempt to connect may take, and how soon the next one follows.
+        # A half-open connection is found out within a quarter of a minute; servers allow a ping every 10 seconds.
+        ("grpc.keepalive_time_ms", 12_000),
+        ("grpc.keepalive_timeout_ms", 4_000),
+        # How long one attempt to connect may take. Pauses between attempts are the caller's (see `Route`).
         ("grpc.min_reconnect_backoff_ms", int(connect_timeout * 1000)),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.use_local_subchannel_pool", 1),
         # One ledger entry is one message on the wire: gRPC must not send it again behind our back.
         ("grpc.enable_retries", 0),
         # No DNS query but the one for the address itself.
@@ -40,13 +50,18 @@ def open_channel(
     ]
     if _is_loopback(host):
         options.append(("grpc.enable_http_proxy", 0))
+    elif secret and not tls:
+        raise RequestError(
+            f"The API key would travel to {address} in the clear. Use TLS (--tls), or allow it (--key-without-tls)."
+        )
     if not tls:
-        return grpc.insecure_channel(address, options=options)
+        return lambda: grpc.insecure_channel(address, options=options)
     if tls_root_certificates is not None:
         _check_certificates(tls_root_certificates)
     if tls_server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls_server_name))
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(tls_root_certificates), options=options)
+    credentials = grpc.ssl_channel_credentials(tls_root_certificates)
+    return lambda: grpc.secure_channel(address, credentials, options=options)
 
 
 def bearer(api_key: str | None) -> tuple[tuple[str, str], ...]:

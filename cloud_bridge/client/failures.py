@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import grpc
 
-from cloud_bridge.wire import REASON_KEY
+from cloud_bridge.wire import REASON_KEY, RETRY_AFTER_KEY
 from edge_runtime.errors import (
     CloudContextFullError,
     CloudError,
@@ -20,6 +22,7 @@ _BY_REASON: dict[str, type[CloudError]] = {
     "api_key": CloudRefusedError,
     "tokenizer_mismatch": TokenizerMismatchError,
     "overloaded": CloudOverloadedError,
+    "quota": CloudOverloadedError,
     "evicted": CloudOverloadedError,
     "stopping": CloudUnavailableError,
     "context_full": CloudContextFullError,
@@ -55,33 +58,73 @@ _WHAT: dict[type[CloudError], tuple[str, str]] = {
 }
 # Reasons that say more than their error.
 _WHAT_BY_REASON: dict[str, tuple[str, str]] = {
+    "quota": ("The API key's quota is used up", "Try again later, or ask the cloud's owner for more."),
     "evicted": ("The cloud gave this session to another client", "Try again."),
     "stopping": ("The cloud is being stopped", "Try again later."),
     "bad_request": ("The cloud does not accept the request", "Ask for what it offers, or update the older side."),
     "internal": ("The cloud failed", "Try again, and look into its log."),
 }
+_DAMAGED = ("The connection to the cloud was damaged", "Try again.")
+_LONGEST_RETRY_AFTER = 3600.0
 
 
-def cloud_error(error: grpc.RpcError, address: str) -> CloudError:
-    """The typed error for a failed call.
+@dataclass(eq=False, slots=True)
+class Peer:
+    """Whom a client talks to, and what is known of it.
 
-    Args:
-        error: of a call that has ended.
-        address: of the cloud, for the message.
+    What can't be understood means two things: whoever has never sent a good reply speaks another protocol, and trying
+    again is useless; whoever has was damaged on the way, and a new connection mends it.
+
+    Attributes:
+        address: as the user gave it.
+        proven: it has answered a `verify` as the protocol says.
     """
-    reason = str(dict(error.trailing_metadata() or ()).get(REASON_KEY, ""))
-    kind = _BY_REASON.get(reason) or _BY_STATUS.get(error.code(), ProtocolError)
-    return _describe(kind, _WHAT_BY_REASON.get(reason, _WHAT[kind]), address, error.details() or "")
 
+    address: str
+    proven: bool = False
 
-def describe(kind: type[CloudError], address: str, details: str = "") -> CloudError:
-    """An error of `kind` with its cause, place and mend; `details` come from outside and are cleaned."""
-    return _describe(kind, _WHAT[kind], address, details)
+    def error(self, error: grpc.RpcError, *, answered: bool = False) -> CloudError:
+        """The typed error for a failed call.
+
+        Args:
+            error: of a call that has ended.
+            answered: this very call brought good replies before.
+        """
+        trailer = {str(key): str(value) for key, value in error.trailing_metadata() or ()}
+        details = error.details() or ""
+        reason = trailer.get(REASON_KEY, "")
+        kind = _BY_REASON.get(reason)
+        if kind is None:
+            kind = _BY_STATUS.get(error.code(), ProtocolError)
+            reason = ""
+        if kind is ProtocolError and (answered if reason else self.proven):
+            return _describe(CloudUnavailableError, _DAMAGED, self.address, details)
+        typed = _describe(kind, _WHAT_BY_REASON.get(reason, _WHAT[kind]), self.address, details)
+        typed.retry_after = _seconds(trailer.get(RETRY_AFTER_KEY, ""))
+        return typed
+
+    def damaged(self, error: ProtocolError) -> CloudError:
+        """What a reply that can't be read means."""
+        if not self.proven:
+            return error
+        return _describe(CloudUnavailableError, _DAMAGED, self.address, str(error).rpartition(": ")[2])
+
+    def describe(self, kind: type[CloudError], details: str = "") -> CloudError:
+        """An error of `kind` with its cause, place and mend; `details` come from outside and are cleaned."""
+        return _describe(kind, _WHAT[kind], self.address, details)
 
 
 def copy_of(error: Exception) -> Exception:
     """The same error as a new object: each thread that raises it adds its own traceback."""
-    return type(error)(*error.args)
+    copy = type(error)(*error.args)
+    if isinstance(copy, CloudError) and isinstance(error, CloudError):
+        copy.retry_after = error.retry_after
+    return copy
+
+
+def _seconds(milliseconds: str) -> float:
+    # From outside: whatever is no number says nothing.
+    return min(int(milliseconds) / 1000, _LONGEST_RETRY_AFTER) if milliseconds.isdecimal() else 0.0
 
 
 def _describe(kind: type[CloudError], words: tuple[str, str], address: str, details: str) -> CloudError:

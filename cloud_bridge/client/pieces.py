@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from cloud_bridge.client.failures import cloud_error, describe
+from cloud_bridge.client.failures import Peer
 from cloud_bridge.client.watchdog import Watchdog
 from edge_runtime.errors import CloudTimeoutError
 from edge_runtime.privacy import Released
@@ -31,13 +31,24 @@ class Pieces(Generic[Piece]):
     """
 
     def __init__(
-        self, call: grpc.Call, released: Released[Any], decode: Callable[[bytes], Piece], address: str, timeout: float
+        self,
+        call: grpc.Call,
+        released: Released[Any],
+        decode: Callable[[bytes], Piece],
+        peer: Peer,
+        *,
+        timeout: float,
+        failed: Callable[[Exception], None],
+        ended: Callable[[], None],
     ) -> None:
-        """Take over a call that has begun."""
+        """Take over a call that has begun; `failed` is told once what it failed with, `ended` that it is over."""
         self._call = call
         self._released = released
         self._decode = decode
-        self._address = address
+        self._peer = peer
+        self._failed = failed
+        self._ended = ended
+        self._over = False
         self._wait = wait = _Wait()
 
         def expire() -> None:
@@ -62,10 +73,11 @@ class Pieces(Generic[Piece]):
             self._released.arrived(len(data))
             return self._decode(data)
         except grpc.RpcError as error:
+            expired = self._wait.expired
+            failure = self._peer.describe(CloudTimeoutError) if expired else self._peer.error(error)
+            self._failed(failure)
             self.close()
-            if self._wait.expired:
-                raise describe(CloudTimeoutError, self._address) from None
-            raise cloud_error(error, self._address) from None
+            raise failure from None
         except BaseException:  # StopIteration too: the call is over
             self.close()
             raise
@@ -74,8 +86,12 @@ class Pieces(Generic[Piece]):
 
     def close(self) -> None:
         """Cancel the call; safe to call twice."""
+        if self._over:
+            return
+        self._over = True
         self._watchdog.stop()
         self._call.cancel()
+        self._ended()
 
     def __enter__(self) -> Pieces[Piece]:
         return self

@@ -5,22 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 import grpc
 
-from cloud_bridge.client.failures import cloud_error, copy_of, describe
+from cloud_bridge.client.failures import Peer, copy_of
 from cloud_bridge.client.watchdog import Watchdog
 from cloud_bridge.wire import Opened, decode_opened, decode_verified, encode_open, encode_verify
+from edge_runtime.cloud import Verified
 from edge_runtime.errors import CloudTimeoutError, CloudUnavailableError, CogenesisError, ProtocolError
 from edge_runtime.messages import OpenRequest, VerifyRequest
 from edge_runtime.privacy import Released
-from edge_runtime.sparse import SparseLogProbs
 
-Rows = Sequence[SparseLogProbs]
+CLOSING_SECONDS = 1.0
+"""How long the cloud has to end a stream that the device is done with, before the device breaks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,59 +30,80 @@ class _Pending:
 
     released: Released[VerifyRequest]
     asked: VerifyRequest
-    future: Future[Rows]
+    future: Future[Verified]
     since: float
 
 
 class ScoreSession:
     """Implements `edge_runtime.cloud.CloudSession` over one bidirectional gRPC stream.
 
-    A session ends with its first failure: all futures under way fail with it, and so does every later `verify`.
-    Safe to use from several threads.
+    A session ends with its first failure: all futures under way fail with it, and so does every later `verify`. The
+    stream is then broken off, which leaves the session in the cloud for a while to be resumed; `close` ends it in
+    order, which frees it there at once. Safe to use from several threads; nothing here waits for the network.
     """
 
     def __init__(
         self,
         call: grpc.StreamStreamMultiCallable,
         request: Released[OpenRequest],
-        address: str,
+        peer: Peer,
+        *,
         timeout: float,
         metadata: tuple[tuple[str, str], ...],
+        failed: Callable[[Exception], None],
+        ended: Callable[[ScoreSession], None],
     ) -> None:
-        """Send `open`; does not wait.
+        """Send `open`.
+
+        Args:
+            call: the method of the channel.
+            request: what to open.
+            peer: who is called.
+            timeout: seconds that each reply may take.
+            metadata: of the call.
+            failed: told once what the session failed with, before anybody else is; not if it is closed.
+            ended: told once that nothing of the session is left, in a thread of the session.
 
         Raises:
             LedgerError: the ledger can't be written; nothing was sent.
             RequestError: the request can't be encoded; nothing was sent.
         """
-        self._address = address
+        self._peer = peer
         self._open_released = request
+        self._failed = failed
+        self._ended = ended
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         self._pending: deque[_Pending] = deque()
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         self._opened: Opened | None = None
         self._open_request: OpenRequest
-        self._opening_since: float | None = time.monotonic()
+        self._answered = 0
+        self._opening_since = time.monotonic()
 
         def encode(message: OpenRequest) -> bytes:
             self._open_request = message
             return encode_open(message)
 
         self._outgoing.put(request.leave(encode))
+        # gRPC's own thread takes from the queue: whoever sends does not wait for flow control.
         self._stream = call(iter(self._outgoing.get, None), metadata=metadata)
         self._watchdog = Watchdog(timeout, self._oldest_wait, self._expire)
-        self._reader = threading.Thread(target=self._read, name="cogenesis-replies", daemon=True)
-        self._reader.start()
+        threading.Thread(target=self._read, name="cogenesis-replies", daemon=True).start()
 
-    def verify(self, request: Released[VerifyRequest]) -> Future[Rows]:
+    @property
+    def id(self) -> str:
+        """See `edge_runtime.cloud.CloudSession.id`."""
+        return self._opened.session_id if self._opened is not None else ""
+
+    def verify(self, request: Released[VerifyRequest]) -> Future[Verified]:
         """See `edge_runtime.cloud.CloudSession.verify`.
 
         Raises:
             LedgerError: the ledger can't be written; nothing was sent.
             RequestError: the request can't be encoded; nothing was sent.
         """
-        future: Future[Rows] = Future()
+        future: Future[Verified] = Future()
         future.set_running_or_notify_cancel()  # it was sent: it can't be cancelled any more
         asked: list[VerifyRequest] = []
 
@@ -90,21 +112,17 @@ class ScoreSession:
             return encode_verify(message)
 
         with self._lock:  # the order in the ledger, on the wire and of the futures is one
-            if self._failure is not None:
-                future.set_exception(copy_of(self._failure))
+            if self._failure is None:
+                payload = request.leave(encode)
+                self._pending.append(_Pending(request, asked[0], future, time.monotonic()))
+                self._outgoing.put(payload)
                 return future
-            payload = request.leave(encode)
-            self._pending.append(_Pending(request, asked[0], future, time.monotonic()))
-            self._outgoing.put(payload)
+        future.set_exception(copy_of(self._failure))
         return future
 
     def close(self) -> None:
         """See `edge_runtime.cloud.CloudSession.close`. Safe to call twice and from any thread."""
-        self._fail(CloudUnavailableError(f"The session was closed: {self._address}. Open another one."))
-        self._watchdog.stop()
-        if threading.current_thread() not in (self._reader, self._watchdog.thread):  # a future's callback may close
-            self._reader.join()
-            self._watchdog.join()
+        self._fail(CloudUnavailableError(f"The session was closed: {self._peer.address}. Open another one."), True)
 
     def __enter__(self) -> ScoreSession:
         return self
@@ -116,56 +134,65 @@ class ScoreSession:
         try:
             for data in self._stream:
                 self._receive(data)
-            failure: Exception = describe(CloudUnavailableError, self._address, "it ended the stream")
+            failure: Exception = self._peer.describe(CloudUnavailableError, "it ended the stream")
         except grpc.RpcError as error:
-            failure = cloud_error(error, self._address)
-        except CogenesisError as error:  # a malformed reply, or a ledger that can't be written
+            failure = self._peer.error(error, answered=self._answered > 0)
+        except ProtocolError as error:
+            failure = self._peer.damaged(error)
+        except CogenesisError as error:  # a ledger that can't be written
             failure = error
         self._fail(failure)
         self._watchdog.stop()
+        self._ended(self)
 
     def _receive(self, data: bytes) -> None:
         if self._opened is None:
             self._open_released.arrived(len(data))
             self._opened = decode_opened(data)
-            self._opening_since = None
             return
         with self._lock:
             if not self._pending:
-                raise ProtocolError(f"A reply came that nothing asked for: {self._address}. Update the cloud.")
+                raise ProtocolError(f"A reply came that nothing asked for: {self._peer.address}. Update the cloud.")
             pending = self._pending[0]
         pending.released.arrived(len(data))
-        asked = pending.asked
-        rows = decode_verified(
+        verified = decode_verified(
             data,
-            first_row=asked.first_row,
-            rows=asked.keep + len(asked.tokens) + 1 - asked.first_row,
+            number=self._answered,
+            count=len(pending.asked.rows),
             vocab_size=self._opened.vocab_size,
-            top_k=self._open_request.top_k,
-            value_type=self._open_request.value_type,
+            form=self._open_request.rows,
         )
+        self._answered += 1
+        self._peer.proven = True
         with self._lock:
-            if self._failure is not None:  # it failed meanwhile, and the future with it
-                return
             self._pending.popleft()
-        pending.future.set_result(rows)
+            failed = self._failure is not None  # meanwhile, and the future with it
+        if not failed:
+            pending.future.set_result(verified)
 
     def _oldest_wait(self) -> float | None:
         with self._lock:
-            waits = [since for since in (self._opening_since,) if since is not None]
-            return min([*waits, self._pending[0].since] if self._pending else waits, default=None)
+            if self._failure is not None:
+                return None
+            if self._opened is None:
+                return self._opening_since
+            return self._pending[0].since if self._pending else None
 
     def _expire(self) -> None:
-        self._fail(describe(CloudTimeoutError, self._address))
+        self._fail(self._peer.describe(CloudTimeoutError))
+        self._stream.cancel()
 
-    def _fail(self, failure: Exception) -> None:
+    def _fail(self, failure: Exception, closing: bool = False) -> None:
         with self._lock:
             if self._failure is not None:
                 return
             self._failure = failure
-            pending = list(self._pending)
-            self._pending.clear()
-        self._outgoing.put(None)  # ends gRPC's sending thread
-        self._stream.cancel()
-        for one in pending:
+            unanswered = list(self._pending)  # they stay: a reply that still comes belongs into the ledger
+        if closing:
+            self._watchdog.expire_within(CLOSING_SECONDS)
+        else:
+            self._stream.cancel()
+            self._failed(failure)
+        self._outgoing.put(None)  # half-closes the stream, and ends gRPC's sending thread
+        for one in unanswered:
             one.future.set_exception(copy_of(failure))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 
 
 class Watchdog:
@@ -25,28 +26,32 @@ class Watchdog:
         self._timeout = timeout
         self._oldest_wait = oldest_wait
         self._expire = expire
-        self._stopped = threading.Event()
+        self._woken = threading.Event()
+        self._stopped = False
+        self._latest = inf
         self._thread = threading.Thread(target=self._watch, name="cogenesis-deadline", daemon=True)
         self._thread.start()
 
+    def expire_within(self, seconds: float) -> None:
+        """Expire then in any case, unless stopped before."""
+        self._latest = time.monotonic() + seconds
+        self._woken.set()
+
     def stop(self) -> None:
         """Tell the thread to end; does not wait for it, so any thread may call it."""
-        self._stopped.set()
-
-    def join(self) -> None:
-        """Wait for the thread's end; not from inside `expire`."""
-        self._thread.join()
-
-    @property
-    def thread(self) -> threading.Thread:
-        """The thread that watches."""
-        return self._thread
+        self._stopped = True
+        self._woken.set()
 
     def _watch(self) -> None:
         pause = self._timeout
-        while not self._stopped.wait(pause):
+        while True:
+            if self._woken.wait(pause):
+                self._woken.clear()
+            if self._stopped:
+                return
             since = self._oldest_wait()
-            pause = self._timeout if since is None else since + self._timeout - time.monotonic()
+            now = time.monotonic()
+            pause = min(self._timeout if since is None else since + self._timeout - now, self._latest - now)
             if pause <= 0:
                 self._expire()
                 return

@@ -176,6 +176,9 @@ def info(
     api_key: Annotated[str | None, typer.Option(envvar="COGENESIS_API_KEY")] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt, and check the certificate.")] = False,
     tls_ca: Annotated[Path | None, typer.Option(help="Authorities to trust, PEM; implies --tls.")] = None,
+    key_without_tls: Annotated[
+        bool, typer.Option("--key-without-tls", help="Send the key to another machine in the clear.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait.")] = 10.0,
 ) -> None:
     """Ask a cloud which model it serves; prints one line of JSON."""
@@ -190,7 +193,14 @@ def info(
         roots = tls_ca.read_bytes() if tls_ca is not None else None
     except OSError as error:
         raise RequestError(f"The CA certificates can't be read: {tls_ca} ({error.strerror}). Give another.") from None
-    with connect(address, api_key=api_key, tls=tls, tls_root_certificates=roots, call_timeout=timeout) as cloud:
+    with connect(
+        address,
+        api_key=api_key,
+        tls=tls,
+        tls_root_certificates=roots,
+        call_timeout=timeout,
+        key_without_tls=key_without_tls,
+    ) as cloud:
         print(json.dumps(asdict(cloud.info(Gate(Policy.SKETCH, Ledger()).info()))))
 
 

@@ -11,11 +11,19 @@ from concurrent import futures
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recording_proxy import RecordingProxy
 
 from cloud_bridge import wire
 from cloud_bridge.client import connect
+from cloud_bridge.server.serve import ServerOptions, serving
+from edge_runtime.cloud import Verified
 from edge_runtime.errors import (
+    CloudContextFullError,
+    CloudError,
     CloudOverloadedError,
     CloudRefusedError,
     CloudTimeoutError,
@@ -27,6 +35,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.ledger import Ledger
 from edge_runtime.privacy import Gate, Policy, PublicInstruction
+from edge_runtime.sparse import RowFormat, SparseLogProbs
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTION = PublicInstruction("Write a letter.")
@@ -37,12 +46,25 @@ def new_gate() -> Gate:
     return Gate(Policy.OPEN, Ledger())
 
 
-def open_request(gate=None, fingerprint=FINGERPRINT):
-    return (gate or new_gate()).open(INSTRUCTION, tokenizer_fingerprint=fingerprint, top_k=4, value_type="float32")
+FORM = RowFormat(top_k=4)
+ROW = Verified((SparseLogProbs(np.array([1, 7], np.int32), np.log(np.array([0.25, 0.5], np.float32)), 0.25),))
+
+
+def open_request(gate=None, fingerprint=FINGERPRINT, **others):
+    return (gate or new_gate()).open(INSTRUCTION, tokenizer_fingerprint=fingerprint, **{"rows": FORM, **others})
 
 
 def first_verify(session, gate=None):
-    return session.verify((gate or new_gate()).verify(keep=0, tokens=[], first_row=0, text=""))
+    """Ask for the row behind the instruction."""
+    gate = gate or new_gate()
+    return session.verify(gate.conversation(INSTRUCTION, None, None).verify(keep=0, end=0, rows=(0,)))
+
+
+def until(holds) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def answer(client, gate=None):
@@ -154,7 +176,9 @@ def test_a_session_nobody_asks_anything_does_not_time_out(server, engine):
     [
         (b"\xff\xff", "malformed"),
         (OPENED, "not verified"),
-        (wire.encode_verified(0, [], "float32"), "0 rows"),
+        (wire.encode_verified(1, ROW, FORM), "reply 1 came where reply 0"),
+        (wire.encode_verified(0, ROW, RowFormat(value_type="float16")), "malformed"),
+        (wire.encode_verified(0, Verified(ROW.rows * 2), FORM), "malformed"),
     ],
 )
 def test_a_malformed_reply_is_a_protocol_error(scripted, reply, cause):
@@ -174,14 +198,98 @@ def test_a_malformed_reply_is_a_protocol_error(scripted, reply, cause):
 def test_a_reply_that_nothing_asked_for_is_a_protocol_error(scripted):
     def eager(frames, context):
         yield OPENED
-        yield wire.encode_verified(0, [], "float32")
-        yield from ()
+        yield wire.encode_verified(0, ROW, FORM)
         time.sleep(1)
 
     with connect(scripted(eager)) as client, client.open(open_request()) as session:
-        session._reader.join(20)
+        until(lambda: session._failure is not None)
         with pytest.raises(ProtocolError, match="nothing asked for"):
             first_verify(session).result(timeout=20)
+
+
+def damaged() -> bytes:
+    reply = bytearray(wire.encode_verified(1, ROW, FORM))
+    reply[reply.index(wire.encode_rows(ROW.rows, "float32")) + 3] ^= 4
+    return bytes(reply)
+
+
+@pytest.mark.parametrize("reply", [b"\xff\xff", damaged(), wire.encode_verified(7, ROW, FORM)])
+def test_what_can_not_be_read_from_a_cloud_that_spoke_well_was_damaged_on_the_way(scripted, reply):
+    streams = []
+
+    def stutter(frames, context):
+        streams.append(next(frames))
+        yield OPENED
+        if len(streams) == 1:
+            next(frames)
+            yield wire.encode_verified(0, ROW, FORM)
+        next(frames)
+        yield reply
+
+    with connect(scripted(stutter)) as client:
+        with client.open(open_request()) as session:
+            first_verify(session).result(timeout=20)
+            with pytest.raises(CloudUnavailableError, match="damaged") as caught:
+                first_verify(session).result(timeout=20)
+            assert caught.value.transient
+        # The client remembers: the first reply of another stream may be the damaged one.
+        with client.open(open_request()) as session, pytest.raises(CloudUnavailableError, match="damaged"):
+            first_verify(session).result(timeout=20)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS])
+def test_a_status_without_a_reason_after_a_good_reply_is_a_damaged_connection(scripted, code):
+    def fall(frames, context):
+        next(frames)
+        yield OPENED
+        next(frames)
+        yield wire.encode_verified(0, ROW, FORM)
+        context.abort(code, "framing")
+
+    with connect(scripted(fall)) as client, client.open(open_request()) as session:
+        first_verify(session).result(timeout=20)
+        with pytest.raises(CloudUnavailableError, match="framing"):
+            first_verify(session).result(timeout=20)
+
+
+@pytest.mark.parametrize(("hint", "seconds"), [("1500", 1.5), ("", 0.0), ("-4", 0.0), ("soon", 0.0), ("9" * 30, 3600)])
+def test_the_cloud_says_when_to_come_back(scripted, hint, seconds):
+    def refuse(frames, context):
+        context.set_trailing_metadata(((wire.REASON_KEY, "quota"), (wire.RETRY_AFTER_KEY, hint)))
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
+        yield b""
+
+    with connect(scripted(refuse)) as client, client.open(open_request()) as session:
+        for future in [first_verify(session), first_verify(session)]:
+            with pytest.raises(CloudOverloadedError, match="quota") as caught:
+                future.result(timeout=20)
+            assert caught.value.retry_after == seconds
+
+
+def test_replies_resolve_their_own_futures(scripted):
+    """Ten requests are under way at once; each reply has another row."""
+
+    def rows(number: int) -> Verified:
+        values = np.log(np.array([0.5, 0.25], np.float32))
+        return Verified((SparseLogProbs(np.array([number, number + 5], np.int32), values, 0.25),), number / 1e3)
+
+    def patient(frames, context):
+        yield wire.encode_opened(wire.Opened("s", "m", 20, 1, 64))
+        for _ in range(11):
+            next(frames)
+        for number in range(10):
+            yield wire.encode_verified(number, rows(number) if number % 3 else Verified((), superseded=True), FORM)
+        next(frames, None)
+
+    with connect(scripted(patient)) as client, client.open(open_request()) as session:
+        futures = [first_verify(session) for _ in range(10)]
+        for number, future in enumerate(futures):
+            verified = future.result(timeout=20)
+            assert verified.superseded == (number % 3 == 0)
+            if number % 3:
+                assert verified.rows[0].ids.tolist() == [number, number + 5]
+                assert verified.compute_seconds == pytest.approx(number / 1e3)
+        assert session.id == "s"
 
 
 def test_a_stream_that_ends_early_is_unavailable(scripted):
@@ -203,8 +311,10 @@ def test_a_stream_that_ends_early_is_unavailable(scripted):
         ("api_key", CloudRefusedError),
         ("tokenizer_mismatch", TokenizerMismatchError),
         ("overloaded", CloudOverloadedError),
+        ("quota", CloudOverloadedError),
         ("evicted", CloudOverloadedError),
         ("stopping", CloudUnavailableError),
+        ("context_full", CloudContextFullError),
         ("bad_request", ProtocolError),
         ("internal", CloudUnavailableError),
     ],
@@ -229,15 +339,136 @@ def test_another_vocabulary_is_reported_by_the_first_verify(client):
 def test_closing_a_session_fails_what_is_under_way_and_frees_the_server(server, engine, client):
     session = client.open(open_request(fingerprint=engine.tokenizer_fingerprint))
     first_verify(session).result(timeout=20)
-    assert len(server.sessions) == 1
+    assert server.sessions.active == 1
+    pending = first_verify(session)
     session.close()
     session.close()
-    deadline = time.monotonic() + 10
-    while len(server.sessions) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(server.sessions) == 0
-    with pytest.raises(CloudUnavailableError, match="was closed"):
-        first_verify(session).result(timeout=0)
+    for future in (pending, first_verify(session)):
+        try:
+            future.result(timeout=0)  # its reply may have come first
+        except CloudUnavailableError as error:
+            assert "was closed" in str(error)
+    until(lambda: server.sessions.active == 0)
+    assert server.sessions.parked == 0
+
+
+def test_closing_does_not_wait_for_the_network(scripted):
+    asked = threading.Event()
+    broken = threading.Event()
+
+    def deaf(frames, context):
+        yield OPENED
+        context.add_callback(broken.set)
+        asked.set()
+        broken.wait(20)  # it never ends the stream
+
+    with connect(scripted(deaf)) as client:
+        session = client.open(open_request())
+        assert asked.wait(20)
+        pending = first_verify(session)
+        session.close()
+        with pytest.raises(CloudUnavailableError, match="was closed"):
+            pending.result(timeout=0)
+        assert broken.wait(20)  # the device breaks it instead
+
+
+def test_closing_the_client_ends_its_sessions_in_order(server, engine):
+    client = connect(server.address)
+    session = client.open(open_request(fingerprint=engine.tokenizer_fingerprint))
+    first_verify(session).result(timeout=20)
+    client.close()
+    until(lambda: server.sessions.active == 0)
+    assert server.sessions.parked == 0
+
+
+def test_a_session_whose_stream_broke_is_resumed(server, engine):
+    request = open_request(fingerprint=engine.tokenizer_fingerprint)
+    with RecordingProxy(server.address) as proxy, connect(proxy.address) as client:
+        session = client.open(request)
+        before = first_verify(session).result(timeout=20)
+        proxy.cut()
+        with pytest.raises(CloudUnavailableError):
+            first_verify(session).result(timeout=20)
+        again = open_request(fingerprint=engine.tokenizer_fingerprint, resume=session.id)
+        with client.open(again) as resumed:
+            after = first_verify(resumed).result(timeout=20)
+            assert resumed._opened.resumed
+            assert resumed.id == session.id
+        np.testing.assert_allclose(after.rows[0].log_probs, before.rows[0].log_probs, atol=1e-5)
+
+
+def test_a_new_session_connects_at_once_when_the_server_is_back(engine):
+    """However often connecting failed meanwhile: gRPC's own pauses would have grown to seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    request = lambda: open_request(fingerprint=engine.tokenizer_fingerprint)  # noqa: E731
+    with connect(f"127.0.0.1:{port}") as client:
+        for _ in range(8):
+            with client.open(request()) as session, pytest.raises(CloudUnavailableError):
+                first_verify(session).result(timeout=20)
+        with serving(engine, ServerOptions(port=port)), client.open(request()) as session:
+            first_verify(session).result(timeout=20)
+
+
+def test_a_connection_that_died_silently_does_not_take_the_next_session_with_it(server, engine):
+    with RecordingProxy(server.address) as proxy, connect(proxy.address, call_timeout=1.0) as client:
+        with client.open(open_request(fingerprint=engine.tokenizer_fingerprint)) as session:
+            first_verify(session).result(timeout=20)
+            proxy.stall()
+            with pytest.raises(CloudTimeoutError):
+                first_verify(session).result(timeout=20)
+        with client.open(open_request(fingerprint=engine.tokenizer_fingerprint)) as session:
+            first_verify(session).result(timeout=20)
+
+
+def test_one_session_s_failure_leaves_the_others_alone(scripted):
+    streams = []
+
+    def behave(frames, context):
+        streams.append(next(frames))
+        mine = len(streams)
+        yield OPENED
+        for number, _ in enumerate(frames):
+            if mine == 2:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            yield wire.encode_verified(number, ROW, FORM)
+
+    with connect(scripted(behave)) as client, client.open(open_request()) as good:
+        first_verify(good).result(timeout=20)
+        with client.open(open_request()) as bad, pytest.raises(CloudUnavailableError):
+            first_verify(bad).result(timeout=20)
+        first_verify(good).result(timeout=20)
+        with client.open(open_request()) as another:
+            first_verify(another).result(timeout=20)
+        first_verify(good).result(timeout=20)
+
+
+REPLIES = st.binary(max_size=60) | st.just(OPENED) | st.integers(0, 3).map(lambda n: wire.encode_verified(n, ROW, FORM))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(REPLIES, max_size=5))
+def test_whatever_a_server_says_ends_in_rows_or_a_typed_error(babbler, replies):
+    client, script = babbler
+    script[:] = replies
+    with client.open(open_request()) as session:
+        for future in [first_verify(session) for _ in range(3)]:
+            try:
+                assert future.result(timeout=20).rows[0].ids.tolist() == [1, 7]
+            except CloudError as error:
+                assert str(error).isprintable()
+
+
+@pytest.fixture
+def babbler(scripted):
+    script: list[bytes] = []
+
+    def babble(frames, context):
+        yield from list(script)
+
+    with connect(scripted(babble)) as client:
+        yield client, script
 
 
 def test_a_callback_may_close_the_session(scripted):
@@ -259,7 +490,6 @@ def test_a_closed_client_is_unavailable(server, engine):
     client.close()
     with pytest.raises(CloudUnavailableError, match="was closed"):
         client.info(new_gate().info())
-    session._reader.join(20)
     with pytest.raises(CloudUnavailableError):
         first_verify(session).result(timeout=20)
 
@@ -333,3 +563,13 @@ def test_an_address_of_the_wrong_form_is_a_request_error(address):
 def test_a_key_that_no_header_can_carry_is_a_request_error(key):
     with pytest.raises(RequestError, match="--api-key"):
         connect("127.0.0.1:1", api_key=key)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:50051", "cloud.example:50051"])
+def test_a_key_does_not_travel_in_the_clear(address):
+    with pytest.raises(RequestError, match="--key-without-tls"):
+        connect(address, api_key="secret")
+    for allowed in ({"tls": True}, {"key_without_tls": True}):
+        connect(address, api_key="secret", **allowed).close()
+    for here in ("127.0.0.1:1", "[::1]:1", "localhost:1"):
+        connect(here, api_key="secret").close()
