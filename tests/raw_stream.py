@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -17,6 +19,13 @@ FORM = RowFormat(top_k=8)
 SECONDS = 30
 
 
+def wait_until(holds: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.005)
+
+
 class RawStream:
     """One stream on a channel of its own."""
 
@@ -28,7 +37,8 @@ class RawStream:
         self.call: Any = score(iter(self._frames.get, None), timeout=SECONDS, metadata=metadata)
         self.opened: wire.Opened | None = None
         self.form = FORM
-        self._asked: list[int] = []
+        self._asked: list[tuple[int, int]] = []
+        self._said = 0
         self._received = 0
 
     def open(
@@ -44,20 +54,22 @@ class RawStream:
         return self.opened
 
     def send(self, frame: bytes) -> None:
+        self._said = wire.said(frame, self._said)
         self._frames.put(frame)
 
     def ask(self, keep: int, tokens: list[int], rows: list[int]) -> None:
         """Send a `verify`; its reply comes with `reply`."""
-        self._asked.append(len(rows))
         self.send(wire.encode_verify(VerifyRequest(keep, tuple(tokens), tuple(rows), "")))
+        self._asked.append((len(rows), self._said))
 
     def reply(self) -> Verified:
         opened = self.await_opened()
         number = self._received
         data = next(self.call)
         self._received += 1
+        count, said = self._asked[number]
         return wire.decode_verified(
-            data, number=number, count=self._asked[number], vocab_size=opened.vocab_size, form=self.form
+            data, number=number, count=count, vocab_size=opened.vocab_size, form=self.form, heard=said
         )
 
     def verify(self, keep: int, tokens: list[int], rows: list[int]) -> Verified:

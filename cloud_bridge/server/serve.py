@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -145,25 +146,26 @@ def serving(engine: Engine[Any], options: ServerOptions) -> Iterator[BridgeServe
     Raises:
         ServeError: as `BridgeServer`.
     """
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="cogenesis-server", daemon=True)
-    thread.start()
 
     async def begin() -> BridgeServer:
         server = BridgeServer(options)
         await server.start(engine)
         return server
 
+    loop = _background_loop()
+    server = asyncio.run_coroutine_threadsafe(begin(), loop).result()
     try:
-        server = asyncio.run_coroutine_threadsafe(begin(), loop).result()
-        try:
-            yield server
-        finally:
-            asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        yield server
     finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+
+
+@functools.cache
+def _background_loop() -> asyncio.AbstractEventLoop:
+    # One for the life of the process: gRPC has one poller a process, which loops in several threads would share.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="cogenesis-servers", daemon=True).start()
+    return loop
 
 
 def _bind(server: grpc.aio.Server, options: ServerOptions, credentials: grpc.ServerCredentials | None) -> str:

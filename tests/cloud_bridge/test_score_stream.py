@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_stream import RawStream
+from raw_stream import RawStream, wait_until
 
 from cloud_bridge.server.score_stream import MAX_UNDER_WAY
 from cloud_bridge.server.serve import ServerOptions, serving
@@ -42,13 +42,6 @@ class HeldEngine:
 
     def release(self) -> None:
         self.go.set()
-
-
-def wait_until(holds, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.005)
 
 
 def metric(server, name: str, **labels: str) -> float:

@@ -3,13 +3,16 @@
 import datetime
 import ipaddress
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from raw_stream import RawStream, wait_until
 
 from cloud_bridge.client import connect
 from cloud_bridge.server.auth import ApiKeys
 from cloud_bridge.server.errors import RefusalError, ServeError
 from cloud_bridge.server.serve import ServerOptions, serving
-from edge_runtime.errors import CloudRefusedError, CloudUnavailableError, RequestError
+from edge_runtime.errors import CloudError, CloudRefusedError, CloudUnavailableError, RequestError
 from edge_runtime.ledger import Ledger
 from edge_runtime.privacy import Gate, Policy, PublicInstruction
 
@@ -50,25 +53,67 @@ def test_each_key_of_the_file_gets_in(locked, key):
         ("#", "not known"),
     ],
 )
-def test_every_method_refuses_any_other_key(locked, engine, key, cause):
+def test_every_method_refuses_any_other_key(locked, key, cause):
     gate = new_gate()
     with connect(locked.address, api_key=key) as client:
-        opening = gate.open(
-            INSTRUCTION, tokenizer_fingerprint=engine.tokenizer_fingerprint, top_k=4, value_type="float32"
-        )
-        with client.open(opening) as session:
-            first = session.verify(gate.verify(keep=0, tokens=[], first_row=0, text=""))
-            calls = [
-                lambda: client.info(gate.info()),
-                lambda: first.result(timeout=20),
-                lambda: list(client.sketch(gate.sketch(INSTRUCTION))),
-                lambda: list(
-                    client.answer(gate.answer(INSTRUCTION, max_new_tokens=1, temperature=0.0, top_p=1.0, seed=0))
-                ),
-            ]
-            for call in calls:
-                with pytest.raises(CloudRefusedError, match=cause):
-                    call()
+        calls = [
+            lambda: client.info(gate.info()),
+            lambda: list(client.sketch(gate.sketch(INSTRUCTION))),
+            lambda: list(client.answer(gate.answer(INSTRUCTION, max_new_tokens=1, temperature=0.0, top_p=1.0, seed=0))),
+        ]
+        for call in calls:
+            with pytest.raises(CloudRefusedError, match=cause):
+                call()
+
+
+@pytest.mark.parametrize("key", [None, "key-of-the-phon"])
+def test_a_stream_without_the_right_key_gets_not_one_frame_nor_somebody_elses_session(locked, engine, key):
+    with RawStream(locked.address, key="key-of-the-phone").open(engine) as mine:
+        mine.verify(0, [1], [1])
+        for resume in ("", mine.opened.session_id):
+            with RawStream(locked.address, key=key).open(engine, resume=resume) as thief:
+                thief.ask(0, [], [0])
+                with pytest.raises(grpc.RpcError) as refused:
+                    next(thief.call)
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        # A valid key, but another one, gets a session of its own.
+        with RawStream(locked.address, key="key-without-a-name").open(
+            engine, resume=mine.opened.session_id
+        ) as neighbour:
+            assert not neighbour.await_opened().resumed
+            assert neighbour.opened.session_id != mine.opened.session_id
+        assert mine.verify(1, [2], [2]).rows
+        mine.vanish()
+    wait_until(lambda: locked.sessions.parked == 1)
+    with RawStream(locked.address, key="key-of-the-phone").open(engine, resume=mine.opened.session_id) as back:
+        assert back.await_opened().resumed
+
+
+def test_quotas_count_by_key(engine, keys_file):
+    with (
+        serving(engine, ServerOptions(api_keys=keys_file, sessions_per_key=1, tokens_per_minute=100)) as server,
+        RawStream(server.address, key="key-of-the-phone").open(engine) as first,
+    ):
+        first.await_opened()
+        with RawStream(server.address, key="key-of-the-phone").open(engine) as second:
+            reason, after = second.refusal()
+            assert reason == "quota" and after is not None and after > 0
+        with RawStream(server.address, key="key-without-a-name").open(engine) as other:
+            assert other.verify(0, [], [0]).rows
+        with connect(server.address, api_key="key-of-the-phone") as client:
+            first.half_close()
+            wait_until(lambda: server.sessions.active == 0)
+            gate = new_gate()
+            list(client.answer(gate.answer(INSTRUCTION, max_new_tokens=90, temperature=0.0, top_p=1.0, seed=0)))
+            with pytest.raises(CloudError) as refused:
+                list(client.sketch(gate.sketch(INSTRUCTION)))
+            assert refused.value.transient
+
+
+def test_probes_need_no_key_and_learn_only_whether_the_server_serves(locked):
+    with grpc.insecure_channel(locked.address) as channel:
+        reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic key-of-the-phone", "key-of-the-phone"])
