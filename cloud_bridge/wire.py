@@ -207,14 +207,19 @@ def encode_opened(opened: Opened) -> bytes:
     ).SerializeToString()
 
 
-def encode_verified(number: int, verified: Verified, form: RowFormat) -> bytes:
-    """Bytes of the reply to the `number`-th `verify` of a stream, from 0."""
+def said(message: bytes, before: int = 0) -> int:
+    """Checksum of all messages of a device in a stream: of `message` and those before it."""
+    return zlib.crc32(message, before)
+
+
+def encode_verified(number: int, verified: Verified, form: RowFormat, heard: int = 0) -> bytes:
+    """Bytes of the reply to the `number`-th `verify` of a stream, from 0; `heard` is what the device `said` with it."""
     rows = encode_rows(verified.rows, form.value_type)
     return pb.ServerFrame(
         verified=pb.Verified(
             number=number,
             rows=rows,
-            crc32=_checksum(number, rows),
+            crc32=_checksum(number, rows, heard),
             compute_us=_microseconds(verified.compute_seconds),
             queue_us=_microseconds(verified.queue_seconds),
             superseded=verified.superseded,
@@ -271,7 +276,9 @@ def decode_opened(data: bytes) -> Opened:
     )
 
 
-def decode_verified(data: bytes, *, number: int, count: int, vocab_size: int, form: RowFormat) -> Verified:
+def decode_verified(
+    data: bytes, *, number: int, count: int, vocab_size: int, form: RowFormat, heard: int = 0
+) -> Verified:
     """Read the reply to a `verify`.
 
     Args:
@@ -280,6 +287,7 @@ def decode_verified(data: bytes, *, number: int, count: int, vocab_size: int, fo
         count: how many rows it asked for.
         vocab_size: of `opened`; ids must be below it.
         form: of `open`.
+        heard: what this device `said` up to that `verify`, which is what the cloud must have heard.
 
     Returns:
         The reply, with exactly `count` rows, or none where it was superseded.
@@ -288,7 +296,7 @@ def decode_verified(data: bytes, *, number: int, count: int, vocab_size: int, fo
     require(frame.WhichOneof("frame") == "verified", "a frame is not verified")
     verified = frame.verified
     require(verified.number == number, f"reply {verified.number} came where reply {number} was due")
-    require(verified.crc32 == _checksum(number, verified.rows), "the checksum of the rows is wrong")
+    require(verified.crc32 == _checksum(number, verified.rows, heard), "the checksum is wrong")
     expected = 0 if verified.superseded else count
     rows = decode_rows(verified.rows, count=expected, vocab_size=vocab_size, form=form)
     return Verified(rows, verified.compute_us / 1e6, verified.queue_us / 1e6, verified.superseded)
@@ -365,8 +373,8 @@ def _parse(kind: type[M], data: bytes) -> M:
     return message
 
 
-def _checksum(number: int, rows: bytes) -> int:
-    return zlib.crc32(number.to_bytes(4, "little") + rows)
+def _checksum(number: int, rows: bytes, heard: int) -> int:
+    return zlib.crc32(number.to_bytes(4, "little") + rows, heard)
 
 
 def _microseconds(seconds: float) -> int:

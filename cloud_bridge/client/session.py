@@ -14,7 +14,7 @@ import grpc
 
 from cloud_bridge.client.failures import Peer, copy_of
 from cloud_bridge.client.watchdog import Watchdog
-from cloud_bridge.wire import Opened, decode_opened, decode_verified, encode_open, encode_verify
+from cloud_bridge.wire import Opened, decode_opened, decode_verified, encode_open, encode_verify, said
 from edge_runtime.cloud import Verified
 from edge_runtime.errors import CloudTimeoutError, CloudUnavailableError, CogenesisError, ProtocolError
 from edge_runtime.messages import OpenRequest, VerifyRequest
@@ -32,6 +32,7 @@ class _Pending:
     asked: VerifyRequest
     future: Future[Verified]
     since: float
+    said: int
 
 
 class ScoreSession:
@@ -85,7 +86,9 @@ class ScoreSession:
             self._open_request = message
             return encode_open(message)
 
-        self._outgoing.put(request.leave(encode))
+        payload = request.leave(encode)
+        self._said = said(payload)
+        self._outgoing.put(payload)
         # gRPC's own thread takes from the queue: whoever sends does not wait for flow control.
         self._stream = call(iter(self._outgoing.get, None), metadata=metadata)
         self._watchdog = Watchdog(timeout, self._oldest_wait, self._expire)
@@ -114,7 +117,8 @@ class ScoreSession:
         with self._lock:  # the order in the ledger, on the wire and of the futures is one
             if self._failure is None:
                 payload = request.leave(encode)
-                self._pending.append(_Pending(request, asked[0], future, time.monotonic()))
+                self._said = said(payload, self._said)
+                self._pending.append(_Pending(request, asked[0], future, time.monotonic(), self._said))
                 self._outgoing.put(payload)
                 return future
         future.set_exception(copy_of(self._failure))
@@ -161,6 +165,7 @@ class ScoreSession:
             count=len(pending.asked.rows),
             vocab_size=self._opened.vocab_size,
             form=self._open_request.rows,
+            heard=pending.said,
         )
         self._answered += 1
         self._peer.proven = True

@@ -35,6 +35,7 @@ class _Request:
     """A `verify` that was read; `superseded` is set while it waits, and read by the engine's thread."""
 
     number: int
+    heard: int
     verify: VerifyRequest
     arrived: float
     superseded: bool = False
@@ -62,16 +63,18 @@ class ScoreStream:
         session: Session,
         form: RowFormat,
         *,
+        heard: int,
         engine: Engine[Any],
         thread: EngineThread,
         sessions: SessionTable,
         quota: TokenQuota,
         telemetry: Telemetry,
     ) -> None:
-        """Serve `session`, whose state is made, with rows of `form`."""
+        """Serve `session`, whose state is made, with rows of `form`; `heard` is the checksum of the opening."""
         self._context = context
         self._session = session
         self._form = form
+        self._heard = heard
         self._engine = engine
         self._thread = thread
         self._sessions = sessions
@@ -112,6 +115,7 @@ class ScoreStream:
         await asyncio.sleep(_BROKEN_SECONDS)
 
     def _accept(self, data: bytes, number: int) -> None:
+        self._heard = wire.said(data, self._heard)
         verify = wire.decode_client_frame(data)
         if not isinstance(verify, VerifyRequest):
             raise RefusalError(Reason.BAD_REQUEST, "a stream has one open frame, the first")
@@ -119,7 +123,7 @@ class ScoreStream:
             raise RefusalError(Reason.BAD_REQUEST, f"more than {MAX_UNDER_WAY} requests are under way")
         for earlier in self._under_way:
             earlier.superseded |= verify.keep < earlier.end
-        request = _Request(number, verify, time.perf_counter())
+        request = _Request(number, self._heard, verify, time.perf_counter())
         self._under_way.append(request)
         self._arrivals.put_nowait(request)
         self._touch()
@@ -135,7 +139,7 @@ class ScoreStream:
             else:
                 self._quota.check(self._session.caller.account)
                 verified = await self._compute(request)
-            reply = wire.encode_verified(request.number, verified, self._form)
+            reply = wire.encode_verified(request.number, verified, self._form, request.heard)
             await self._context.write(reply)
             self._telemetry.went(len(reply))
             self._under_way.popleft()

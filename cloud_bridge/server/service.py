@@ -104,9 +104,10 @@ class BridgeService:
     # --- Score --------------------------------------------------------------------------------------------------------
 
     async def _score(self, _: Any, context: grpc.aio.ServicerContext, caller: Caller) -> None:
-        opening = await self._opening(context)
-        if opening is None:
+        data = await self._first_frame(context)
+        if data is None:
             return
+        opening = self._opening(data)
         self._quota.check(caller.account)
         topic = hashlib.sha256(opening.instruction.encode()).digest()
 
@@ -117,9 +118,9 @@ class BridgeService:
             return self._sessions.open(caller, "Score", end, topic=topic), False
 
         with _Holding(self._sessions, enter) as holding:
-            await holding.last(self._converse(holding.session, holding.resumed, opening, context))
+            await holding.last(self._converse(holding.session, holding.resumed, opening, wire.said(data), context))
 
-    async def _opening(self, context: grpc.aio.ServicerContext) -> OpenRequest | None:
+    async def _first_frame(self, context: grpc.aio.ServicerContext) -> bytes | None:
         try:
             data = await asyncio.wait_for(context.read(), OPEN_SECONDS)
         except TimeoutError:
@@ -127,6 +128,9 @@ class BridgeService:
         if data is grpc.aio.EOF:
             return None
         self._telemetry.came(len(data))
+        return bytes(data)
+
+    def _opening(self, data: bytes) -> OpenRequest:
         opening = wire.decode_client_frame(data)
         if not isinstance(opening, OpenRequest):
             raise RefusalError(Reason.BAD_REQUEST, "the first frame of a stream must be open")
@@ -137,7 +141,7 @@ class BridgeService:
         return opening
 
     async def _converse(
-        self, session: Session, resumed: bool, opening: OpenRequest, context: grpc.aio.ServicerContext
+        self, session: Session, resumed: bool, opening: OpenRequest, heard: int, context: grpc.aio.ServicerContext
     ) -> None:
         engine = self._engine
         if not resumed:
@@ -157,6 +161,7 @@ class BridgeService:
             context,
             session,
             opening.rows,
+            heard=heard,
             engine=engine,
             thread=self._thread,
             sessions=self._sessions,
