@@ -117,8 +117,7 @@ class CachedEngine(ABC):
         waiting: list[int] = []
         text = ""
         finish_reason = "length"
-        yield from sequence.read(prompt[:-1])
-        row = sequence.feed(0, prompt)
+        row = yield from sequence.feed_in_turns(0, prompt)
         while len(written) < room:
             token = choose(row, request.temperature, request.top_p, rng)
             if token in self._ends:
@@ -144,8 +143,7 @@ class CachedEngine(ABC):
             self._sketch_words = SketchWords.of(self._tokenizer, self.vocab_size, self._ends)
         prompt = self._prompt(outline_messages(instruction), room=OUTLINE_TOKENS)
         sequence = self._new_sequence(single_rows=True)
-        yield from sequence.read(prompt)
-        yield from write_outline(prompt, sequence.feed, self._sketch_words)
+        yield from write_outline(prompt, sequence.feed_in_turns, self._sketch_words)
 
     @abstractmethod
     def _new_sequence(self, *, single_rows: bool) -> CachedSequence:

@@ -54,6 +54,13 @@ class CachedSequence(ABC):
         row: NDArray[np.float32] = self.log_probs(whole, [len(whole) - 1])[0]
         return row
 
+    def feed_in_turns(self, start: int, token_ids: Sequence[int]) -> Generator[None, None, NDArray[np.float32]]:
+        """As `feed`; yields after each part of the work."""
+        yield from self.read([*self.token_ids[:start], *token_ids])
+        row = self.feed(start, token_ids)
+        yield
+        return row
+
     def clear(self) -> None:
         """Keep nothing; the memory is free."""
         self.token_ids = []

@@ -8,9 +8,10 @@ whatever the model is. Everything is greedy: the same instruction gives the same
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,10 @@ _EXAMPLE_POINTS = (
     "Invitation to join today",
 )
 
-Feed = Callable[[int, Sequence[int]], NDArray[np.float32]]
+Result = TypeVar("Result")
+Turns = Generator[None, None, Result]
+"""Work that lets others have their turn in between."""
+Feed = Callable[[int, Sequence[int]], Turns[NDArray[np.float32]]]
 """`feed(start, tokens)`: forget all from position `start`, append `tokens`, give the (V,) log-probabilities behind."""
 
 
@@ -146,8 +150,8 @@ class SketchWords:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
-def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Iterator[str]:
-    """Yield the outline's lines, as in `1. Why the garden matters` and a newline.
+def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Generator[str | None, None, None]:
+    """Yield the outline's lines, as in `1. Why the garden matters` and a newline; None between two runs of the model.
 
     Args:
         prompt: token ids of `outline_messages` in the model's chat template.
@@ -155,11 +159,11 @@ def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Iter
         words: of the model's vocabulary.
     """
     points: list[str] = []
-    row = feed(0, [*prompt, *words.encode("1.")])
+    row = yield from feed(0, [*prompt, *words.encode("1.")])
     position = len(prompt) + len(words.encode("1."))
     newline = words.encode("\n")
     while True:
-        point = _write_point(row, partial(_feed_behind, feed, position), words, points)
+        point = yield from _write_point(row, partial(_feed_behind, feed, position), words, points)
         if point is None:
             return
         points.append(point)
@@ -169,14 +173,15 @@ def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Iter
         head = words.encode(f"{len(points) + 1}.")
         behind = [*words.encode(f" {point}"), *newline]
         if len(points) >= MIN_POINTS:
-            if int(feed(position, behind[: -len(newline)]).argmax()) in words.ends:
+            row = yield from feed(position, behind[: -len(newline)])
+            if int(row.argmax()) in words.ends:
                 return
-            next_token = int(feed(position + len(behind) - len(newline), newline).argmax())
-            if not words.decode([next_token]).strip().startswith(str(len(points) + 1)[0]):
+            row = yield from feed(position + len(behind) - len(newline), newline)
+            if not words.decode([int(row.argmax())]).strip().startswith(str(len(points) + 1)[0]):
                 return
-            row = feed(position + len(behind), head)
+            row = yield from feed(position + len(behind), head)
         else:
-            row = feed(position, [*behind, *head])
+            row = yield from feed(position, [*behind, *head])
         position += len(behind) + len(head)
 
 
@@ -215,7 +220,7 @@ def repeats(text: str, earlier: Sequence[str]) -> bool:
     return any(len(own & other) >= _TOO_SIMILAR * len(own | other) for other in map(_word_set, earlier))
 
 
-def _feed_behind(feed: Feed, position: int, start: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+def _feed_behind(feed: Feed, position: int, start: int, tokens: Sequence[int]) -> Turns[NDArray[np.float32]]:
     return feed(position + start, tokens)
 
 
@@ -224,24 +229,26 @@ def _word_set(text: str) -> frozenset[str]:
     return words - _LOOSE_ENDS or words
 
 
-def _write_point(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> str | None:
+def _write_point(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> Turns[str | None]:
     """The next point; None where enough are there and the model has no new one to add."""
     refused = np.zeros_like(words.never)  # as a first token
     enough = len(points) >= MIN_POINTS
     for _ in range(1 if enough else _TRIES):
-        ids = _free_phrase(row, feed, words, refused)
+        ids = yield from _free_phrase(row, feed, words, refused)
         point = shorten(words.decode(ids))
         if is_point(point) and not _dangles(point) and not repeats(point, [*_EXAMPLE_POINTS, *points]):
             return point
         refused[ids[0]] = True
-    return None if enough else _phrase_of_words(row, feed, words, points)
+    return None if enough else (yield from _phrase_of_words(row, feed, words, points))
 
 
 def _dangles(point: str) -> bool:
     return _WORD.findall(point)[-1].casefold() in _LOOSE_ENDS
 
 
-def _free_phrase(row: NDArray[np.float32], feed: Feed, words: SketchWords, refused: NDArray[np.bool_]) -> list[int]:
+def _free_phrase(
+    row: NDArray[np.float32], feed: Feed, words: SketchWords, refused: NDArray[np.bool_]
+) -> Turns[list[int]]:
     """The model's own words up to a line break or one word too many."""
     ids: list[int] = []
     text = ""
@@ -257,15 +264,15 @@ def _free_phrase(row: NDArray[np.float32], feed: Feed, words: SketchWords, refus
         paused = text[-1:] in _PAUSES and count_words(text) >= MIN_WORDS
         if paused or count_words(text) > MAX_WORDS or len(ids) == _POINT_TOKENS:
             return ids
-        row = feed(len(ids) - 1, [token])
+        row = yield from feed(len(ids) - 1, [token])
 
 
-def _phrase_of_words(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> str:
+def _phrase_of_words(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> Turns[str]:
     """The likeliest whole words; the first is no other point's first, so the phrase is new."""
     firsts = frozenset(_WORD.findall(point)[0].strip(_EDGES).casefold() for point in points)
     ids = [_likeliest_word(row, words, frozenset(), firsts)]
     while len(ids) < _USUAL_WORDS - 1:
-        row = feed(len(ids) - 1, [ids[-1]])
+        row = yield from feed(len(ids) - 1, [ids[-1]])
         last = len(ids) == _USUAL_WORDS - 2
         ids.append(_likeliest_word(row, words, frozenset(ids), _LOOSE_ENDS if last else frozenset()))
     return " ".join(words.decode([token]).strip() for token in ids)

@@ -51,13 +51,14 @@ def outline_of(row_after, words: SketchWords) -> list[str]:
     """The outline of a model whose next row is a function of all tokens before it."""
     fed: list[int] = []
 
-    def feed(start: int, tokens) -> np.ndarray:
+    def feed(start: int, tokens):
+        yield
         assert 0 <= start <= len(fed)
         assert len(tokens) > 0
         fed[start:] = tokens
         return row_after(fed)
 
-    return list(write_outline([1, 2, 3], feed, words))
+    return [line for line in write_outline([1, 2, 3], feed, words) if line is not None]
 
 
 @settings(max_examples=30, deadline=None)
@@ -120,6 +121,22 @@ def test_points_that_share_most_words_repeat_each_other():
     assert repeats("The team's vision", ["the team's Vision"])
     assert repeats("Two weeks off for me", ["Two weeks off"])
     assert not repeats("Warm welcome to guests", ["Thanks to the guests"])
+
+
+def test_others_have_their_turn_after_each_run_of_the_model(words):
+    runs = 0
+
+    def feed(start: int, tokens):
+        nonlocal runs
+        runs += 1
+        yield
+        return np.random.default_rng(runs).normal(size=words.never.size).astype(np.float32)
+
+    runs_before = 0
+    for _ in write_outline([1, 2, 3], feed, words):
+        assert runs - runs_before <= 1
+        runs_before = runs
+    assert runs > 20
 
 
 def test_an_instruction_that_leaves_no_room_is_refused(client):
