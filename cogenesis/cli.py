@@ -12,6 +12,7 @@ from cogenesis.chat import chat
 from cogenesis.demo import demo
 from cogenesis.generate import generate
 from edge_runtime.errors import CogenesisError
+from edge_runtime.privacy_commands import app as privacy_commands
 from edge_runtime.store_commands import app as store_commands
 from export.commands import app as export_commands
 
@@ -33,13 +34,15 @@ app.command()(chat)
 app.add_typer(export_commands, name="export")
 app.add_typer(cloud_commands, name="cloud")
 app.add_typer(store_commands, name="store")
+app.add_typer(privacy_commands, name="privacy")
 
 
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 bundle or adapter, 4 request, store or policy, 5 cloud,
-    6 the cloud fell away and the device finished the answer, 7 export, 70 a fault of ours, 130 interrupted.
+    Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 bundle or adapter, 4 request, store or policy, 5 cloud or
+    ledger, 6 the cloud fell away and the device finished the answer, 7 export, 8 `privacy audit` found something
+    private that left, 70 a fault of ours, 130 interrupted.
     """
     try:
         app()

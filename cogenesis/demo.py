@@ -175,20 +175,20 @@ def _print_table(results: list[AnswerResult], console: Console) -> None:
 
 
 def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Console) -> None:
-    from edge_runtime.private_words import private_words
+    from rich.markup import escape
 
-    up = [entry for entry in ledger.entries if entry.direction == "up"]
-    sent = "".join(str(entry.content.get("text", "")) for entry in up if entry.kind == "verify")
-    words = private_words(example.context, example.instruction, sent)
-    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({len(up)} messages up).", soft_wrap=True)
+    from edge_runtime.audit import audit
+
+    entries = ledger.entries
+    up = sum(entry.direction == "up" for entry in entries)
+    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({up} messages up).", soft_wrap=True)
     console.print(
         "In edge mode nothing left; in cloud and sketch mode the public instruction alone; in fused mode the "
-        "instruction and, under the policy 'open', the answer's own tokens."
+        "instruction and the answer's own tokens, where the policy 'guarded' replaces private words."
     )
-    if words:
-        console.print(
-            f"[yellow]Those tokens carried {len(words)} private words to the cloud:[/yellow] {', '.join(words)}. "
-            "Where that is not acceptable, use mode sketch (policy 'sketch')."
-        )
+    leaks = audit(entries, example.instruction, example.context)
+    if leaks:
+        words = ", ".join(dict.fromkeys(leak.left for leak in leaks))
+        console.print("[yellow]Those tokens carried private words to the cloud:[/yellow]", escape(words))
     else:
-        console.print("This time those tokens carried no private word; under the policy 'open' they can.")
+        console.print("No private word was among them; `cogenesis privacy audit` checks any ledger.")

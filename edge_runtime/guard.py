@@ -30,6 +30,8 @@ _OTHERS = ("this", "that", "\u2026")
 # Where the first letters of a word have left already, the stand-in continues it and starts no new one.
 _LETTERS = "xqzjkvwyfhpbgdmcunlrsiaote"
 _DIGITS = "0123456789"
+# Each replacement takes letters away, so this is never reached; if it were, the view would end rather than leak.
+_MOST_REPLACEMENTS = 100
 
 
 class Guard:
@@ -70,7 +72,7 @@ class Guard:
     def asks(self) -> bool:
         """Whether the cloud may be asked for the next row: nothing is held back."""
         state = self._states[-1]
-        return not state.held and not state.partial
+        return not (state.held or state.partial or state.closed)
 
     def rewind(self, length: int) -> None:
         """Go back to the first `length` tokens of the answer.
@@ -87,7 +89,7 @@ class Guard:
         """Append one token of the answer."""
         state = self._states[-1]
         raw = self._bytes[token]
-        if raw is not None:  # control tokens never leave
+        if raw is not None and not state.closed:  # control tokens never leave
             text, rest = _decode(state.rest + raw)
             tokens, text = (*state.partial, token), state.whole + text
             if rest:
@@ -134,6 +136,8 @@ class Guard:
                 after += piece.text[max(end, 0) :]
                 in_substitute |= piece.substitute
             at += len(piece.text)
+        if not surface or last.reread > _MOST_REPLACEMENTS:
+            return state._replace(closed=True)
         kind = self._units[hit.unit].kind
         scan, at = state.base, state.start
         for character in "".join(piece.text for piece in before):
@@ -141,14 +145,16 @@ class Guard:
             at += 1
         # Of " Lindqvist" the space belongs to the stand-in's token, as it did to the name's.
         space = " " if len(before) and before[-1].text[-1:] == " " and not before[-1].whole else ""
-        stand_in = self._stand_in(kind, surface, scan, at, continues=hit.hold > hit.start, plain=in_substitute)
+        continues = hit.hold > hit.start and scan.before is not Kind.SEPARATOR
+        stand_in = self._stand_in(kind, surface, scan, at, continues=continues, plain=in_substitute)
         if space:
             before[-1:] = [self._piece(before[-1].text[:-1])] if len(before[-1].text) > 1 else []
         state = state._replace(scan=state.base, end=state.start, held=())
-        pieces = [*before, self._piece(space + stand_in, substitute=True), self._piece(after)]
-        for piece in pieces:
-            if piece.text:
-                state = self._read(state, piece)
+        for piece in (*before, self._piece(space + stand_in, substitute=True), self._piece(after)):
+            if piece.text and not piece.tokens:
+                return state._replace(closed=True)
+            if piece.text and not state.closed:
+                state = self._read(state, piece._replace(reread=last.reread + 1))
         return state
 
     def _stand_in(self, kind: str, surface: str, scan: Scan, at: int, *, continues: bool, plain: bool) -> str:
@@ -158,7 +164,7 @@ class Guard:
             options = _DIGITS if scan.before is Kind.DIGIT else _LETTERS
         else:
             options = ("\u2026",) if plain else (STAND_INS[kind], *_OTHERS)
-            if fold(surface[0]).kind is Kind.UPPER:
+            if fold(surface[:1]).kind is Kind.UPPER:
                 options = [option[0].upper() + option[1:] for option in options]
         for option in options:
             if self._is_clean(option if continues else option + "\n", scan, at):
@@ -190,12 +196,21 @@ class Guard:
 
 
 class _Piece(NamedTuple):
-    """Some of the view's text and the tokens that write it; `whole`: these are tokens of the answer."""
+    """Some of the view's text and the tokens that write it.
+
+    Attributes:
+        tokens: what is released for it.
+        text: what they say.
+        substitute: it has a stand-in.
+        whole: its tokens are the answer's own.
+        reread: how often it was read again because something in or before it was replaced.
+    """
 
     tokens: tuple[int, ...]
     text: str
     substitute: bool = False
     whole: bool = True
+    reread: int = 0
 
 
 class _Held(NamedTuple):
@@ -218,6 +233,7 @@ class _State(NamedTuple):
         partial: tokens that end within a character.
         whole: the whole characters in them.
         rest: the bytes after those.
+        closed: nothing is released any more, since a stand-in that makes nothing private could not be found.
     """
 
     released: int = 0
@@ -229,6 +245,7 @@ class _State(NamedTuple):
     partial: tuple[int, ...] = ()
     whole: str = ""
     rest: bytes = b""
+    closed: bool = False
 
 
 def _decode(data: bytes) -> tuple[str, bytes]:

@@ -128,58 +128,59 @@ class Scanner:
         )  # fmt: skip
 
     def step(self, scan: Scan, character: str, at: int) -> tuple[Scan, Hit | None]:
+        """Read the character at position `at`, unless a unit ends before it.
+
+        Returns:
+            The next state; or the state as it was and the longest unit that ends here.
+        """
+        after, hits = self.read(scan, character, at)
+        if not hits:
+            return after, None
+        return scan, min(hits, key=lambda hit: hit.start)
+
+    def read(self, scan: Scan, character: str, at: int) -> tuple[Scan, tuple[Hit, ...]]:
         """Read the character at position `at`.
 
         Returns:
-            The next state, or where the character completes a unit (as the first one after it, or its end), the hit;
-            the state is then the one before.
+            The next state, and every unit that ends before the character.
         """
         folded = fold(character)
         if folded.kind is Kind.IGNORED:
-            return scan, None
+            return scan, ()
         if folded.kind is Kind.SEPARATOR:
-            return self._separate(scan, at)
+            if scan.before is Kind.SEPARATOR:
+                return scan, ()
+            return self._separate(scan), self._ended(scan, at, True)
         parted = scan.before is not Kind.SEPARATOR and starts_inside(scan.before, folded.kind)
-        hit = self._ended(scan, at, parted)
-        if hit is not None:
-            return scan, hit
-        return Scan(folded.kind, tuple(self._grow(scan, folded, at, parted))), None
+        hits = self._ended(scan, at, parted)
+        return Scan(folded.kind, tuple(self._grow(scan, folded, at, parted))), hits
 
     def find(self, text: str) -> Iterator[Hit]:
-        """Every unit in a text that is there whole, from left to right and not overlapping."""
+        """Every unit that is whole in a text, by its end; units may overlap."""
         scan = Scan()
         for at, character in enumerate(f"{text}\n"):
-            scan, hit = self.step(scan, character, at)
-            if hit is not None:
-                yield hit
-                scan, _ = self.step(Scan(scan.before), character, at)
+            scan, hits = self.read(scan, character, at)
+            yield from hits
 
-    def _separate(self, scan: Scan, at: int) -> tuple[Scan, Hit | None]:
-        hit = self._ended(scan, at, True)
-        if hit is not None:
-            return scan, hit
-        if scan.before is Kind.SEPARATOR:
-            return scan, None
+    def _separate(self, scan: Scan) -> Scan:
         across = tuple(
             candidate if candidate.crossed else candidate._replace(crossed=True)
             for candidate in scan.candidates
             if not candidate.inside
         )
-        return Scan(Kind.SEPARATOR, across), None
+        return Scan(Kind.SEPARATOR, across)
 
-    def _ended(self, scan: Scan, at: int, parted: bool) -> Hit | None:
-        """The longest unit that ends before position `at`; `parted`: a word ends there."""
-        if scan.before is Kind.SEPARATOR:
-            return None
-        best = None
-        for candidate in scan.candidates:
-            table, letters, start, hold, inside, crossed = candidate
-            if not parted and (table < _INSIDE or crossed):
-                continue
-            unit = self._tables[table].forms.get(letters)
-            if unit is not None and (best is None or start < best.start):
-                best = Hit(start, hold, at, unit, letters, inside or not parted)
-        return best
+    def _ended(self, scan: Scan, at: int, parted: bool) -> tuple[Hit, ...]:
+        """The units that end before position `at`; `parted`: a word ends there."""
+        hits: list[Hit] = []
+        if scan.before is not Kind.SEPARATOR:
+            for table, letters, start, hold, inside, crossed in scan.candidates:
+                if not parted and (table < _INSIDE or crossed):
+                    continue
+                unit = self._tables[table].forms.get(letters)
+                if unit is not None:
+                    hits.append(Hit(start, hold, at, unit, letters, inside or not parted))
+        return tuple(hits)
 
     def _grow(self, scan: Scan, folded: Folded, at: int, parted: bool) -> Iterable[_Candidate]:
         grown: dict[tuple[int, str, int], _Candidate] = {}

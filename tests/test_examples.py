@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.privacy import PublicInstruction
-from edge_runtime.private_words import private_words
+from edge_runtime.private_scanner import Scanner
+from edge_runtime.private_units import private_units
 from edge_runtime.profile_store import ProfileStore
 from edge_runtime.request import load_request
 
@@ -33,8 +34,10 @@ def test_the_user_has_a_profile_a_dozen_past_texts_and_three_tasks(context):
 
 def test_the_instructions_are_public(context):
     unrelated = PublicInstruction("Write something.")
+    # The titles of past texts are in the context and say what the tasks say; what the user is must not be in a task.
+    units = [unit for unit in private_units(context, unrelated) if unit.kind not in ("sequence", "word")]
     for task in USER["tasks"]:
-        assert private_words(context, unrelated, task["instruction"]) == ()
+        assert not [units[hit.unit].surface for hit in Scanner(units).find(task["instruction"])]
 
 
 @pytest.mark.parametrize("path", REQUESTS, ids=lambda path: path.stem)

@@ -22,7 +22,7 @@ CONTEXT = PrivateContext(
 INSTRUCTION = PublicInstruction("Write a letter about keeping apiaries in Norrland.")
 SCANNER = Scanner(private_units(CONTEXT, INSTRUCTION), Public.of(INSTRUCTION).letters)
 
-relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 LEAKS = [
     "Ada Lindqvist",
