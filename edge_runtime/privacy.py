@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edge_runtime.cloud_view import CloudView, OpenView
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
@@ -18,7 +18,9 @@ from edge_runtime.errors import PolicyError
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import AnswerRequest, InfoRequest, Message, OpenRequest, SketchRequest, VerifyRequest
 from edge_runtime.sparse import RowFormat
-from edge_runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edge_runtime.tokenizer import Tokenizer  # who only opens sessions need not load it
 
 __all__ = ["Gate", "HistoryItem", "Policy", "PrivateContext", "PublicInstruction", "Released"]
 

@@ -1,17 +1,21 @@
 """`cogenesis cloud serve` and `cogenesis cloud info` as a user runs them: one JSON line, one line an error."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import grpc
 import pytest
-
-from cloud_bridge.client import connect
-from edge_runtime.ledger import Ledger
-from edge_runtime.privacy import Gate, Policy, PublicInstruction
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from raw_stream import RawStream, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "Marzipan-Submarine"
@@ -21,45 +25,82 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "cogenesis", "cloud", *map(str, arguments)]
 
 
-def test_a_server_announces_itself_serves_logs_no_text_and_stops_on_sigterm(tiny_model, tmp_path):
-    log = tmp_path / "log"
+@contextmanager
+def serving(*arguments: object, log: Path, environment: dict[str, str] | None = None):
+    """A server in a process of its own: (process, what it said when it was ready)."""
     with log.open("w") as errors:
-        arguments = command("serve", "--model", tiny_model, "--max-top-k", "32", "--threads", "1", "--verbose")
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT)
+        process = subprocess.Popen(
+            command("serve", *arguments), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
+        )
     try:
         assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        assert set(ready) == {"event", "address", "model", "vocab_size", "context_length", "tls"}
-        assert (ready["event"], ready["model"], ready["tls"]) == ("ready", "tiny-cloud", False)
-        info = json.loads(subprocess.run(command("info", ready["address"]), capture_output=True, check=True).stdout)
-        assert (info["model"], info["max_top_k"]) == ("tiny-cloud", 32)
-        gate = Gate(Policy.OPEN, Ledger())
-        instruction = PublicInstruction(f"Write about the {SECRET}.")
-        with connect(ready["address"]) as client:
-            with client.open(gate.open(instruction, **opening_options(info))) as session:
-                session.verify(gate.verify(keep=0, tokens=[504], first_row=0, text="")).result(timeout=60)
-                with pytest.raises(Exception, match="vocabulary"):
-                    session.verify(gate.verify(keep=0, tokens=[987654], first_row=0, text="")).result(timeout=60)
-            list(client.answer(gate.answer(instruction, max_new_tokens=3, temperature=0.0, top_p=1.0, seed=0)))
-            # An open session does not keep the server from stopping.
-            left_open = client.open(gate.open(instruction, **opening_options(info)))
-            left_open.verify(gate.verify(keep=0, tokens=[], first_row=0, text="")).result(timeout=60)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
-            left_open.close()
-        assert process.stdout.read() == ""  # the one line was all
+        yield process, json.loads(process.stdout.readline())
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def as_engine(ready: dict) -> SimpleNamespace:
+    """What `RawStream.open` needs to know of the engine."""
+    info = json.loads(subprocess.run(command("info", ready["address"]), capture_output=True, check=True).stdout)
+    return SimpleNamespace(**info)
+
+
+def health(channel: grpc.Channel) -> int:
+    return health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20).status
+
+
+def test_a_server_announces_itself_serves_logs_no_text_and_stops_on_sigterm(tiny_model, tmp_path):
+    log = tmp_path / "log"
+    arguments = ("--model", tiny_model, "--max-top-k", "32", "--threads", "1", "-vv", "--metrics-port", "0")
+    with serving(*arguments, log=log) as (process, ready):
+        assert set(ready) == {"event", "address", "model", "vocab_size", "context_length", "tls", "metrics"}
+        assert (ready["event"], ready["model"], ready["tls"]) == ("ready", "tiny-cloud", False)
+        engine = as_engine(ready)
+        assert (engine.model, engine.max_top_k) == ("tiny-cloud", 32)
+        instruction = f"Write about the {SECRET}."
+        with RawStream(ready["address"]).open(engine, instruction) as stream:
+            stream.verify(0, [504], [1])
+            stream.ask(0, [987654], [0])
+            assert stream.refusal()[0] == "bad_request"
+        with urllib.request.urlopen(f"http://{ready['metrics']}/metrics", timeout=20) as page:
+            assert 'cogenesis_sessions_opened_total{method="Score"} 1.0' in page.read().decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert process.stdout.read() == ""  # the one line was all
     text = log.read_text()
-    assert "serving tiny-cloud" in text and "refused: bad_request" in text and "stopped" in text
+    for event in ("serving", "opened", "verified", "refused", "closed", "draining", "stopped"):
+        assert re.search(rf"^\S+Z [A-Z]+ {event}\b", text, re.MULTILINE), event
     assert SECRET not in text and "504" not in text and "987654" not in text
     assert "Traceback" not in text
 
 
-def opening_options(info: dict) -> dict:
-    return {"tokenizer_fingerprint": info["tokenizer_fingerprint"], "top_k": 4, "value_type": "float32"}
+def test_a_stopping_server_lets_streams_go_on_and_a_second_signal_ends_them(tiny_model, tmp_path):
+    log = tmp_path / "log"
+    arguments = ("--model", tiny_model, "--threads", "1", "--drain-seconds", "600", "--log-format", "json", "-v")
+    with serving(*arguments, log=log) as (process, ready), grpc.insecure_channel(ready["address"]) as channel:
+        engine = as_engine(ready)
+        with RawStream(ready["address"]).open(engine) as stream:
+            stream.verify(0, [5], [1])
+            assert health(channel) == health_pb2.HealthCheckResponse.SERVING
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: health(channel) == health_pb2.HealthCheckResponse.NOT_SERVING)
+            assert stream.verify(1, [6], [2]).rows
+            with RawStream(ready["address"]).open(engine) as late:
+                assert late.refusal() == ("stopping", 600.0)
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(grpc.RpcError):
+                for n in itertools.count(2):
+                    stream.verify(n, [7], [n + 1])
+            assert stream.refusal()[0] == "stopping"
+        assert process.wait(timeout=30) == 0
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert [event for event in events if event in ("draining", "closed", "stopped")] == [
+        "draining",
+        "closed",
+        "stopped",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +108,11 @@ def opening_options(info: dict) -> dict:
     [
         (["serve", "--model", "/no/such/model"], "No such model: /no/such/model"),
         (["serve", "--model", "tests"], "no config.json"),
+        (["serve"], "give --model"),
+        (["serve", "--model", "MODEL", "--bundle", "tests"], "no --bundle"),
+        (["serve", "--engine", "onnx", "--model", "MODEL"], "give --bundle"),
+        (["serve", "--engine", "onnx", "--bundle", "tests"], "no manifest.json"),
+        (["serve", "--model", "MODEL", "--metrics-port", "IN USE"], "--metrics-port"),
         (["serve", "--model", "MODEL", "--api-keys", "/no/such/keys"], "/no/such/keys"),
         (["serve", "--model", "MODEL", "--tls-cert", "README.md", "--tls-key", "README.md"], "README.md"),
         (["serve", "--model", "MODEL", "--tls-cert", "README.md"], "--tls-key"),
