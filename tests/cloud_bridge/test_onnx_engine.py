@@ -16,6 +16,7 @@ from cloud_bridge.server.errors import RefusalError, ServeError
 from cloud_bridge.server.onnx_engine import PART, OnnxEngine, load_onnx_engine
 from cloud_bridge.wire import Reason
 from edge_runtime.messages import AnswerRequest
+from edge_runtime.open_decoder import open_decoder
 from edge_runtime.sparse import RowFormat
 from edge_runtime.tokenizer import Tokenizer
 
@@ -257,6 +258,16 @@ def test_a_dropped_cache_gives_its_memory_back(real):
         real.drop_cache(state)
     assert [real.cache_bytes(state) for state in sessions] == [0] * 4
     assert full - resident() > 0.9 * taken
+
+
+def test_its_threads_sleep_while_they_wait_and_a_device_s_do_not(bundles):
+    def spins(decoder) -> str:
+        return decoder._model.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
+
+    bundle = bundles("fp32").bundle
+    assert spins(load_onnx_engine(str(bundle.root))._model) == "0"
+    assert spins(open_decoder(bundle)) == "1"
+    assert spins(open_decoder(bundle, spin=False)) == "0"
 
 
 @pytest.mark.parametrize("damage", ["absent", "no manifest", "no tokenizer", "other weights", "no graph"])
