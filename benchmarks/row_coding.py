@@ -137,7 +137,7 @@ def main() -> None:
         arguments.json,
         title=f"Rows on the wire, at {answer_rows(arguments.records).cloud.shape[0]:,} tokens of real answers",
         notes=(
-            f"B/token: replies, rows of rejected drafts and framing included, in windows of {WINDOW} drafts at temperature "
+            f"B/token: of replies, with rejected rows and framing, in windows of {WINDOW} at temperature "
             f"{SAMPLING.temperature} and top-p {SAMPLING.top_p}.",
             "KL: nats, of the fused row with the whole cloud row from that with the row as sent; ± its standard error.",
         ),
