@@ -14,7 +14,7 @@ from cloud_bridge.server.cached_sequence import CachedSequence
 from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.server.sampling import choose
 from cloud_bridge.server.sketch import OUTLINE_TOKENS, SketchWords, outline_messages, write_outline
-from cloud_bridge.wire import Reason
+from cloud_bridge.wire import MAX_ROWS, Reason
 from edge_runtime.cloud import AnswerPiece
 from edge_runtime.messages import AnswerRequest
 from edge_runtime.sparse import RowFormat, SparseLogProbs, sparsify
@@ -173,6 +173,9 @@ class CachedEngine(ABC):
         answer = [*state.answer[:keep], *tokens]
         if rows and (rows[0] < 0 or rows[-1] > len(answer)):
             raise RefusalError(Reason.BAD_REQUEST, f"a row is above {len(answer)}")
+        # Rows are not made in parts that let others have their turn: they may not lie anywhere in a long answer.
+        if rows and rows[-1] - rows[0] >= MAX_ROWS:
+            raise RefusalError(Reason.BAD_REQUEST, f"the rows lie further apart than {MAX_ROWS}")
         if any(later <= earlier for earlier, later in itertools.pairwise(rows)):
             raise RefusalError(Reason.BAD_REQUEST, "rows are not ascending")
         if len(state.prompt) + len(answer) > self.context_length:

@@ -69,12 +69,13 @@ class Engine(Protocol[State]):
             state: the session's.
             keep: how many tokens of the session's answer stay.
             tokens: that follow them.
-            rows: ascending, each in 0 .. keep + len(tokens); none computes nothing.
+            rows: ascending, each in 0 .. keep + len(tokens), within `MAX_ROWS` of the wire of each other; none computes
+                nothing.
             form: how rows are cut.
 
         Raises:
             RefusalError: the session has fewer than `keep` tokens, a token is not in the vocabulary, a row is out of
-                range, or the context is full.
+                range, the rows lie too far apart, or the context is full.
         """
         ...
 

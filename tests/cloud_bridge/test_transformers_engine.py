@@ -140,6 +140,7 @@ def test_a_dropped_cache_takes_no_memory_and_comes_back(engine, oracle):
         {"keep": 2, "tokens": [9], "rows": [4]},
         {"keep": 2, "tokens": [9], "rows": [2, 2]},
         {"keep": 2, "tokens": [9] * 2000, "rows": [3]},
+        {"keep": 2, "tokens": [9] * 300, "rows": [3, 259]},
     ],
 )
 def test_a_refused_request_leaves_the_session_as_it_was(engine, watched, request_):
