@@ -15,6 +15,9 @@ from cloud_bridge.server.quotas import Caller
 from cloud_bridge.server.telemetry import Telemetry
 from cloud_bridge.wire import Reason
 
+_SHORTEST_RETRY, _LONGEST_RETRY = 0.2, 30.0
+"""Seconds after which a refused client may be asked to come back."""
+
 End = Callable[[RefusalError], None]
 """Ends a session's stream, wherever it waits; called at most once."""
 
@@ -97,7 +100,8 @@ class SessionTable:
         self._parked: dict[str, Session] = {}  # the longest parked first
         self._cache_bytes = 0
         self._stopping: float | None = None  # after how many seconds a newcomer may ask again
-        self._mean_seconds = 1.0  # that sessions live
+        self._mean_seconds = 0.0  # that sessions live
+        self._next_place = 0.0  # when the place frees that nobody was told of yet
 
     def __len__(self) -> int:
         return len(self._active) + len(self._parked)
@@ -180,7 +184,7 @@ class SessionTable:
         if self._active.pop(session.id, None) is None and self._parked.pop(session.id, None) is None:
             return
         seconds = self.clock() - session.begun
-        self._mean_seconds += (seconds - self._mean_seconds) * 0.1
+        self._mean_seconds += (seconds - self._mean_seconds) * (0.1 if self._mean_seconds else 1.0)
         self._count_cache(session, 0)
         self.telemetry.closed(session, cause, seconds)
         self.release(session)
@@ -294,8 +298,14 @@ class SessionTable:
         self._end(oldest, RefusalError(Reason.EVICTED, "another client took the session, which was idle"), "evicted")
 
     def _place_frees(self) -> float:
-        """Seconds until the next place is likely to be free."""
-        return min(max(self._mean_seconds / self.limits.max_sessions, 0.2), 10.0)
+        """Seconds until the next place is likely to be free that nobody else was told of."""
+        now = self.clock()
+        ages = [now - session.begun for session in self._active.values()]
+        life = max(self._mean_seconds, sum(ages) / max(len(ages), 1))
+        # One after the other: all of them at once would find one place free, and wait in vain.
+        self._next_place = max(self._next_place, now) + life / self.limits.max_sessions
+        self._next_place = min(self._next_place, now + _LONGEST_RETRY)
+        return max(self._next_place - now, _SHORTEST_RETRY)
 
     def _end(self, session: Session, reason: RefusalError, cause: str) -> None:
         end = session.end

@@ -14,8 +14,12 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from decoder_models import tiny_model as tiny_bundle
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from raw_stream import RawStream, wait_until
+
+from cloud_bridge import wire
+from edge_runtime.messages import AnswerRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "Marzipan-Submarine"
@@ -101,6 +105,25 @@ def test_a_stopping_server_lets_streams_go_on_and_a_second_signal_ends_them(tiny
         "closed",
         "stopped",
     ]
+
+
+def test_the_engine_onnx_serves_a_bundle_without_torch_and_transformers(tmp_path):
+    bundle = tiny_bundle(tmp_path / "bundle", quantize="int8", model_type="llama").bundle.root
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    for module in ("torch", "transformers", "optimum", "onnx"):
+        (poison / f"{module}.py").write_text("import os\nos._exit(99)")
+    environment = {**os.environ, "PYTHONPATH": str(poison)}
+    arguments = ("--engine", "onnx", "--bundle", bundle, "--threads", "1")
+    with serving(*arguments, log=tmp_path / "log", environment=environment) as (process, ready):
+        engine = as_engine(ready)
+        with RawStream(ready["address"]).open(engine) as stream:
+            assert len(stream.verify(0, [5, 6], [0, 1, 2]).rows) == 3
+        with grpc.insecure_channel(ready["address"]) as channel:
+            answer = wire.encode_answer_request(AnswerRequest("Write a letter.", 3, 0.0, 1.0, 0))
+            assert list(channel.unary_stream(wire.method_path("Answer"))(answer, timeout=60))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize(
