@@ -34,6 +34,9 @@ Handler = Callable[[Any, grpc.aio.ServicerContext, Caller], Awaitable[Any]]
 OPEN_SECONDS = 20.0
 """A stream whose first frame does not come within this is ended: it holds a connection for nothing."""
 
+_BROKEN = (asyncio.CancelledError, grpc.aio.InternalError)
+"""How gRPC tells that a stream broke: while it waits, and while it writes."""
+
 _STATUS = {
     Reason.API_KEY: grpc.StatusCode.UNAUTHENTICATED,
     Reason.TOKENIZER_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
@@ -177,8 +180,8 @@ class BridgeService:
         lines = self._engine.sketch(request.instruction)
         self._telemetry.came(len(data))
         self._quota.check(caller.account)
-        await self._write("Sketch", lines, wire.encode_sketch_piece, context, caller)
         self._quota.charge(caller.account, OUTLINE_TOKENS)
+        await self._write("Sketch", lines, wire.encode_sketch_piece, context, caller)
 
     async def _answer(self, data: bytes, context: grpc.aio.ServicerContext, caller: Caller) -> None:
         pieces = self._engine.answer(wire.decode_answer_request(data))
@@ -233,6 +236,8 @@ class BridgeService:
                 refusal = error
             except ProtocolError as error:
                 refusal = RefusalError(Reason.BAD_REQUEST, str(error))
+            except grpc.aio.InternalError:
+                raise asyncio.CancelledError from None  # it broke while a reply was written; nobody is there to hear
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 self._telemetry.fault(error, where.filename, where.lineno)
@@ -283,7 +288,7 @@ class _Holding(contextlib.AbstractContextManager["_Holding"]):
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if not self._sessions.holds(self.session, self._end):
             return  # ended, or taken over
-        if isinstance(error, asyncio.CancelledError) or _quota_used_up(error):
+        if isinstance(error, _BROKEN) or _quota_used_up(error):
             self._sessions.park(self.session)
         else:
             self._sessions.close(self.session, "done" if error is None else "failed")
