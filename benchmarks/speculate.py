@@ -58,6 +58,7 @@ COLUMNS = {
     "up_bytes_per_token": "B up",
     "server_ms": "server ms",
     "wait": "wait",
+    "fused": "fused",
 }
 """What people see of a row, and under which name; machines see all of it."""
 
