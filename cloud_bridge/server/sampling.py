@@ -22,10 +22,23 @@ def choose(log_probs: NDArray[np.float32], temperature: float, top_p: float, rng
     if temperature < 1e-4:
         return int(log_probs.argmax())
     scaled = log_probs.astype(np.float64) / temperature
-    order = np.argsort(-scaled, kind="stable")
-    weights = np.exp(scaled[order] - scaled[order[0]])
-    cumulative = np.cumsum(weights / weights.sum())
-    # The token that crosses top_p belongs to the nucleus.
-    size = min(int(np.searchsorted(cumulative, top_p)) + 1, order.size)
-    point = rng.random() * cumulative[size - 1]
-    return int(order[min(int(np.searchsorted(cumulative[:size], point, side="right")), size - 1)])
+    weights = np.exp(scaled - scaled.max())
+    nucleus, reached = _nucleus(weights, top_p * float(weights.sum()))
+    point = rng.random() * reached[-1]
+    return int(nucleus[min(int(np.searchsorted(reached, point, side="right")), nucleus.size - 1)])
+
+
+def _nucleus(weights: NDArray[np.float64], mass: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The fewest likeliest tokens whose weights reach `mass`, and the sums up to each of them."""
+    if mass >= weights.sum():
+        return np.arange(weights.size), np.cumsum(weights)
+    # Sorting a whole vocabulary takes as long as half a run of a small model; mostly a hundred tokens are enough.
+    for floor in (1e-2, 1e-4, 0.0):
+        likely = np.flatnonzero(weights >= floor)
+        likely = likely[np.argsort(-weights[likely], kind="stable")]
+        reached = np.cumsum(weights[likely])
+        if reached[-1] >= mass:
+            break
+    # The token that crosses the mass belongs to the nucleus.
+    size = min(int(np.searchsorted(reached, mass)) + 1, likely.size)
+    return likely[:size], reached[:size]

@@ -93,10 +93,10 @@ def test_impossible_sampling_is_refused(client, tokens, temperature, top_p):
         answer(client, tokens=tokens, temperature=temperature, top_p=top_p)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.05, 5), st.floats(0.01, 1))
-def test_draws_come_from_the_smallest_set_that_reaches_top_p(seed, temperature, top_p):
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 5), st.floats(0.01, 1), st.sampled_from([20, 3000]))
+def test_draws_come_from_the_smallest_set_that_reaches_top_p(seed, temperature, top_p, size):
     rng = np.random.default_rng(seed)
-    log_probs = np.log(rng.dirichlet(np.full(20, 0.3)) + 1e-12).astype(np.float32)
+    log_probs = np.log(rng.dirichlet(np.full(size, 0.3)) + 1e-12).astype(np.float32)
     heated = np.exp(log_probs.astype(np.float64) / temperature)
     heated /= heated.sum()
     token = choose(log_probs, temperature, top_p, rng)
@@ -104,17 +104,18 @@ def test_draws_come_from_the_smallest_set_that_reaches_top_p(seed, temperature, 
     assert heated[heated > heated[token]].sum() < top_p + 1e-9
 
 
-def test_draws_have_the_probabilities_they_should():
+@pytest.mark.parametrize(("top_p", "kept"), [(0.9, 3), (1.0, 4)])
+def test_draws_have_the_probabilities_they_should(top_p, kept):
     from scipy.stats import chisquare
 
     probabilities = np.array([0.5, 0.2, 0.2, 0.1])
     heated = probabilities ** (1 / 0.7)
-    nucleus = (heated / heated.sum())[:3] / (heated / heated.sum())[:3].sum()
+    nucleus = heated[:kept] / heated[:kept].sum()
     rng = np.random.default_rng(3)
     log_probs = np.log(probabilities).astype(np.float32)
-    drawn = np.bincount([choose(log_probs, 0.7, 0.9, rng) for _ in range(4000)], minlength=4)
-    assert drawn[3] == 0
-    assert chisquare(drawn[:3], nucleus * 4000).pvalue > 0.001
+    drawn = np.bincount([choose(log_probs, 0.7, top_p, rng) for _ in range(4000)], minlength=4)
+    assert drawn[kept:].sum() == 0
+    assert chisquare(drawn[:kept], nucleus * 4000).pvalue > 0.001
 
 
 def test_temperature_zero_takes_the_likeliest():
