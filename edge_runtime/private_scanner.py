@@ -23,7 +23,7 @@ from edge_runtime.word_forms import listed
 
 _INSIDE_LETTERS = 5
 _INSIDE_DIGITS = 6
-_FREE = 3
+_FREE = 2
 """Letters of a form inside a word that may leave before the rest is held back."""
 
 _NOWHERE = 1 << 60

@@ -4,11 +4,12 @@ The rule, in the order of the kinds:
 
 - `email`, `handle` (web addresses and @handles), `phone`, `date`: wherever the context writes one.
 - `number`: two digits or more, however separated, and numbers in words that are written with a hyphen.
-- `name`: every word of a profile line `Name:` or `Location:`; a word outside the list of common words that the context
-  capitalises inside a sentence; several capitalised words in a row, as one; a common word that the context capitalises
-  inside a sentence and never writes small ("Grace"), which counts only where it is capitalised.
+- `name`: every word of a profile line `Name:`; a word outside the list of common words that the context capitalises
+  inside a sentence; several capitalised words in a row, as one; a common word, or one of two letters, that the context
+  capitalises inside a sentence and never writes small, or capitalises in a line `Location:`, `Company:` and the like
+  ("Grace"), which counts only where it is capitalised.
 - `word`: any other word of four letters or more outside the list of common words.
-- `sequence`: four words in a row within a line, of which at least three are no function words.
+- `sequence`: four words in a row within a line, of which at least two are no function words.
 
 What the instruction says itself, in any regular form, is public and no unit.
 """
@@ -34,11 +35,10 @@ from edge_runtime.word_forms import (
 SEQUENCE_WORDS = 4
 """How many words in a row make a sequence."""
 
-_CONTENT_WORDS = 3  # of a sequence; with two, stock phrases ("this message finds you") would be private
+_CONTENT_WORDS = 2  # of a sequence
 _RARE_LETTERS = 4
-_NAME_LINE = re.compile(
-    r"\s*(?:full[ _])?name\s*:|\s*(?:location|address|city|hometown|employer|company)\s*:", re.IGNORECASE
-)
+_NAME_LINE = re.compile(r"\s*(?:\w+[ _])?name\s*:", re.IGNORECASE)
+_PLACE_LINE = re.compile(r"\s*(?:location|address|city|hometown|employer|company)\s*:", re.IGNORECASE)
 _TENS_AND_ONES = re.compile(r"\b([a-z]+)[-\u2010-\u2015 ]([a-z]+)\b", re.IGNORECASE)
 _LABEL = re.compile(r"\s*[\w -]{1,40}:(?!//)")
 _SENTENCE_END = re.compile(r"[.!?;:\n\"\u201c\u201d\u2018\u00ab\u00bb*#\u2022|]|(?<!\w)'")
@@ -84,7 +84,9 @@ def private_units(context: PrivateContext, instruction: PublicInstruction) -> tu
     lines = list(_lines(context))
     units: dict[tuple[str, str], PrivateUnit] = {}
     for unit in (*_things(lines, public), *_words(lines, public)):
-        units.setdefault((unit.kind, unit.key), unit)
+        known = units.setdefault((unit.kind, unit.key), unit)
+        if known.capitalised and not unit.capitalised:
+            units[unit.kind, unit.key] = unit
     own = frozenset(form for unit in units.values() if not unit.capitalised for form in unit.forms)
     for unit in _sequences(lines, public, own):
         units.setdefault((unit.kind, unit.key), unit)
@@ -109,8 +111,8 @@ class Public:
         words: set[str] = set()
         for part in _parts(instruction.text):
             words |= inflections(part.key)
-        for match in _NUMBER.finditer(instruction.text):
-            words |= _number_forms(squeeze(match.group()))
+        for unit in _numbers(instruction.text, cls(frozenset(), "")):
+            words |= unit.forms
         for thing in things(instruction.text):
             words |= thing.forms
         return cls(frozenset(words), squeeze(instruction.text))
@@ -122,11 +124,20 @@ class Public:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line of the context; `inside`: it starts within a sentence, `titled`: capitals mean nothing in it."""
+    """A line of the context.
+
+    Attributes:
+        text: without its label.
+        inside: it starts within a sentence.
+        titled: capitals mean nothing in it.
+        placed: its capitalised words are names, of places or companies.
+        named: its words are the user's names, in any case.
+    """
 
     text: str
     inside: bool = False
     titled: bool = False
+    placed: bool = False
     named: bool = False
 
 
@@ -145,8 +156,11 @@ class _Part:
 def _lines(context: PrivateContext) -> Iterator[_Line]:
     for line in context.profile.splitlines():
         label = _LABEL.match(line)  # "Name:" is the form's word, not the user's, and what follows may be a name
-        named = _NAME_LINE.match(line) is not None
-        yield _Line(line[label.end() :], inside=True, named=named) if label else _Line(line)
+        if label is None:
+            yield _Line(line)
+            continue
+        named, placed = (form.match(line) is not None for form in (_NAME_LINE, _PLACE_LINE))
+        yield _Line(line[label.end() :], inside=True, placed=placed or named, named=named)
     for item in context.history:
         for line in item.title.splitlines():
             yield _Line(line, titled=True)
@@ -180,9 +194,9 @@ def _word(part: _Part, line: _Line, small: set[str]) -> PrivateUnit | None:
     key = part.key
     if is_function_word(key) or len(key) < 2 or any(character.isdecimal() for character in key):
         return None
-    name = part.capital and not line.titled and (part.inside or line.named)
-    if is_common(key) or len(key) == 2:
-        if not name or (key in small and not line.named):
+    name = line.named or (part.capital and not line.titled and (part.inside or line.placed))
+    if (is_common(key) and not line.named) or len(key) == 2:
+        if not name or (key in small and not line.placed):
             return None
         return PrivateUnit("name", part.surface, key, frozenset({key, key + "s"}), capitalised=True)
     if name:
@@ -219,13 +233,13 @@ def _phrases(line: _Line, parts: list[_Part], public: Public) -> Iterator[Privat
 def _numbers(text: str, public: Public) -> Iterator[PrivateUnit]:
     for match in _NUMBER.finditer(text):
         key = squeeze(match.group())
-        if len(key) > 1 and key not in public.words:
-            yield PrivateUnit("number", match.group(), key, frozenset(_number_forms(key)))
+        if len(key) > 1 and not (forms := _number_forms(key)) & public.words:
+            yield PrivateUnit("number", match.group(), key, frozenset(forms))
     for match in _TENS_AND_ONES.finditer(text):
         tens, ones = (VALUES.get(word.casefold(), 0) for word in match.groups())
         number = str(tens + ones)
-        if tens >= 20 and 0 < ones < 10 and number not in public.words:
-            yield PrivateUnit("number", match.group(), squeeze(match.group()), frozenset(_number_forms(number)))
+        if tens >= 20 and 0 < ones < 10 and not (forms := _number_forms(number)) & public.words:
+            yield PrivateUnit("number", match.group(), squeeze(match.group()), frozenset(forms))
 
 
 def _sequences(lines: Iterable[_Line], public: Public, own: frozenset[str]) -> Iterator[PrivateUnit]:
@@ -250,7 +264,7 @@ def _number_forms(key: str) -> set[str]:
     if number and str(number) == key:
         forms |= number_words(number)
     if len(key) > 3:
-        forms.add("".join(number_words(int(digit)) and _ONE[int(digit)] for digit in key))
+        forms.add("".join(_ONE[int(digit)] for digit in key))
     return forms
 
 

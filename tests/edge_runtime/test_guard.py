@@ -66,7 +66,7 @@ LEAKS = [
     "Rose",
     "lost her job at the old factory last year",
     "The neighbours of Rose complained about our bees again",
-    "the neighbours complained about Bo",
+    "complained about our bees",
 ]
 
 
