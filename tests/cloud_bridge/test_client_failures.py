@@ -409,6 +409,12 @@ def test_closing_the_client_ends_its_sessions_in_order(server, engine):
     assert server.sessions.parked == 0
 
 
+def test_what_grpc_logs_of_damaged_bytes_does_not_reach_the_terminal():
+    program = "import logging, cloud_bridge.client; logging.getLogger('grpc._cython.cygrpc').error('Invalid encoding')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, check=True)
+    assert done.stderr == b""
+
+
 def test_a_session_whose_stream_broke_is_resumed(server, engine):
     request = open_request(fingerprint=engine.tokenizer_fingerprint)
     with RecordingProxy(server.address) as proxy, connect(proxy.address) as client:

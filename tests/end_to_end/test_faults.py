@@ -1,0 +1,41 @@
+"""A thousand generations whose connections fail: a right answer or a typed error each, and nothing left behind."""
+
+import threading
+
+import faults
+import pytest
+from decoder_models import tiny_model
+from links.chaos import Kind
+from tiny_models import make_tokenizer
+
+GENERATIONS = 1000
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Two models of one vocabulary."""
+    # All ids are tokens: a random model would write those of a padded vocabulary, which a server refuses.
+    shape = {"model_type": "llama", "vocab_size": len(make_tokenizer())}
+    edge = tiny_model(tmp_path_factory.mktemp("edge"), **shape, tie_word_embeddings=True)
+    cloud = tiny_model(tmp_path_factory.mktemp("cloud"), **shape, tie_word_embeddings=False)
+    return edge.bundle.root, cloud.bundle.root
+
+
+def test_whatever_fails_an_answer_is_right_or_an_error_typed_and_no_session_is_left(bundles, tmp_path):
+    threads = threading.active_count()
+    tally, left = faults.run(*bundles, tmp_path, generations=GENERATIONS, clients=16)
+    print(str(tally)[:3000], left)
+    assert tally.failures[:3] == []
+    assert tally.generations == GENERATIONS
+    assert (left["sessions_active"], left["sessions_parked"], left["cache_bytes"]) == (0, 0, 0)
+    assert left["sessions_opened"] <= left["sessions_closed"]  # some break before they are open
+    # It is a test of faults only if they struck, and of answers only if there were many.
+    assert set(tally.faults) == {kind.value for kind in Kind}
+    assert left["server_kills"] >= GENERATIONS // 200
+    assert tally.answers > 0.6 * GENERATIONS
+    assert tally.interrupted > 0.2 * GENERATIONS
+    assert tally.recovered > 0.03 * GENERATIONS
+    assert left["sessions_opened"] > 0.2 * GENERATIONS
+    assert left["sessions_resumed"] > 0
+    assert tally.fused > 0.3 * tally.tokens
+    assert threading.active_count() <= threads + 2  # those of gRPC's own
