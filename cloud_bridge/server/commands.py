@@ -72,7 +72,7 @@ def serve(
         typer.Option(
             min=1, help="Places; the next client is refused and told when to ask again.", rich_help_panel=MUCH
         ),
-    ] = 16,
+    ] = 64,
     max_cache_mb: Annotated[
         int,
         typer.Option(

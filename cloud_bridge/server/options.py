@@ -35,7 +35,7 @@ class ServerOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     api_keys: Path | None = None
-    max_sessions: int = 16
+    max_sessions: int = 64
     max_top_k: int = 1024
     idle_seconds: float = 30.0
     session_timeout: float = 300.0

@@ -99,8 +99,8 @@ class ScoreStream:
             await asyncio.wait({reader, worker}, return_when=asyncio.FIRST_COMPLETED)
             (worker if worker.done() else reader).result()
         finally:
-            reader.cancel()
-            worker.cancel()
+            drop(reader)
+            drop(worker)
 
     async def _read(self) -> None:
         number = 0
@@ -204,3 +204,9 @@ class ScoreStream:
     def _touch(self) -> None:
         if self._end is not None and self._sessions.holds(self._session, self._end):
             self._sessions.touch(self._session, working=bool(self._under_way))
+
+
+def drop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task whose end nobody waits for; what it still raises is of no interest."""
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    task.cancel()

@@ -19,7 +19,7 @@ from cloud_bridge.server.engine import Engine
 from cloud_bridge.server.engine_thread import EngineThread
 from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.server.quotas import Caller, TokenQuota
-from cloud_bridge.server.score_stream import ScoreStream
+from cloud_bridge.server.score_stream import ScoreStream, drop
 from cloud_bridge.server.sessions import End, Session, SessionTable
 from cloud_bridge.server.sketch import OUTLINE_TOKENS
 from cloud_bridge.server.telemetry import Telemetry
@@ -283,7 +283,7 @@ class _Holding(contextlib.AbstractContextManager["_Holding"]):
                 raise self._ending.result()
             task.result()
         finally:
-            task.cancel()
+            drop(task)
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if not self._sessions.holds(self.session, self._end):

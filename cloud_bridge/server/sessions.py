@@ -66,7 +66,7 @@ class Session:
 class SessionLimits:
     """See `cloud_bridge.server.options.ServerOptions`; bytes instead of megabytes."""
 
-    max_sessions: int = 16
+    max_sessions: int = 64
     idle_seconds: float = 30.0
     session_timeout: float = 300.0
     resume_seconds: float = 30.0
@@ -234,8 +234,8 @@ class SessionTable:
     def cache_grew(self, session: Session, cache_bytes: int) -> None:
         """Note what a session's cache takes now; where all take too much, others give theirs.
 
-        Parked sessions go first, entirely; then the caches of idle ones, the longest idle first; then of those that
-        wait for their turn. They go on, and compute what they need again.
+        Parked sessions go first, entirely; then the caches of idle ones, the longest idle first; then of those in use,
+        the last that asked first, so that the others get done. They go on, and compute what they need again.
         """
         if session.id not in self._active:
             return
@@ -251,10 +251,13 @@ class SessionTable:
             self._count_cache(other, 0)
             self.drop_cache(other)
 
-    def _who_gives_memory(self, spared: Session) -> Iterator[Session]:
+    def _who_gives_memory(self, busy: Session) -> Iterator[Session]:
         yield from list(self._parked.values())
-        caches = [session for session in self._active.values() if session is not spared and session.cache_bytes]
-        yield from sorted(caches, key=lambda session: (session.working, session.last_used))
+        caches = [session for session in self._active.values() if session.cache_bytes]
+        idle = [session for session in caches if not session.working and session is not busy]
+        yield from sorted(idle, key=lambda session: session.last_used)
+        used = [session for session in caches if session.working or session is busy]
+        yield from sorted(used, key=lambda session: -session.last_used)[: len(used) - 1]  # one alone may have it all
 
     def _count_cache(self, session: Session, cache_bytes: int) -> None:
         self._cache_bytes += cache_bytes - session.cache_bytes

@@ -110,13 +110,13 @@ def test_an_idle_session_is_ended_by_itself_and_a_working_one_is_not():
     assert ended[0].reason == "evicted" and table.released == [session] and table.active == 1
 
 
-def test_memory_is_taken_from_the_parked_then_the_idle_then_the_waiting():
+def test_memory_is_taken_from_the_parked_then_the_idle_then_the_last_that_asked():
     table = Table(replace(LIMITS, max_sessions=4, max_cache_bytes=100))
-    parked, waiting, idle, busy = (table.enter()[0] for _ in range(4))
-    for at, session in enumerate((parked, waiting, idle)):
+    parked, older, idle, busy = (table.enter()[0] for _ in range(4))
+    for at, session in enumerate((parked, older, idle)):
         table.clock.now = at
         table.cache_grew(session, 30)
-        table.touch(session, working=session is waiting)
+        table.touch(session, working=session is older)
     table.park(parked)
     table.touch(busy, working=True)
     table.cache_grew(busy, 10)
@@ -125,15 +125,15 @@ def test_memory_is_taken_from_the_parked_then_the_idle_then_the_waiting():
     assert (table.cache_bytes, table.released, table.dropped) == (100, [parked], [])
     table.cache_grew(busy, 41)
     assert (table.cache_bytes, table.dropped) == (71, [idle])
-    table.cache_grew(busy, 71)
-    assert (table.cache_bytes, table.dropped) == (71, [idle, waiting])
-    table.cache_grew(busy, 110)  # nobody else has any: one session alone may be larger
-    assert table.cache_bytes == 110
+    table.cache_grew(busy, 71)  # the older request is done first
+    assert (table.cache_bytes, table.dropped) == (30, [idle, busy])
+    table.cache_grew(older, 110)  # nobody else has any: one session alone may be larger
+    assert (table.cache_bytes, table.dropped) == (110, [idle, busy])
     table.close(idle, "done")
     with pytest.raises(RefusalError, match="memory") as refused:
         table.enter()
     assert refused.value.reason == "overloaded"
-    table.close(busy, "done")
+    table.close(older, "done")
     assert table.cache_bytes == 0
 
 
