@@ -85,6 +85,10 @@ class CloudSession(Protocol):
         """End the stream and free the cloud's session; what is still under way fails."""
         ...
 
+    def abandon(self) -> None:
+        """Break the stream off as dead; the cloud keeps the session for a while. The connection is not used again."""
+        ...
+
 
 class Cloud(Protocol):
     """A connection to a cloud. Safe to share between threads and generations."""

@@ -193,6 +193,8 @@ class CloudLink:
         """
         while self._flights and self._flights[0].future.done():
             self._land(self._flights.popleft())
+        if self._waits_for_sign and self._flights and self.clock() > self._flights[0].sent + 2 * self.patience:
+            self._abandon()
         if self._retry_at is not None and self.clock() >= self._retry_at and self.conversation.asks:
             self._reconnect()
 
@@ -317,7 +319,7 @@ class CloudLink:
         self._ask((self.conversation.row,), [])
 
     def _stall(self) -> None:
-        """The cloud is slow: the edge goes on alone until a reply comes. Its deadline ends the session if none does."""
+        """The cloud is slow: the edge goes on alone until a reply comes."""
         if self.error is None:
             self.counts.interruptions += 1
             self.error = CloudTimeoutError(
@@ -325,6 +327,14 @@ class CloudLink:
             )
         self._promised = self._waits_for_sign = True
         self._decide_alone()
+
+    def _abandon(self) -> None:
+        """No sign of the cloud: the connection is dead, whatever the network says (half-open TCP). Take another one."""
+        assert self._session is not None
+        self._session.abandon()
+        self._lost(
+            CloudTimeoutError(f"The cloud did not answer within {2 * self.patience:g} seconds. It is called again.")
+        )
 
     def _decide_alone(self) -> None:
         for position in self._positions:

@@ -120,6 +120,9 @@ class LocalSession:
         self._broken = True
         self._thread.shutdown(wait=False)
 
+    def abandon(self) -> None:
+        self.close()
+
     def _reply(self, view: tuple[int, ...], rows: tuple[int, ...], pause: float, breaks: bool) -> Verified:
         time.sleep(pause)
         if breaks or self._broken:

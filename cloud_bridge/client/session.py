@@ -62,7 +62,8 @@ class ScoreSession:
             peer: who is called.
             timeout: seconds that each reply may take.
             metadata: of the call.
-            failed: told once what the session failed with, before anybody else is; not if it is closed.
+            failed: told what the session failed with, before anybody else is; where it was closed, only if the cloud
+                does not end the stream.
             ended: told once that nothing of the session is left, in a thread of the session.
 
         Raises:
@@ -128,6 +129,10 @@ class ScoreSession:
         """See `edge_runtime.cloud.CloudSession.close`. Safe to call twice and from any thread."""
         self._fail(CloudUnavailableError(f"The session was closed: {self._peer.address}. Open another one."), True)
 
+    def abandon(self) -> None:
+        """See `edge_runtime.cloud.CloudSession.abandon`. Safe to call twice and from any thread."""
+        self._fail(self._peer.describe(CloudTimeoutError))
+
     def __enter__(self) -> ScoreSession:
         return self
 
@@ -184,7 +189,10 @@ class ScoreSession:
             return self._pending[0].since if self._pending else None
 
     def _expire(self) -> None:
-        self._fail(self._peer.describe(CloudTimeoutError))
+        late = self._peer.describe(CloudTimeoutError)
+        if self._failure is not None:  # a cloud that does not end a stream may be gone: others take another connection
+            self._failed(late)
+        self._fail(late)
         self._stream.cancel()
 
     def _fail(self, failure: Exception, closing: bool = False) -> None:

@@ -43,6 +43,7 @@ class HandCloud:
         self.futures: list[Future[Verified]] = []
         self.open_sessions = 0
         self.id = ""
+        self.abandoned = 0
 
     def open(self, request):
         request.leave(lambda message: self.opened.append(message) or b"")
@@ -56,6 +57,9 @@ class HandCloud:
 
     def close(self) -> None:
         self.open_sessions -= 1
+
+    def abandon(self) -> None:
+        self.abandoned += 1
 
     def reply(self, index: int = -1) -> None:
         self.id = f"session-{len(self.opened)}"
@@ -293,6 +297,24 @@ def test_a_slow_cloud_is_not_waited_for_and_used_again_when_it_answers(link, clo
     link.settled(3)
     link.send()
     assert cloud.asked[-1].rows == (3,)
+
+
+def test_a_connection_that_gives_no_sign_is_abandoned_and_another_one_resumes_the_session(
+    link, cloud, clock, monkeypatch
+):
+    started(link, cloud)
+    link.send()
+    monkeypatch.setattr("edge_runtime.cloud_link.wait", lambda _, timeout: setattr(clock, "now", clock.now + timeout))
+    link.wait()
+    link.poll()
+    assert cloud.abandoned == 0
+    clock.now += 0.21
+    link.poll()
+    assert cloud.abandoned == 1
+    clock.now += FIRST_SECONDS
+    link.poll()
+    assert cloud.opened[-1].resume == "session-1"
+    assert link.counts.interruptions == 1
 
 
 def test_rows_of_another_vocabulary_are_refused(link, cloud):
