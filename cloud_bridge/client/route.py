@@ -34,7 +34,7 @@ class Route:
     def __init__(self, open_channel: Callable[[], grpc.Channel]) -> None:
         """Use `open_channel`, which must not share connections between channels."""
         self._open_channel = open_channel
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a dropped stream may be collected, and give its line back, at any point
         self._current: Line | None = None
         self._lines: set[Line] = set()
         self._closed = False
