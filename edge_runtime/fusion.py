@@ -86,7 +86,7 @@ def complete_tail(edge: NDArray[np.float32], cloud: SparseLogProbs) -> NDArray[n
         # Water filling: cap, then let the others share what is left; the share can only grow, so this ends.
         capped = above
         free_mass = tail_mass - capped.size * math.exp(ceiling)
-        free_edge = edge_tail - float(np.exp(edge[capped], dtype=np.float64).sum())
+        free_edge = _mass_outside(edge, np.concatenate([cloud.ids, capped]))
         if free_mass <= 0.0 or free_edge <= 0.0:
             np.minimum(dense, ceiling, out=dense)
             break
