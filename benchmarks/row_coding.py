@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
 FORMATS = (
     THIN,
-    *(RowFormat(256, 1.0, "bits12", floor) for floor in (0.02, 0.012, 0.008, 0.005, 0.002, 0.001, 0.0007, 0.0005)),
-    *(RowFormat(k, 1.0, "bits12") for k in (8, 16, 32, 100)),
-    *(RowFormat(256, mass, "bits12") for mass in (0.5, 0.8, 0.9)),
-    *(RowFormat(k, mass, "bits12") for k, mass in ((16, 0.8), (32, 0.7), (128, 0.9))),
+    *(RowFormat(256, 1.0, "bits12", floor) for floor in (0.02, 0.005, 0.001, 0.0007)),
+    *(RowFormat(k, 1.0, "bits12") for k in (16, 100)),
+    *(RowFormat(k, mass, "bits12") for k, mass in ((32, 0.7), (128, 0.9))),
     RowFormat(256, 1.0, "float16", THIN.floor),
     RowFormat(256, 1.0, "float32", THIN.floor),
 )
