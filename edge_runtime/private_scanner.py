@@ -131,12 +131,12 @@ class Scanner:
         """Read the character at position `at`, unless a unit ends before it.
 
         Returns:
-            The next state; or the state as it was and the longest unit that ends here.
+            The next state; or the state as it was and, of the units that end here, the one that was held back first.
         """
         after, hits = self.read(scan, character, at)
         if not hits:
             return after, None
-        return scan, min(hits, key=lambda hit: hit.start)
+        return scan, min(hits, key=lambda hit: hit.hold)
 
     def read(self, scan: Scan, character: str, at: int) -> tuple[Scan, tuple[Hit, ...]]:
         """Read the character at position `at`.

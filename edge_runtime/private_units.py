@@ -9,7 +9,8 @@ The rule, in the order of the kinds:
   capitalises inside a sentence and never writes small, or capitalises in a line `Location:`, `Company:` and the like
   ("Grace"), which counts only where it is capitalised.
 - `word`: any other word of four letters or more outside the list of common words.
-- `sequence`: four words in a row within a line, of which at least two are no function words.
+- `sequence`: four words in a row within a line, parted at hyphens and apostrophes too, of which at least two are no
+  function words.
 
 What the instruction says itself, in any regular form, is public and no unit.
 """
@@ -35,6 +36,8 @@ from edge_runtime.word_forms import (
 SEQUENCE_WORDS = 4
 """How many words in a row make a sequence."""
 
+_RUN_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W_]+")
+_TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # of possessives and contractions, parted off
 _CONTENT_WORDS = 2  # of a sequence
 _RARE_LETTERS = 4
 _NAME_LINE = re.compile(r"\s*(?:\w+[ _])?name\s*:", re.IGNORECASE)
@@ -244,11 +247,10 @@ def _numbers(text: str, public: Public) -> Iterator[PrivateUnit]:
 
 def _sequences(lines: Iterable[_Line], public: Public, own: frozenset[str]) -> Iterator[PrivateUnit]:
     for line in lines:
-        words = [(squeeze(match.group()), match) for match in re.finditer(r"\S+", line.text)]
-        words = [(key, match) for key, match in words if key]
+        words = [(squeeze(match.group()), match) for match in _RUN_WORD.finditer(line.text)]
         for index in range(len(words) - SEQUENCE_WORDS + 1):
             keys = [key for key, _ in words[index : index + SEQUENCE_WORDS]]
-            content = sum(not is_function_word(key) and len(key) > 2 for key in keys)
+            content = sum(not is_function_word(key) and key not in _TAILS for key in keys)
             letters = "".join(keys)
             # A run with a word that never leaves by itself can't leave either.
             if content < _CONTENT_WORDS or letters in public.letters or any(key in own for key in keys):

@@ -15,9 +15,9 @@ from edge_runtime.private_units import Public, private_units
 from edge_runtime.word_forms import inflections, listed, number_words
 
 CONTEXT = PrivateContext(
-    "Name: Grace Okonkwo-Lind\nLocation: New Skerrow, 9 Cooper's Wynd\nPrivacy_info: earns 14,500 a month; ill since 31 "
-    "October; writes to grace.lind@example.org and rings +49 (171) 555-0123; born 1978-02-11; plays the accordion; is "
-    "@gracie on https://hives.example.net/g; twenty-two colonies; called Zoë by "
+    "Name: Grace Okonkwo-Lind\nLocation: New Skerrow, 9 Cooper's Wynd\nPrivacy_info: earns 14,500 a month; ill since "
+    "31 October; writes to grace.lind@example.org and rings +49 (171) 555-0123; born 1978-02-11; plays the accordion; "
+    "is @gracie on https://hives.example.net/g; twenty-two colonies; called Zoë by "
     "Müller",
     (HistoryItem("A Letter About Hives", "We met Rose at the weekend. Our hives did well at 4:40 in River Park."),),
 )
