@@ -40,6 +40,7 @@ _RUN_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W_]+")
 _TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # of possessives and contractions, parted off
 _CONTENT_WORDS = 2  # of a sequence
 _RARE_LETTERS = 4
+_JOINED_WORDS = 6  # of the instruction that may together read as one word
 _NAME_LINE = re.compile(r"\s*(?:\w+[ _])?name\s*:", re.IGNORECASE)
 _PLACE_LINE = re.compile(r"\s*(?:location|address|city|hometown|employer|company)\s*:", re.IGNORECASE)
 _TENS_AND_ONES = re.compile(r"\b([a-z]+)[-\u2010-\u2015 ]([a-z]+)\b", re.IGNORECASE)
@@ -118,6 +119,9 @@ class Public:
             words |= unit.forms
         for thing in things(instruction.text):
             words |= thing.forms
+        said = [squeeze(match.group()) for match in _RUN_WORD.finditer(instruction.text)]
+        # "a new" says "anew" as well, for those who look at letters alone.
+        words |= {"".join(said[i : i + n]) for n in range(1, _JOINED_WORDS + 1) for i in range(len(said))}
         return cls(frozenset(words), squeeze(instruction.text))
 
     def has(self, word: str) -> bool:
@@ -185,7 +189,7 @@ def _words(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
         parts = list(_parts(line.text, line.inside))
         for part in parts:
             if not part.key.isdecimal() and not public.has(part.key):
-                unit = _word(part, line, small)
+                unit = _word(part, line, small, public)
                 if unit is not None:
                     yield unit
         yield from _numbers(line.text, public)
@@ -193,7 +197,7 @@ def _words(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
             yield from _phrases(line, parts, public)
 
 
-def _word(part: _Part, line: _Line, small: set[str]) -> PrivateUnit | None:
+def _word(part: _Part, line: _Line, small: set[str], public: Public) -> PrivateUnit | None:
     key = part.key
     if is_function_word(key) or len(key) < 2 or any(character.isdecimal() for character in key):
         return None
@@ -210,11 +214,11 @@ def _word(part: _Part, line: _Line, small: set[str]) -> PrivateUnit | None:
         }
         if key.endswith("s") and len(key) > 5 and not is_common(key[:-1]):
             forms.add(key[:-1])
-        return PrivateUnit("name", part.surface, key, frozenset(forms))
+        return PrivateUnit("name", part.surface, key, frozenset(forms - public.words))
     if len(key) < _RARE_LETTERS:
         return None
     forms = {form for form in inflections(key) if form == key or (len(form) >= 3 and not is_common(form))}
-    return PrivateUnit("word", part.surface, key, frozenset(forms | _transliterated(part.surface)))
+    return PrivateUnit("word", part.surface, key, frozenset((forms - public.words) | _transliterated(part.surface)))
 
 
 def _phrases(line: _Line, parts: list[_Part], public: Public) -> Iterator[PrivateUnit]:

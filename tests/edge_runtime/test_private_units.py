@@ -152,6 +152,16 @@ def test_without_a_context_or_outside_it_nothing_is_private(profile, text):
 
 
 @relaxed
+@given(
+    profile=plain,
+    text=st.lists(st.sampled_from(["a", "new", "as", "an", "other", "some", "thing", "37", "Ada"]), min_size=1),
+)
+def test_nothing_in_the_instruction_is_private(profile, text):
+    context = PrivateContext(f"Name: Ada\n{profile}; begins anew as another thing, 37, ananas, newt")
+    assert found(" ".join(text), context, PublicInstruction(" ".join(text))) == []
+
+
+@relaxed
 @given(number=st.integers(10, 10**9))
 def test_a_number_of_two_digits_or_more_is_found_with_or_without_separators(number):
     context = PrivateContext(f"Savings: {number:,} in all")
