@@ -23,6 +23,9 @@ CACHE = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 """The evaluation data, beside the project."""
 
+_PAGE = 160
+"""Characters of a line where the output is no terminal."""
+
 _PACKAGES = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "llama-cpp-python")
 
 
@@ -79,7 +82,7 @@ def emit(
         json.dump({"headline": dict(headline), "rows": [dict(row) for row in rows], "machine": machine()}, sys.stdout)
         sys.stdout.write("\n")
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _PAGE)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title=title or None, title_justify="left")
     for column in columns:
