@@ -2,15 +2,15 @@
 
 The rule, in the order of the kinds:
 
-- `email`, `handle` (web addresses and @handles), `phone`, `date`: wherever the context writes one.
+- `email`, `handle` (web addresses and @handles), `phone`, `date` (weekdays and months too): where the context has one.
 - `number`: two digits or more, however separated, and numbers in words that are written with a hyphen.
 - `name`: every word of a profile line `Name:`; a word outside the list of common words that the context capitalises
-  inside a sentence; several capitalised words in a row, as one; a common word, or one of two letters, that the context
-  capitalises inside a sentence and never writes small, or capitalises in a line `Location:`, `Company:` and the like
-  ("Grace"), which counts only where it is capitalised.
+  inside a sentence; two capitalised words in a row, and all in a row, as one; a word with capitals or digits inside
+  ("TechTalk"). Only where it is capitalised: a common word that the context capitalises inside a sentence and never
+  writes small, or capitalises in a line `Location:`, `Company:` and the like ("Grace").
 - `word`: any other word of four letters or more outside the list of common words.
-- `sequence`: four words in a row within a line, parted at hyphens and apostrophes too, of which at least two are no
-  function words.
+- `sequence`: four words in a row within a line, parted at hyphens, with and without apostrophes, of which at least
+  two are no function words.
 
 What the instruction says itself, in any regular form, is public and no unit.
 """
@@ -40,6 +40,13 @@ _RUN_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W_]+")
 _TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # of possessives and contractions, parted off
 _CONTENT_WORDS = 2  # of a sequence
 _RARE_LETTERS = 4
+_CALENDAR = frozenset(
+    (
+        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "january", "february", "march",
+        "april", "may", "june", "july", "august", "september", "october", "november", "december",
+    )
+)  # fmt: skip
+_AMBIGUOUS = frozenset(("march", "may", "august"))  # words of their own where they are written small
 _JOINED_WORDS = 6  # of the instruction that may together read as one word
 _NAME_LINE = re.compile(r"\s*(?:\w+[ _])?name\s*:", re.IGNORECASE)
 _PLACE_LINE = re.compile(r"\s*(?:location|address|city|hometown|employer|company)\s*:", re.IGNORECASE)
@@ -49,6 +56,7 @@ _SENTENCE_END = re.compile(r"[.!?;:\n\"\u201c\u201d\u2018\u00ab\u00bb*#\u2022|]|
 _APOSTROPHES = "'\u2019\u02bc\uff07"
 _INVISIBLE = "\u0300-\u036f\u00ad\u200b-\u200d\u2060\ufeff"
 _WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_INVISIBLE}])*(?:[{_APOSTROPHES}][^\W\d_]+)*")
+_RUN_WORD_WHOLE = re.compile(rf"\d+(?:[.,:]\d+)*|[^\W_]+(?:[{_APOSTROPHES}][^\W\d_]+)*")
 _SUFFIX = re.compile(rf"[{_APOSTROPHES}](?:s|t|d|m|ll|re|ve)?\Z", re.IGNORECASE)  # of possessives and contractions
 _NUMBER = re.compile(r"\d+(?:[., :\u2019'\u00a0\u2009\u202f]\d{3}(?!\d))+(?:\.\d+)?|\d+(?:[.,:]\d+)*")
 
@@ -192,6 +200,7 @@ def _words(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
                 unit = _word(part, line, small, public)
                 if unit is not None:
                     yield unit
+        yield from _compounds(line.text, public)
         yield from _numbers(line.text, public)
         if not line.titled:
             yield from _phrases(line, parts, public)
@@ -199,10 +208,15 @@ def _words(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
 
 def _word(part: _Part, line: _Line, small: set[str], public: Public) -> PrivateUnit | None:
     key = part.key
-    if is_function_word(key) or len(key) < 2 or any(character.isdecimal() for character in key):
+    if len(key) < 2 or any(character.isdecimal() for character in key):
+        return None
+    if key in _CALENDAR and part.capital:
+        return PrivateUnit("date", part.surface, key, frozenset({key, key + "s"}), capitalised=key in _AMBIGUOUS)
+    if is_function_word(key) and not (line.named and part.capital):
         return None
     name = line.named or (part.capital and not line.titled and (part.inside or line.placed))
-    if (is_common(key) and not line.named) or len(key) == 2:
+    short = len(key) == 2 and not part.surface.isupper()
+    if (is_common(key) and not line.named) or is_function_word(key) or short:
         if not name or (key in small and not line.placed):
             return None
         return PrivateUnit("name", part.surface, key, frozenset({key, key + "s"}), capitalised=True)
@@ -221,6 +235,15 @@ def _word(part: _Part, line: _Line, small: set[str], public: Public) -> PrivateU
     return PrivateUnit("word", part.surface, key, frozenset((forms - public.words) | _transliterated(part.surface)))
 
 
+def _compounds(text: str, public: Public) -> Iterator[PrivateUnit]:
+    """Words with capitals or digits inside: "TechTalk", "B2B"."""
+    for match in _WORD.finditer(text):
+        surface = _SUFFIX.sub("", match.group())
+        key = squeeze(surface)
+        if len(_runs(surface)) > 1 and len(key) > 2 and not surface[0].isdecimal() and key not in public.letters:
+            yield PrivateUnit("name", surface, key, frozenset({key, key + "s"}))
+
+
 def _phrases(line: _Line, parts: list[_Part], public: Public) -> Iterator[PrivateUnit]:
     """Capitalised words in a row: "Salt Lake City"; its words may be common, the whole is not."""
     run: list[_Part] = []
@@ -231,9 +254,14 @@ def _phrases(line: _Line, parts: list[_Part], public: Public) -> Iterator[Privat
             continue
         while run and (is_function_word(run[0].key) or not run[0].inside):
             run.pop(0)
-        key = "".join(word.key for word in run)
-        if len(run) > 1 and key not in public.letters:
-            yield PrivateUnit("name", line.text[run[0].start : run[-1].end], key, frozenset({key}))
+        spans = [(0, len(run)), *((index, index + 2) for index in range(len(run) - 1))] if len(run) > 1 else []
+        for first, last in spans:
+            key = "".join(word.key for word in run[first:last])
+            said = any(is_function_word(word.key) for word in run[first:last]) and last - first == 2
+            known = all(public.has(word.key) for word in run[first:last])
+            if key not in public.letters and not said and not known:
+                surface = line.text[run[first].start : run[last - 1].end]
+                yield PrivateUnit("name", surface, key, frozenset({key, key + "s"}))
         run = [part] if part is not None and part.capital and not part.key.isdecimal() else []
 
 
@@ -251,17 +279,18 @@ def _numbers(text: str, public: Public) -> Iterator[PrivateUnit]:
 
 def _sequences(lines: Iterable[_Line], public: Public, own: frozenset[str]) -> Iterator[PrivateUnit]:
     for line in lines:
-        words = [(squeeze(match.group()), match) for match in _RUN_WORD.finditer(line.text)]
-        for index in range(len(words) - SEQUENCE_WORDS + 1):
-            keys = [key for key, _ in words[index : index + SEQUENCE_WORDS]]
-            content = sum(not is_function_word(key) and key not in _TAILS for key in keys)
-            letters = "".join(keys)
-            # A run with a word that never leaves by itself can't leave either.
-            if content < _CONTENT_WORDS or letters in public.letters or any(key in own for key in keys):
-                continue
-            surface = line.text[words[index][1].start() : words[index + SEQUENCE_WORDS - 1][1].end()]
-            start = len(letters) - len(keys[-1])
-            yield PrivateUnit("sequence", surface, letters, frozenset({letters}), start=start)
+        for pattern in (_RUN_WORD, _RUN_WORD_WHOLE):
+            words = [(squeeze(match.group()), match) for match in pattern.finditer(line.text)]
+            for index in range(len(words) - SEQUENCE_WORDS + 1):
+                keys = [key for key, _ in words[index : index + SEQUENCE_WORDS]]
+                content = sum(not is_function_word(key) and key not in _TAILS for key in keys)
+                letters = "".join(keys)
+                # A run with a word that never leaves by itself can't leave either.
+                if content < _CONTENT_WORDS or letters in public.letters or any(key in own for key in keys):
+                    continue
+                surface = line.text[words[index][1].start() : words[index + SEQUENCE_WORDS - 1][1].end()]
+                start = len(letters) - len(keys[-1])
+                yield PrivateUnit("sequence", surface, letters, frozenset({letters}), start=start)
 
 
 def _number_forms(key: str) -> set[str]:

@@ -69,7 +69,8 @@ def found(text, context=CONTEXT, instruction=INSTRUCTION, kinds=None):
         ("They said grace", "number", None),
         ("a new rose", "name", None),
         ("1. First 2. Second 9. Ninth", "number", None),
-        ("in October", "date", None),
+        ("in October", "date", "October"),
+        ("in november", "date", None),
         ("Nothing of it, 2024, xylophone, someone@else.org", "name", None),
     ],
 )
