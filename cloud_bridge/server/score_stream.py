@@ -46,14 +46,6 @@ class _Request:
         return self.verify.keep + len(self.verify.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one job of the engine gave: rows, or None where there is more to do."""
-
-    rows: list[SparseLogProbs] | None
-    cache_bytes: int
-
-
 class ScoreStream:
     """Answers the requests of one stream for its session."""
 
@@ -81,6 +73,7 @@ class ScoreStream:
         self._quota = quota
         self._telemetry = telemetry
         self._end = session.end
+        self._loop = asyncio.get_running_loop()
         self._arrivals: asyncio.Queue[_Request | Exception] = asyncio.Queue()
         self._under_way: deque[_Request] = deque()
         self._taken_back: list[VerifyRequest] = []  # the engine has not seen them yet
@@ -153,44 +146,41 @@ class ScoreStream:
 
     async def _compute(self, request: _Request) -> Verified:
         """Take turns with the other sessions until the request is done."""
-        verify, compute, parts = request.verify, 0.0, 0
-        preparation: Generator[None, None, None] | None = None
-        drops = self._session.cache_drops
-        while True:
-            if preparation is None or drops != self._session.cache_drops:
-                drops = self._session.cache_drops
-                preparation = self._prepare(verify)
-            self._check_hold()
-            part, seconds = await self._thread.run(self._part, preparation, request)
-            compute += seconds
-            parts += 1
-            self._sessions.cache_grew(self._session, part.cache_bytes)
-            if part.rows is not None:
-                break
-        if not part.rows:
+        verify, session = request.verify, self._session
+        work = self._parts(request)
+        rows, compute, parts = await self._thread.run_parts(lambda: next(work), request.arrived)
+        if not rows:
             return self._superseded(request, compute)
         queue = time.perf_counter() - request.arrived - compute
-        self._quota.charge(self._session.caller.account, len(part.rows))
+        self._quota.charge(session.caller.account, len(rows))
         self._telemetry.verified(
-            self._session, tokens=len(verify.tokens), rows=len(part.rows), queue=queue, compute=compute, parts=parts
+            session, tokens=len(verify.tokens), rows=len(rows), queue=queue, compute=compute, parts=parts
         )
-        return Verified(tuple(part.rows), compute, queue)
+        return Verified(tuple(rows), compute, queue)
 
-    def _prepare(self, verify: VerifyRequest) -> Generator[None, None, None]:
-        yield from self._engine.prepare(self._session.state, keep=verify.keep, tokens=verify.tokens, rows=verify.rows)
-
-    def _part(self, preparation: Generator[None, None, None], request: _Request) -> _Part:
-        """In the engine's thread: the next part of the work for a request."""
-        while self._taken_back:
-            self._score(self._taken_back[0], ())
-            del self._taken_back[0]
-        verify = request.verify
+    def _parts(self, request: _Request) -> Generator[list[SparseLogProbs] | None, None, None]:
+        """In the engine's thread: the work for a request, a part at a time; in the end its rows, none if superseded."""
+        session, verify = self._session, request.verify
         rows: list[SparseLogProbs] | None = None
-        if request.superseded:
-            rows = self._score(verify, ())
-        elif next(preparation, self) is self:
-            rows = self._score(verify, verify.rows)
-        return _Part(rows, self._engine.cache_bytes(self._session.state))
+        preparation: Generator[None, None, None] | None = None
+        drops = session.cache_drops
+        while rows is None:
+            self._check_hold()
+            while self._taken_back:
+                self._score(self._taken_back[0], ())
+                del self._taken_back[0]
+            if preparation is None or drops != session.cache_drops:
+                drops = session.cache_drops
+                preparation = self._engine.prepare(
+                    session.state, keep=verify.keep, tokens=verify.tokens, rows=verify.rows
+                )
+            if request.superseded:
+                rows = self._score(verify, ())
+            elif next(preparation, self) is self:
+                rows = self._score(verify, verify.rows)
+            size = self._engine.cache_bytes(session.state)
+            self._loop.call_soon_threadsafe(self._sessions.cache_grew, session, size)
+            yield rows
 
     def _score(self, verify: VerifyRequest, rows: tuple[int, ...]) -> list[SparseLogProbs]:
         state = self._session.state

@@ -67,9 +67,13 @@ class BridgeServer:
             ]
         )
         self.address = _bind(self._server, options, credentials)
+        self.telemetry = Telemetry()
+        self._metrics: MetricsServer | None = None
+        if options.metrics_port is not None:
+            self._metrics = MetricsServer(self.telemetry, options.metrics_host, options.metrics_port)
+        self.metrics_address = self._metrics.address if self._metrics is not None else None
         self._thread = EngineThread()
         self._quota = TokenQuota(options.tokens_per_minute)
-        self.telemetry = Telemetry()
         self.sessions = SessionTable(_limits(options), self.telemetry, expected_wait=lambda: self._thread.expected_wait)
         self.telemetry.watch(
             active=lambda: self.sessions.active,
@@ -79,10 +83,6 @@ class BridgeServer:
         )
         self._health = health.aio.HealthServicer()
         self._sweeper: asyncio.Task[None] | None = None
-        self._metrics: MetricsServer | None = None
-        if options.metrics_port is not None:
-            self._metrics = MetricsServer(self.telemetry, options.metrics_host, options.metrics_port)
-        self.metrics_address = self._metrics.address if self._metrics is not None else None
 
     async def start(self, engine: Engine[Any]) -> None:
         """Accept calls."""
