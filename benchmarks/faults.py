@@ -63,7 +63,7 @@ DEADLINE = 20.0
 """Seconds; a token waits for `PATIENCE` at most, and a server that was killed is back within a few."""
 INSTRUCTIONS = tuple(map(PublicInstruction, ("Write.", "Write a letter to the town.", "What is a mill? Say it twice.")))
 CONTEXT = PrivateContext("Name: Abe Ro\nTown: Ste\nBorn: 1984", (HistoryItem("Note", "Uli saw the old Zed mill."),))
-RESTARTS = 0.04
+RESTARTS = 0.03
 """Share of generations in which the server is killed, until `CALM`: what the last one counts covers all after that."""
 CALM = 0.6
 OPENING = 500
@@ -326,16 +326,19 @@ def run(
     finally:
         server.close()
     total = _sum(tallies)
-    total.failures += [line for line in log.read_text().splitlines() if re.search("Traceback|ERROR fault", line)]
+    total.failures += [
+        line for line in log.read_text().splitlines() if re.search(r"^Traceback|ERROR fault|^\w*Error:", line)
+    ]
     return total, left | {"server_kills": server.kills}
 
 
 def _run_all(devices: list[Client], generations: int) -> None:
     ended: list[Future[None]] = [Future() for _ in devices]
+    numbers = iter(range(generations))  # whoever is free takes the next
 
     def work(index: int, device: Client) -> None:
         try:
-            device.run(iter(range(index, generations, len(devices))), generations)
+            device.run(numbers, generations)
             ended[index].set_result(None)
         except BaseException as error:
             ended[index].set_exception(error)
