@@ -2,6 +2,8 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 from hypothesis import HealthCheck, given, settings
@@ -129,6 +131,21 @@ def test_caches_stay_below_their_bound_and_sessions_go_on_without_them(engine, o
             for stream in streams:
                 stream.half_close()
                 stream.channel.close()
+
+
+def test_sessions_at_once_whose_caches_do_not_fit_together_all_get_done(engine):
+    instruction = "beach letter bread " * 240  # about 190 kB each
+    with serving(engine, ServerOptions()) as server:
+        server.sessions.limits = replace(server.sessions.limits, max_cache_bytes=250_000)
+
+        def write(_: int) -> int:
+            with RawStream(server.address).open(engine, instruction) as stream:
+                return sum(len(stream.verify(n, [5], [n + 1]).rows) for n in range(3))
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(write, range(12))) == [3] * 12
+        wait_until(lambda: server.sessions.cache_bytes == 0)
+        assert metric(server, "cache_drops_total") > 0
 
 
 def test_a_fault_of_the_engine_is_internal_and_its_words_stay_out_of_the_log(engine, server, monkeypatch, caplog):
