@@ -16,6 +16,7 @@ from edge_runtime import PublicInstruction
 from edge_runtime.ledger import LedgerEntry
 
 SQUEEZED_LENGTH = 5
+CONTEXT_LENGTH = 120  # characters before a message that it is read with
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Leak:
     unit: Unit
     match: str
     around: str
+
+    def __str__(self) -> str:
+        return f"{self.unit} ({self.match}): {self.around}"
 
 
 @dataclass
@@ -62,14 +66,13 @@ class Auditor:
         for unit in self.units:
             if unit.kind in ("number", "date", "phrase") or unit.capital or len(unit.squeezed) < SQUEEZED_LENGTH:
                 continue
-            forms = [unit.squeezed]
-            at = letters.find(forms[0])
+            at = letters.find(unit.squeezed)
             while at >= 0:
-                end = at + len(forms[0])
+                end = at + len(unit.squeezed)
                 rest = letters[end : ends[bisect_left(ends, end)]]
-                if _in(starts, at) and rest in ("", "s", "es"):
+                if _in(starts, at) and unit.squeezed + rest in plurals(unit.squeezed):
                     yield Leak(unit, "squeezed", text.around(origins[at], origins[end - 1] + 1))
-                at = letters.find(forms[0], at + 1)
+                at = letters.find(unit.squeezed, at + 1)
 
     def _joined(self, text: Text) -> Iterable[Leak]:
         """Several private words written as one, and words spelled letter by letter."""
@@ -136,7 +139,11 @@ def _split(word: str, parts: Iterable[str]) -> tuple[str, ...]:
 def texts_that_left(
     entries: Iterable[LedgerEntry], instruction: PublicInstruction, decode: Callable[[Sequence[int]], str]
 ) -> list[str]:
-    """Every view that the cloud ever held, and every message's own text; the public instruction alone is left out."""
+    """All texts that left but the public instruction, the last view of the cloud last.
+
+    Whole are the views that the cloud held last or before some of it was taken back. For every message there is the
+    end of the view that it made, from some words before the message on: the words of a view, read as it grew.
+    """
     texts: dict[str, None] = {}
     view: list[int] = []
     for entry in entries:
@@ -149,19 +156,21 @@ def texts_that_left(
             assert re.fullmatch(r"[0-9a-f]{64}|", fingerprint)
             content.pop("resume", None)  # a name that the cloud gave
             content.pop("rows", None)  # how rows are cut: settings
-            view = []
         if entry.kind == "verify":
             keep, tokens = content.pop("keep"), list(content.pop("tokens"))
             content.pop("rows")
             said = content.pop("text")
             assert said == (decode(tokens) if tokens else "")
             assert keep <= len(view), "keeps more than left"
+            if keep < len(view):
+                texts[decode(view)] = None
             view = [*view[:keep], *tokens]
-            texts[decode(view) if view else ""] = None
-            # A message that begins inside a word is read there with the word's beginning, above.
-            before = decode(view[:keep]) if keep else ""
-            if tokens and not (before[-1:].isalnum() and said[:1].isalnum()):
-                texts[said] = None
+            whole = decode(view) if view else ""
+            begin = whole.rfind(" ", 0, max(0, len(whole) - len(said) - CONTEXT_LENGTH)) + 1
+            texts[whole[begin:]] = None
         if any(content.values()):
             texts[json.dumps(content, ensure_ascii=False)] = None
+    if view:
+        texts.pop(decode(view), None)
+        texts[decode(view)] = None
     return [text for text in texts if text.strip()]
