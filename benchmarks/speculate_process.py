@@ -1,7 +1,7 @@
 """A device for speculate.py: loads a bundle once, then writes the answers asked for on standard input.
 
-A line of JSON in: record, mode, window, tokens, policy, temperature, top_p, seed. A line out: the answer's tokens,
-which of them are fused, its statistics and what went wrong.
+A line of JSON in: record, mode, window, tokens, policy, weight, temperature, top_p, seed. A line out: the answer's
+tokens, which of them are fused, its statistics and what went wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from records import Record, ctx_records
 
 import edge_runtime
 from cloud_bridge.client import connect
+from edge_runtime.fusion import Fusion
 from edge_runtime.options import Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
@@ -49,6 +50,7 @@ def _answer(assistant: Assistant, cloud: Cloud, record: Record, request: dict[st
         sampling=Sampling(temperature=request["temperature"], top_p=request["top_p"], seed=request["seed"]),
         window=request["window"],
         policy=Policy(request["policy"]),
+        fusion=Fusion(weight=request["weight"]),
     )
     began = time.perf_counter()
     result = assistant.generate(

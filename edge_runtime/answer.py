@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_runtime.cloud_link import LinkCounts
 from edge_runtime.errors import CogenesisError
@@ -14,6 +16,9 @@ from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode
 from edge_runtime.pace import Measured
 from edge_runtime.peak_memory import peak_rss_bytes
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -27,7 +32,7 @@ class Stats:
         prefill_seconds: from the finished prompt to the first token.
         decode_seconds: from the first token to the last.
         tokens_per_second: tokens after the first, divided by `decode_seconds`.
-        round_trips: replies of the cloud that were waited for.
+        round_trips: replies of the cloud, those to drafts that were taken back included.
         bytes_up, bytes_down: message bytes to and from the cloud, without gRPC's and TLS's framing.
         fused_tokens: tokens in which the cloud had a part.
         drafted_tokens: tokens that the edge wrote ahead of the cloud's rows.
@@ -36,6 +41,7 @@ class Stats:
         server_seconds: that the cloud's model took.
         cloud_wait_seconds: that the device had nothing to do but wait for the cloud.
         interruptions: how often the cloud fell away or was too slow, and the device went on alone.
+        resumed: how often it came back.
         peak_rss_bytes: largest resident memory of this process so far.
     """
 
@@ -53,6 +59,7 @@ class Stats:
     server_seconds: float
     cloud_wait_seconds: float
     interruptions: int
+    resumed: int
     peak_rss_bytes: int
 
 
@@ -124,6 +131,12 @@ class Progress:
     first_token: float = 0.0
     last_token: float = 0.0
     bytes_before: tuple[int, int] = (0, 0)
+    cancelled: Future[None] = field(default_factory=Future)
+
+    def cancel(self) -> None:
+        """End what waits for the cloud; from any thread."""
+        with suppress(InvalidStateError):
+            self.cancelled.set_result(None)
 
     def begin(self) -> None:
         """Start the clock; bytes that the ledger holds already are not this answer's."""
@@ -164,6 +177,7 @@ class Progress:
             server_seconds=self.link.server_seconds,
             cloud_wait_seconds=self.link.wait_seconds,
             interruptions=self.link.interruptions,
+            resumed=self.link.resumed,
             peak_rss_bytes=peak_rss_bytes(),
         )
         return AnswerResult(
@@ -190,7 +204,8 @@ class Answer:
     def __init__(self, writer: Generator[str, None, None], progress: Progress) -> None:
         self._writer = writer
         self._progress = progress
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what its own thread is writing
+        self._next: asyncio.Task[str | None] | None = None
         self._result: AnswerResult | None = None
 
     @property
@@ -211,9 +226,15 @@ class Answer:
         return self.result
 
     def close(self) -> None:
-        """Stop writing; `result` then holds what there is, with finish reason "cancelled"."""
+        """Stop writing, from any thread; `result` then holds what there is, with finish reason "cancelled".
+
+        What waits for the cloud stops at once; a prompt that is being read, or a token being computed, is finished.
+        """
+        self._progress.cancel()
         with self._lock:
-            self._writer.close()
+            # A signal handler may come between the steps of its own thread's next piece, which then ends the writing.
+            with suppress(ValueError):
+                self._writer.close()
             self._settle()
 
     def __iter__(self) -> Iterator[str]:
@@ -231,7 +252,13 @@ class Answer:
         return self
 
     async def __anext__(self) -> str:
-        piece: str | None = await _in_thread(next, self, None)
+        import asyncio
+
+        # A caller that gives up waiting must not lose the piece: the next call waits for the same one.
+        if self._next is None:
+            self._next = asyncio.ensure_future(_in_thread(self._piece))
+        piece = await asyncio.shield(self._next)
+        self._next = None
         if piece is None:
             raise StopAsyncIteration
         return piece
@@ -243,6 +270,9 @@ class Answer:
     async def aclose(self) -> None:
         """`close`, without blocking the event loop."""
         await _in_thread(self.close)
+
+    def _piece(self) -> str | None:
+        return next(self, None)
 
     def _settle(self) -> None:
         if self._result is None:

@@ -74,6 +74,7 @@ class Assistant:
         )
         self._decoder = decoder
         self._without: Decoder | None = None
+        self._adapter: Adapter | None = None
         self._busy = threading.Lock()
 
     @property
@@ -88,7 +89,9 @@ class Assistant:
             AdapterError: it can't be read, or belongs to another base.
         """
         with self._exclusive():
-            self._decoder.use_adapter(load_adapter(adapter) if isinstance(adapter, Path | str) else adapter)
+            loaded = load_adapter(adapter) if isinstance(adapter, Path | str) else adapter
+            self._decoder.use_adapter(loaded)
+            self._adapter = loaded
 
     def generate(
         self,
@@ -158,7 +161,9 @@ class Assistant:
             elif work.progress.mode is Mode.CLOUD:
                 yield from self._write_there(work, cloud, gate)
             elif work.progress.mode is Mode.SKETCH:
-                work.progress.outline = "".join(cloud.sketch(gate.sketch(work.instruction))).strip()
+                lines = cloud.sketch(gate.sketch(work.instruction))
+                work.progress.cancelled.add_done_callback(lambda _: lines.close())
+                work.progress.outline = "".join(lines).strip()
                 work.progress.link.round_trips = 1
                 yield from self._write_here(work, self._prompt(work, work.progress.outline))
             else:
@@ -176,6 +181,7 @@ class Assistant:
         without = None
         if options.fusion.strategy is Strategy.DELTA:
             self._without = self._without or self._decoder.fork()
+            self._without.use_adapter(self._adapter)
             unaware = self.prompt(work.instruction, max_new_tokens=options.max_new_tokens)
             without = PromptedDecoder(self._without, unaware.token_ids)
         link = CloudLink(
@@ -186,6 +192,7 @@ class Assistant:
             manifest.vocab_size,
             options.patience,
             progress.measured,
+            cancelled=progress.cancelled,
             counts=progress.link,
         )
         try:
@@ -215,8 +222,10 @@ class Assistant:
         progress.prompt_is_ready()
         progress.link.round_trips = 1
         stop = StopFilter(options.stop)
+        pieces = cloud.answer(request)
+        progress.cancelled.add_done_callback(lambda _: pieces.close())
         try:
-            for piece in cloud.answer(request):
+            for piece in pieces:
                 progress.prompt_tokens = piece.prompt_tokens or progress.prompt_tokens
                 for token_id in piece.token_ids:
                     progress.token(token_id, fused=False)
@@ -230,6 +239,8 @@ class Assistant:
         except CloudError as error:
             if not progress.pieces:
                 raise
+            if progress.cancelled.done():
+                return
             progress.cloud_error = str(error)
         if held := stop.flush():
             progress.pieces.append(held)
@@ -238,12 +249,14 @@ class Assistant:
             yield from self._finish_for_cloud(work)
 
     def _finish_for_cloud(self, work: _Work) -> Generator[str, None, None]:
+        written = self.tokenizer.encode("".join(work.progress.pieces))
+        edge = PromptedDecoder(self._decoder, (*self._prompt(work).token_ids, *written))
+        # The cloud's tokens may be another tokenizer's: the text can be longer in ours.
         left = work.options.max_new_tokens - len(work.progress.token_ids)
+        left = min(left, self._decoder.context_length - len(edge.prompt))
         if left < 1:
             work.progress.finish_reason = "length"
             return
-        written = self.tokenizer.encode("".join(work.progress.pieces))
-        edge = PromptedDecoder(self._decoder, (*self._prompt(work).token_ids, *written))
         yield from self._stream(work, edge, None, None, limit=left)
 
     def _stream(
@@ -252,7 +265,9 @@ class Assistant:
         options, progress = work.options, work.progress
         text = TextStream(self.tokenizer, stop_strings=options.stop)
         ends = self.bundle.manifest.tokenizer.stop_token_ids
-        tokens = generate(edge, without, link, options, progress.measured, limit=limit, ends=ends)
+        tokens = generate(
+            edge, without, link, options, progress.measured, limit=limit, ends=ends, cancelled=progress.cancelled.done
+        )
         with closing(tokens):
             for count, token in enumerate(tokens, start=1):
                 if token.id in ends:

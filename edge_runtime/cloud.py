@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
 from edge_runtime.privacy import Released
@@ -73,6 +73,11 @@ class CloudSession(Protocol):
         """By which a later session can resume this one; "" until the cloud has answered."""
         ...
 
+    @property
+    def room(self) -> int | None:
+        """Tokens of the view for which the cloud's context has room; None until the cloud has answered."""
+        ...
+
     def verify(self, request: Released[VerifyRequest]) -> Future[Verified]:
         """Send at once and return; several may be under way.
 
@@ -90,6 +95,25 @@ class CloudSession(Protocol):
         ...
 
 
+Piece_co = TypeVar("Piece_co", covariant=True)
+
+
+class PieceStream(Protocol[Piece_co]):
+    """What a cloud writes, piece by piece."""
+
+    def __iter__(self) -> Iterator[Piece_co]:
+        """Itself."""
+        ...
+
+    def __next__(self) -> Piece_co:
+        """Wait for the next piece."""
+        ...
+
+    def close(self) -> None:
+        """End it, from any thread; who waits for a piece gets a `CloudError`."""
+        ...
+
+
 class Cloud(Protocol):
     """A connection to a cloud. Safe to share between threads and generations."""
 
@@ -101,11 +125,11 @@ class Cloud(Protocol):
         """Start a session, or resume one; does not wait for the server, so that the first `verify` travels with it."""
         ...
 
-    def sketch(self, request: Released[SketchRequest]) -> Iterator[str]:
+    def sketch(self, request: Released[SketchRequest]) -> PieceStream[str]:
         """Stream an outline of 8 to 15 short points."""
         ...
 
-    def answer(self, request: Released[AnswerRequest]) -> Iterator[AnswerPiece]:
+    def answer(self, request: Released[AnswerRequest]) -> PieceStream[AnswerPiece]:
         """Stream the cloud's own answer."""
         ...
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from edge_runtime.backoff import Backoff
 from edge_runtime.cloud import Cloud, CloudSession, Verified
@@ -74,7 +75,8 @@ class CloudLink:
     """Asks the cloud for rows; where it is gone or slow, the edge decides alone until it is back.
 
     Until the first row has arrived a failure is raised, since nothing was promised yet; only a cloud that says when to
-    come back is asked again, for at most `patience` seconds. After that a failure means that positions are decided by
+    come back is asked again, for at most `patience` seconds. (A cloud that is silent that long has not failed: the edge
+    begins alone.) After that a failure means that positions are decided by
     the edge alone while the link is opened again, with growing pauses, and the cloud's session resumed. A failure that
     trying again can't mend ends the link.
 
@@ -90,6 +92,7 @@ class CloudLink:
         measured: what round trips turn out to take.
         backoff: pauses between attempts to reconnect.
         clock: seconds that never go back.
+        cancelled: ends waiting, from any thread, as soon as it has a result.
         error: why the cloud can't be asked now; None while it can.
         counts: what it cost so far.
     """
@@ -103,6 +106,7 @@ class CloudLink:
     measured: Measured
     backoff: Backoff = field(default_factory=Backoff)
     clock: Callable[[], float] = time.monotonic
+    cancelled: Future[None] = field(default_factory=Future)
     error: CloudError | None = None
     counts: LinkCounts = field(default_factory=LinkCounts)
     _session: CloudSession | None = None
@@ -115,6 +119,7 @@ class CloudLink:
     _waits_for_sign: bool = False
     _give_up_at: float = 0.0
     _promised: bool = False
+    _proven: bool = False
 
     def begin(self) -> None:
         """Open the session and ask for the first position.
@@ -176,8 +181,17 @@ class CloudLink:
             CloudError: before the first row.
             LedgerError: the ledger can't be written; nothing was sent.
         """
-        unsent = [position for position in self._positions if position.state is _State.UNSENT]
-        if not unsent or self._session is None:
+        if self._session is None:
+            return
+        room = self._session.room
+        unsent: list[_Position] = []
+        for position in self._positions:
+            if position.state is _State.UNSENT:
+                if room is not None and position.row > room:
+                    position.state = _State.ALONE  # the cloud's context is full; the rows that fit are asked for
+                else:
+                    unsent.append(position)
+        if not unsent:
             return
         # A view may leave a token out, and then one row serves two positions.
         if self._ask(tuple(sorted({position.row for position in unsent})), unsent):
@@ -199,7 +213,7 @@ class CloudLink:
             self._reconnect()
 
     def wait(self) -> None:
-        """Wait for the first unsettled position's row, for at most `patience` seconds.
+        """Wait for the first unsettled position's row, for at most `patience` seconds or until cancelled.
 
         Raises:
             CloudError: before the first row.
@@ -207,14 +221,16 @@ class CloudLink:
         """
         first = self._positions[0]
         started = self.clock()
-        while first.state in (_State.UNSENT, _State.SENT):
+        while first.state in (_State.UNSENT, _State.SENT) and not self.cancelled.done():
             if first.state is _State.UNSENT:
                 self.send()
+                continue  # sent, or the edge's alone now
             left = started + self.patience - self.clock()
             if left <= 0 or not self._flights:
                 self._stall()
             else:
-                wait([self._flights[0].future], timeout=left)
+                waited: list[Future[Any]] = [self._flights[0].future, self.cancelled]
+                wait(waited, timeout=left, return_when=FIRST_COMPLETED)
                 self.poll()
         self.counts.wait_seconds += self.clock() - started
 
@@ -234,6 +250,7 @@ class CloudLink:
     def _open(self) -> None:
         self._session = self.cloud.open(self.open_request(self._session_id))
         self._known = ()
+        self._proven = False
 
     def _ask(self, rows: tuple[int, ...], positions: list[_Position]) -> bool:
         assert self._session is not None
@@ -263,9 +280,11 @@ class CloudLink:
         self._promised = True
         self.counts.round_trips += 1
         self.counts.server_seconds += verified.compute_seconds
-        self.measured.trip(flight.landed - flight.sent, verified.compute_seconds + verified.queue_seconds)
-        if self._session is not None:
-            self._session_id = self._session.id or self._session_id
+        if self._proven:  # the first reply of a session reads the prompt, too
+            self.measured.trip(
+                (flight.landed or self.clock()) - flight.sent - verified.queue_seconds, verified.compute_seconds
+            )
+        self._proven = True
         if self._waits_for_sign:
             self._waits_for_sign = False
             self.counts.resumed += 1
@@ -283,6 +302,8 @@ class CloudLink:
 
     def _lost(self, error: CloudError) -> None:
         """The session failed: decide alone what it was asked, and try again later where that may help."""
+        if self._session is not None:
+            self._session_id = self._session.id or self._session_id
         self.close()
         self._flights.clear()
         if not self._promised:
@@ -301,7 +322,7 @@ class CloudLink:
         pause = error.retry_after
         if not error.transient or pause <= 0 or self.clock() + pause > self._give_up_at:
             raise error
-        time.sleep(pause)
+        wait([self.cancelled], timeout=pause)
         self._open()
         for position in self._positions:
             if position.state is _State.SENT:

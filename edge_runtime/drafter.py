@@ -45,6 +45,10 @@ class PromptedDecoder:
         self.decoder.rewind(len(self.prompt) + position)
         return self._row(token)
 
+    def keep(self, tokens: int) -> None:
+        """Forget all behind the first `tokens` of the answer."""
+        self.decoder.rewind(min(self.decoder.length, len(self.prompt) + tokens))
+
     def _row(self, token: int) -> NDArray[np.float32]:
         return log_softmax(self.decoder.extend([token])[0])
 
@@ -79,8 +83,8 @@ class Drafter:
 
     def guess(self) -> int:
         """Draft the next token from the last row."""
-        tokens = (*self.answer, *self.draft)
-        token = choose(self.rows[-1][0], len(tokens), self._sampling, tokens)
+        written = (*self.answer, *self.draft) if self._sampling.looks_back else ()
+        token = choose(self.rows[-1][0], self.length, self._sampling, written)
         self.draft.append(token)
         self._measured.drafted += 1
         return token
@@ -101,6 +105,12 @@ class Drafter:
             self.draft.clear()
             self.rows.clear()
         return agreed
+
+    def forget_draft(self) -> None:
+        """Leave nothing of the draft in the KV caches: what an answer leaves there must not depend on the window."""
+        for one in (self._edge, self._without):
+            if one is not None:
+                one.keep(len(self.answer))
 
     def compute(self) -> None:
         """Feed the last token of the answer and its draft; the row behind it is then there."""

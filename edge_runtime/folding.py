@@ -26,13 +26,13 @@ class Folded(NamedTuple):
 
 
 # Letters that Unicode does not decompose, and those of other scripts that can't be told from Latin ones by eye.
-_LETTERS = str.maketrans(
+_LETTERS: dict[int, int | str] = {0xE6: "ae", 0x153: "oe", 0xFE: "th"}
+_LETTERS |= str.maketrans(
     "\u0142\u00f8\u0111\u0127\u0131\u00f0\u0251\u0261\u0269\u029f\u0274\u0280\u028f\u0299\u0262\u029c\u026a"
     "\u0430\u0432\u0435\u0456\u0458\u043a\u043c\u043d\u043e\u0440\u0441\u0455\u0442\u0443\u0445\u0501\u051b\u051d\u04bb"
     "\u03b1\u03b2\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7",
     "lodhidagilnrybghi" + "abeijkmhopcstyxdqwh" + "abeiknoptux",
 )
-_LETTERS |= {0xE6: "ae", 0x153: "oe", 0xFE: "th"}
 _SEPARATORS = frozenset(
     "\u02b9\u02ba\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\u02ca\u02cb"
 )  # apostrophes that Unicode calls letters

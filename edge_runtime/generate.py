@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,8 +30,9 @@ def generate(
     *,
     limit: int,
     ends: Collection[int] = (),
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[Token, None, None]:
-    """Write an answer token by token until the caller stops, which it must do at `limit` tokens or a token of `ends`.
+    """Write an answer token by token, up to `limit` tokens or the first of `ends`, which is given as well.
 
     The cloud is asked before the edge computes, so the two work at the same time, and the edge drafts ahead while
     replies are under way. The answer does not depend on the window (see `edge_runtime.speculate`).
@@ -42,8 +43,9 @@ def generate(
         link: the conversation with the cloud; None writes with the edge alone.
         options: sampling, fusion and window.
         measured: what this answer's steps, round trips and drafts turn out to be.
-        limit: tokens of the answer; nothing is drafted beyond.
-        ends: tokens that end the answer; nothing is drafted behind them.
+        limit: of the answer's tokens; nothing is drafted beyond.
+        ends: tokens that end the answer; they never leave, and nothing is drafted behind them.
+        cancelled: looked at before each token.
 
     Raises:
         CloudError: the cloud failed before its first row.
@@ -53,55 +55,66 @@ def generate(
     pace = choose_pace(options.window, measured)
     drafter = Drafter(edge, without, options.sampling, measured)
 
+    def last(token: int, position: int) -> bool:
+        return token in ends or position == limit - 1
+
     def drafts_on() -> bool:
-        over = drafter.length >= limit or (drafter.draft and drafter.draft[-1] in ends)
-        return not over and pace.drafts(len(drafter.draft))
+        ended = drafter.draft and last(drafter.draft[-1], drafter.length - 1)
+        return not ended and pace.drafts(len(drafter.draft))
 
-    def add(token: int) -> None:
-        """Show the link a token: the row behind it can travel while the edge computes its own."""
-        if link and drafter.length < limit and token not in ends:
+    def show(token: int) -> None:
+        """Let the link know of a token: the row behind it can travel while the edge computes its own."""
+        if link and not last(token, drafter.length - 1):
             link.push(token)
-            send()
 
-    def send() -> None:
-        if link and pace.sends(link.unsent, *link.flights):
+    def send(drafting: bool = True) -> None:
+        if link and pace.sends(link.unsent, *link.flights, drafting=drafting):
             link.send()
 
     if link:
         link.begin()
         link.send()
-    drafter.prefill()
-    while True:
-        if link:
-            link.poll()
-        ready = min(link.ready, len(drafter.rows)) if link else len(drafter.rows)
-        if ready:
-            rows = [
-                PositionRows(own, link.row(ahead) if link else None, own_without)
-                for ahead, (own, own_without) in enumerate(islice(drafter.rows, ready))
-            ]
-            draft = tuple(drafter.draft)
-            settled = settle(draft, rows, drafter.answer, options.fusion, options.sampling)
-            goes_on = drafter.settle(settled)
-            for token, row, guess in zip(settled, rows, (*draft, None), strict=False):
-                fused = row.cloud is not None
-                if fused and guess is not None:
-                    measured.draft(token == guess)
-                yield Token(token, fused)
-            if not goes_on:
-                if link:
-                    link.rewind(len(drafter.answer) - 1)
-                add(settled[-1])
+    try:
+        drafter.prefill()
+        while True:
+            if cancelled():
+                return
             if link:
-                link.settled(len(drafter.answer))
-            if not goes_on:
-                drafter.compute()
-            else:
+                link.poll()
+            ready = min(link.ready, len(drafter.rows)) if link else len(drafter.rows)
+            if ready:
+                rows = [
+                    PositionRows(own, link.row(ahead) if link else None, own_without)
+                    for ahead, (own, own_without) in enumerate(islice(drafter.rows, ready))
+                ]
+                draft = tuple(drafter.draft)
+                settled = settle(draft, rows, drafter.answer, options.fusion, options.sampling)
+                goes_on = drafter.settle(settled)
+                ended = last(settled[-1], len(drafter.answer) - 1)
+                # What the cloud waits for leaves before the caller sees the tokens, and takes its time with them.
+                if link and not ended:
+                    if not goes_on:
+                        link.rewind(len(drafter.answer) - 1)
+                        show(settled[-1])
+                    link.settled(len(drafter.answer))
+                    send()
+                for token, row, guess in zip(settled, rows, (*draft, None), strict=False):
+                    fused = row.cloud is not None
+                    if fused and guess is not None:
+                        measured.draft(token == guess)
+                    yield Token(token, fused)
+                if ended:
+                    return
+                if not goes_on:
+                    drafter.compute()
+            elif drafts_on():
+                token = drafter.guess()
+                show(token)
                 send()
-        elif drafts_on():
-            token = drafter.guess()
-            add(token)
-            if drafter.length < limit and token not in ends:
-                drafter.compute()
-        elif link:
-            link.wait()
+                if not last(token, drafter.length - 1):
+                    drafter.compute()
+            elif link:
+                send(drafting=False)
+                link.wait()
+    finally:
+        drafter.forget_draft()

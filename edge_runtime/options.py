@@ -13,6 +13,7 @@ from edge_runtime.schedule import Schedule
 from edge_runtime.sparse import THIN, RowFormat
 
 LARGEST_WINDOW = 64
+LONGEST_PATIENCE = 3600.0
 
 
 class Mode(StrEnum):
@@ -66,7 +67,12 @@ class Options:
             raise RequestError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
         if self.window is not None and not 1 <= self.window <= LARGEST_WINDOW:
             raise RequestError(f"window must be in 1 .. {LARGEST_WINDOW}, not {self.window}.")
-        if not self.patience > 0.0:
-            raise RequestError(f"patience must be above 0 seconds, not {self.patience}.")
+        if not 0.0 < self.patience <= LONGEST_PATIENCE:
+            raise RequestError(
+                f"patience must be above 0 and at most {LONGEST_PATIENCE:g} seconds, not {self.patience}."
+            )
+        object.__setattr__(self, "policy", Policy.of(self.policy))
+        if isinstance(self.stop, str):  # type: ignore[unreachable]  # callers without mypy
+            raise RequestError("The stop texts must be several, not one string: write stop=('END',).")
         if any(not text for text in self.stop):
             raise RequestError("A stop text must not be empty.")

@@ -20,7 +20,7 @@ class Measured:
 
     Attributes:
         step_seconds: of the edge model for one token.
-        server_seconds: of the cloud for one request, its queue included.
+        server_seconds: of the cloud's model for one request.
         link_seconds: of a round trip, without the cloud's part.
         acceptance: share of compared drafts that were the fused choice.
         drafted, compared, accepted: tokens drafted, of them those that a cloud's row was there for, and of those the
@@ -44,6 +44,11 @@ class Measured:
         self.server_seconds += 0.2 * (server_seconds - self.server_seconds)
         self.link_seconds += 0.2 * (max(seconds - server_seconds, 0.0) - self.link_seconds)
 
+    @property
+    def latency_steps(self) -> int:
+        """Tokens that the device can draft between asking for a row and having it."""
+        return math.ceil((self.link_seconds + self.server_seconds) / max(self.step_seconds, 1e-4))
+
     def draft(self, accepted: bool) -> None:
         """A drafted token was compared with the fused choice."""
         self.compared += 1
@@ -58,13 +63,14 @@ class Pace(Protocol):
         """Whether to draft one more token, with `drafted` unsettled ones there."""
         ...
 
-    def sends(self, unsent: int, flights: int, stale_flights: int) -> bool:
+    def sends(self, unsent: int, flights: int, stale_flights: int, *, drafting: bool = True) -> bool:
         """Whether to send now.
 
         Args:
             unsent: positions whose rows are wanted and were not asked for.
             flights: messages under way whose rows are still wanted.
             stale_flights: messages under way whose drafts were taken back.
+            drafting: whether more positions will follow before a reply comes.
         """
         ...
 
@@ -82,9 +88,9 @@ class FixedWindow:
         """See `Pace.drafts`."""
         return drafted < 2 * (self.window - 1)
 
-    def sends(self, unsent: int, flights: int, stale_flights: int) -> bool:  # noqa: ARG002
+    def sends(self, unsent: int, flights: int, stale_flights: int, *, drafting: bool = True) -> bool:  # noqa: ARG002
         """See `Pace.sends`."""
-        return flights == 0 and unsent >= self.window
+        return flights == 0 and unsent >= (self.window if drafting else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,8 @@ class AdaptiveWindow:
     """Drafts go out in a stream of small messages, so that a wrong draft is known one latency after it was made.
 
     A message holds as many tokens as the device drafts while the cloud works on one, so the cloud keeps up. Drafting
-    ends where a token would hardly be reached any more: `acceptance ** n` below a few percent.
+    ends where a token would hardly be reached any more (`acceptance ** n` below a few percent), and after twice what
+    can be drafted until a reply comes.
     """
 
     measured: Measured
@@ -100,13 +107,14 @@ class AdaptiveWindow:
     def drafts(self, drafted: int) -> bool:
         """See `Pace.drafts`."""
         acceptance = min(max(self.measured.acceptance, 0.05), 0.99)
-        return drafted < min(math.ceil(math.log(_HOPELESS) / math.log(acceptance)), _DEEPEST)
+        reachable = math.ceil(math.log(_HOPELESS) / math.log(acceptance))
+        return drafted < min(reachable, 2 * self.measured.latency_steps + self.part, _DEEPEST)
 
-    def sends(self, unsent: int, flights: int, stale_flights: int) -> bool:
+    def sends(self, unsent: int, flights: int, stale_flights: int, *, drafting: bool = True) -> bool:
         """See `Pace.sends`."""
         if flights == 0:
             return unsent > 0
-        return unsent >= self.part and flights + stale_flights < _MOST_FLIGHTS
+        return unsent >= (self.part if drafting else 1) and flights + stale_flights < _MOST_FLIGHTS
 
     @property
     def part(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edge_runtime.cloud_view import CloudView, OpenView
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
-from edge_runtime.errors import PolicyError
+from edge_runtime.errors import PolicyError, RequestError
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import AnswerRequest, InfoRequest, Message, OpenRequest, SketchRequest, VerifyRequest
 from edge_runtime.sparse import RowFormat
@@ -35,6 +35,18 @@ class Policy(StrEnum):
     OPEN = "open"
     GUARDED = "guarded"
     SKETCH = "sketch"
+
+    @classmethod
+    def of(cls, name: Policy | str) -> Policy:
+        """The policy of this name.
+
+        Raises:
+            RequestError: there is none.
+        """
+        try:
+            return cls(name)
+        except ValueError:
+            raise RequestError(f"There is no policy '{name}'. Use one of: {', '.join(cls)}.") from None
 
 
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -125,8 +137,13 @@ class Conversation:
 class Gate:
     """The one place that turns public data into messages for the cloud."""
 
-    def __init__(self, policy: Policy, ledger: Ledger) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy | str, ledger: Ledger) -> None:
+        """Guard what leaves under a policy.
+
+        Raises:
+            RequestError: there is no such policy.
+        """
+        self.policy = Policy.of(policy)
         self.ledger = ledger
 
     def info(self) -> Released[InfoRequest]:
@@ -159,8 +176,10 @@ class Gate:
             PolicyError: the policy lets no answer tokens leave.
         """
         self._allow_tokens()
-        view: CloudView = OpenView()
-        if self.policy is Policy.GUARDED:
+        view: CloudView
+        if self.policy is Policy.OPEN:
+            view = OpenView()
+        else:
             from edge_runtime.guard import Guard  # light callers need not read word lists
 
             view = Guard(tokenizer, PublicInstruction(_public_text(instruction)), context or PrivateContext())
@@ -178,7 +197,7 @@ class Gate:
         return Released(request, self.ledger, _GATE_KEY)
 
     def _allow_tokens(self) -> None:
-        if self.policy is Policy.SKETCH:
+        if self.policy not in (Policy.OPEN, Policy.GUARDED):
             raise PolicyError(
                 f"Fused generation sends answer tokens to the cloud, which the policy '{self.policy}' forbids. "
                 "Use --mode sketch, or --policy guarded."

@@ -42,6 +42,11 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int = 0
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether a choice depends on the answer so far, and not on its length alone."""
+        return self.repetition_penalty != 1.0
+
     def __post_init__(self) -> None:
         for name, right, words in (
             ("temperature", 0.0 <= self.temperature <= 100.0, "in 0 .. 100"),
@@ -69,7 +74,7 @@ def choose(log_probs: NDArray[np.float32], position: int, sampling: Sampling, an
     Returns:
         A token id. Ties go to the lowest id.
     """
-    if sampling.repetition_penalty != 1.0 and answer:
+    if sampling.looks_back and answer:
         log_probs = log_probs.copy()
         seen = np.unique(np.fromiter(answer, np.int64, len(answer)))
         log_probs[seen] *= np.float32(sampling.repetition_penalty)

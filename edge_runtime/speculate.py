@@ -54,7 +54,8 @@ def settle(
     settled: list[int] = []
     for position, row in enumerate(rows):
         fused = row.edge if row.cloud is None else fuse(row.edge, row.cloud, fusion, row.without)
-        token = choose(fused, len(answer) + position, sampling, (*answer, *settled))
+        written = (*answer, *settled) if sampling.looks_back else ()
+        token = choose(fused, len(answer) + position, sampling, written)
         settled.append(token)
         if position == len(draft) or token != draft[position]:
             break

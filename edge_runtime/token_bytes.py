@@ -16,7 +16,7 @@ class TokenBytes:
         self._tokenizer = tokenizer
         added = tokenizer.backend.get_added_tokens_decoder()
         self._control = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._added = {token_id: token.content for token_id, token in added.items()}
+        self._added: dict[int, str] = {token_id: token.content for token_id, token in added.items()}
         # A tokenizer says how its pieces become text in its decoder alone.
         self._byte_level = "ByteLevel" in str(tokenizer.backend.decoder)
         self._known: dict[int, bytes | None] = {}
@@ -31,7 +31,7 @@ class TokenBytes:
             return None
         if token_id in self._added:
             return self._added[token_id].encode()
-        piece = self._tokenizer.backend.id_to_token(token_id)
+        piece: str | None = self._tokenizer.backend.id_to_token(token_id)
         if piece is None:
             return None
         if byte := _BYTE.match(piece):

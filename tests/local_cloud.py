@@ -120,6 +120,8 @@ class LocalSession:
         self._broken = True
         self._thread.shutdown(wait=False)
 
+    room: int | None = None
+
     def abandon(self) -> None:
         self.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -137,7 +137,7 @@ class CloudClient:
             self._sessions.add(session)
         return session
 
-    def sketch(self, request: Released[SketchRequest]) -> Iterator[str]:
+    def sketch(self, request: Released[SketchRequest]) -> Pieces[str]:
         """Stream an outline of 8 to 15 short points; pieces are whole lines.
 
         Raises:
@@ -147,7 +147,7 @@ class CloudClient:
         """
         return self._stream(lambda line: line.sketch, request, encode_sketch_request, decode_sketch_piece)
 
-    def answer(self, request: Released[AnswerRequest]) -> Iterator[AnswerPiece]:
+    def answer(self, request: Released[AnswerRequest]) -> Pieces[AnswerPiece]:
         """Stream the cloud's own answer.
 
         Raises:

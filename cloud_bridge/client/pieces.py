@@ -27,7 +27,7 @@ class _Wait:
 class Pieces(Generic[Piece]):
     """Iterates over a call's decoded messages; each must come within `timeout` seconds of being asked for.
 
-    Closing it, or dropping it, cancels the call. For one thread at a time.
+    Closing it, from any thread, or dropping it, cancels the call; who waits gets an error. Else for one thread.
     """
 
     def __init__(

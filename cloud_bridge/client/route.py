@@ -53,8 +53,14 @@ class Route:
     def leave(self, line: Line, failure: Exception) -> None:
         """A call failed: where the connection was at fault, the next call takes another one."""
         with self._lock:
-            if line is self._current and isinstance(failure, (CloudUnavailableError, CloudTimeoutError)):
-                self._current = None
+            if line is not self._current or not isinstance(failure, (CloudUnavailableError, CloudTimeoutError)):
+                return
+            self._current = None
+            unused = line.users == 0
+            if unused:
+                self._lines.discard(line)
+        if unused:
+            line.channel.close()
 
     def give_back(self, line: Line) -> None:
         """The call is over."""

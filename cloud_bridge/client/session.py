@@ -100,6 +100,12 @@ class ScoreSession:
         """See `edge_runtime.cloud.CloudSession.id`."""
         return self._opened.session_id if self._opened is not None else ""
 
+    @property
+    def room(self) -> int | None:
+        """See `edge_runtime.cloud.CloudSession.room`."""
+        opened = self._opened
+        return None if opened is None else opened.context_length - opened.prompt_tokens
+
     def verify(self, request: Released[VerifyRequest]) -> Future[Verified]:
         """See `edge_runtime.cloud.CloudSession.verify`.
 
@@ -150,6 +156,8 @@ class ScoreSession:
             failure = self._peer.damaged(error)
         except CogenesisError as error:  # a ledger that can't be written
             failure = error
+        except Exception as error:  # whoever waits must hear of it
+            failure = self._peer.describe(CloudUnavailableError, type(error).__name__)
         self._fail(failure)
         self._watchdog.stop()
         self._ended(self)
@@ -204,8 +212,8 @@ class ScoreSession:
         if closing:
             self._watchdog.expire_within(CLOSING_SECONDS)
         else:
+            self._failed(failure)  # first: the line must not be given back as a good one
             self._stream.cancel()
-            self._failed(failure)
         self._outgoing.put(None)  # half-closes the stream, and ends gRPC's sending thread
         for one in unanswered:
             one.future.set_exception(copy_of(failure))

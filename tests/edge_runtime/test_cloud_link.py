@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 
 import numpy as np
@@ -57,6 +58,8 @@ class HandCloud:
 
     def close(self) -> None:
         self.open_sessions -= 1
+
+    room: int | None = None
 
     def abandon(self) -> None:
         self.abandoned += 1
@@ -278,7 +281,7 @@ def test_a_slow_cloud_is_not_waited_for_and_used_again_when_it_answers(link, clo
     started(link, cloud)
     link.send()
 
-    def nothing_comes(_, timeout) -> None:
+    def nothing_comes(_, timeout, return_when) -> None:
         clock.now += timeout
 
     monkeypatch.setattr("edge_runtime.cloud_link.wait", nothing_comes)
@@ -304,7 +307,9 @@ def test_a_connection_that_gives_no_sign_is_abandoned_and_another_one_resumes_th
 ):
     started(link, cloud)
     link.send()
-    monkeypatch.setattr("edge_runtime.cloud_link.wait", lambda _, timeout: setattr(clock, "now", clock.now + timeout))
+    monkeypatch.setattr(
+        "edge_runtime.cloud_link.wait", lambda _, timeout, **more: setattr(clock, "now", clock.now + timeout)
+    )
     link.wait()
     link.poll()
     assert cloud.abandoned == 0
@@ -315,6 +320,42 @@ def test_a_connection_that_gives_no_sign_is_abandoned_and_another_one_resumes_th
     link.poll()
     assert cloud.opened[-1].resume == "session-1"
     assert link.counts.interruptions == 1
+
+
+def test_rows_that_the_clouds_context_has_no_room_for_are_the_edges_alone_and_the_others_are_asked_for(link, cloud):
+    started(link, cloud)
+    cloud.room = 2
+    for token in (8, 9, 10):
+        link.push(token)
+    link.send()
+    assert cloud.asked[-1] == VerifyRequest(0, (7, 8), (1, 2), "7 8")
+    cloud.reply()
+    link.poll()
+    assert link.ready == 4
+    link.settled(3)
+    link.wait()
+    assert (link.row(0), link.error, link.counts.interruptions) == (None, None, 0)
+
+
+def test_cancelling_ends_waiting_from_another_thread(link, cloud):
+    started(link, cloud)
+    link.patience = 60
+    link.send()
+    threading.Timer(0.05, lambda: link.cancelled.set_result(None)).start()
+    link.wait()
+    assert link.ready == 0
+    assert link.error is None
+
+
+def test_a_session_that_fails_before_its_first_row_is_resumed_by_its_id_all_the_same(link, cloud, clock):
+    started(link, cloud)
+    link.send()
+    cloud.id = "session-that-opened-and-broke"
+    cloud.fail()
+    link.poll()
+    clock.now += FIRST_SECONDS
+    link.poll()
+    assert cloud.opened[-1].resume == "session-that-opened-and-broke"
 
 
 def test_rows_of_another_vocabulary_are_refused(link, cloud):

@@ -5,11 +5,12 @@ import stat
 
 import pytest
 
-from edge_runtime.errors import LedgerError, PolicyError, RequestError
 from edge_runtime.cloud_view import OpenView
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
+from edge_runtime.errors import LedgerError, PolicyError, RequestError
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import InfoRequest, OpenRequest
+from edge_runtime.options import Options
 from edge_runtime.privacy import Conversation, Gate, Policy, Released
 from edge_runtime.sparse import RowFormat
 
@@ -124,6 +125,26 @@ def test_the_policy_sketch_lets_no_token_leave(byte_level_tokenizer):
         gate.conversation(PublicInstruction("x"), CONTEXT, byte_level_tokenizer)
     gate.sketch(PublicInstruction("x")).leave(encode)
     assert len(ledger.entries) == 1
+
+
+@pytest.mark.parametrize("name", list(Policy))
+def test_a_policy_may_be_given_by_name(name, byte_level_tokenizer):
+    gate = Gate(str(name), Ledger())
+    assert gate.policy is name
+    assert Options(policy=str(name)).policy is name
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "OPEN"])
+def test_a_policy_that_does_not_exist_opens_nothing(name):
+    with pytest.raises(RequestError, match="guarded"):
+        Gate(name, Ledger())
+    with pytest.raises(RequestError, match="guarded"):
+        Options(policy=name)
+
+
+def test_guarded_given_by_name_guards(byte_level_tokenizer):
+    left = converse("guarded", "Dear Oskar Lindqvist, thank you.", byte_level_tokenizer)
+    assert all("Oskar" not in text for text in left)
 
 
 def test_private_context_does_not_show_in_logs():

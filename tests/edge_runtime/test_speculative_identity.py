@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -57,7 +56,9 @@ def pair(tiny: TinyModel, other_tiny: TinyModel) -> Pair:
     return Pair(edge, edge.fork(), cloud, edge.fork(), tokenizer)
 
 
-def write(pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH) -> tuple[list[Token], CloudLink]:
+def write(
+    pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH, ends: Collection[int] = ()
+) -> tuple[list[Token], CloudLink]:
     """What the device writes."""
     gate = Gate(options.policy, Ledger())
     measured = Measured()
@@ -75,8 +76,7 @@ def write(pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH)
     without = PromptedDecoder(pair.without, PUBLIC_PROMPT) if needs_without else None
     edge = PromptedDecoder(pair.edge, PROMPT)
     try:
-        tokens = generate(edge, without, link, options, measured, limit=length)
-        return list(islice(tokens, length)), link
+        return list(generate(edge, without, link, options, measured, limit=length, ends=ends)), link
     finally:
         link.close()
 
@@ -156,12 +156,34 @@ def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_t
         sampling=sampling, fusion=fusion, schedule=schedule, rows=form, window=window, patience=0.015, policy=policy
     )
     cloud = LocalCloud(pair.cloud, PUBLIC_PROMPT, faults)
-    tokens, link = write(pair, cloud, options)
+    tokens, _ = write(pair, cloud, options)
     fused = [token.fused for token in tokens]
     assert [token.id for token in tokens] == one_by_one(pair, cloud, options, fused)
     assert all(schedule.asks(position) for position, asked in enumerate(fused) if asked)
-    if not link.counts.interruptions and policy is Policy.OPEN:
-        assert fused == [schedule.asks(position) for position in range(LENGTH)]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STRATEGIES, SAMPLINGS, SCHEDULES, WINDOWS, st.sampled_from([Policy.OPEN, Policy.GUARDED]), st.data())
+def test_on_a_good_link_the_cloud_has_a_part_wherever_schedule_and_policy_let_it(
+    pair: Pair, fusion, sampling, schedule, window, policy, data: st.DataObject
+) -> None:
+    """Also with tokens that end the answer, which the edge may draft where the fused choice is another."""
+    options = Options(sampling=sampling, fusion=fusion, schedule=schedule, window=window, patience=60, policy=policy)
+    cloud = LocalCloud(pair.cloud, PUBLIC_PROMPT, Weather(latency=data.draw(st.sampled_from([0.0, 0.002]))))
+    whole = [token.id for token in write(pair, cloud, options)[0]]
+    ends = data.draw(st.sets(st.sampled_from(whole), max_size=2))
+    expected = whole[: next((at for at, token in enumerate(whole) if token in ends), len(whole)) + 1]
+    before = len(cloud.requests)
+    tokens, link = write(pair, cloud, options, ends=ends)
+    if policy is Policy.OPEN:
+        assert not ends & {token for request in cloud.requests[before:] for token in request.tokens}
+    assert [token.id for token in tokens] == expected
+    assert link.counts.interruptions == 0
+    for position, token in enumerate(tokens):
+        shown = Guard(pair.tokenizer, INSTRUCTION, CONTEXT) if policy is Policy.GUARDED else OpenView()
+        for earlier in expected[:position]:
+            shown.push(earlier)
+        assert token.fused == (schedule.asks(position) and shown.asks)
 
 
 @pytest.mark.parametrize("window", [1, 2, 4, 8, None])

@@ -55,7 +55,7 @@ def assistant(bundle_fp32):
 
 
 def complete(edge: torch.Tensor, cloud: torch.Tensor) -> torch.Tensor:
-    """Cut one cloud row to its top K and give the rest of the mass to the edge's shape, capped at half the least kept."""
+    """Cut one cloud row to its top K; the rest of the mass gets the edge's shape, capped at half the least kept."""
     kept = torch.topk(cloud, TOP_K)
     outside = torch.ones_like(edge, dtype=torch.bool)
     outside[kept.indices] = False
