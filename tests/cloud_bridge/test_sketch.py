@@ -26,7 +26,7 @@ def assert_outline(lines: list[str]) -> None:
         assert match, line
         points.append(match[1])
         if any(unicodedata.east_asian_width(character) == "W" for character in match[1]):  # no spaces between words
-            assert 3 <= len(match[1]) <= 40, line
+            assert 3 <= len(match[1]) <= 80, line
         else:
             assert 3 <= len(match[1].split()) <= 8, line
         assert match[1].isprintable()
