@@ -7,7 +7,8 @@ The rule, in the order of the kinds:
 - `name`: every word of a profile line `Name:`; a word outside the list of common words that the context capitalises
   inside a sentence; two capitalised words in a row, and all in a row, as one; a word with capitals or digits inside
   ("TechTalk"). Only where it is capitalised: a common word that the context capitalises inside a sentence and never
-  writes small, or capitalises in a line `Location:`, `Company:` and the like ("Grace").
+  writes small, introduces as a name ("named Pixel"), or capitalises in a line `Location:`, `Company:` and the like
+  ("Grace").
 - `word`: any other word of four letters or more outside the list of common words.
 - `sequence`: four words in a row within a line, parted at hyphens, with and without apostrophes, of which at least
   two are no function words.
@@ -50,6 +51,7 @@ _AMBIGUOUS = frozenset(("march", "may", "august"))  # words of their own where t
 _JOINED_WORDS = 6  # of the instruction that may together read as one word
 _NAME_LINE = re.compile(r"\s*(?:\w+[ _])?name\s*:", re.IGNORECASE)
 _PLACE_LINE = re.compile(r"\s*(?:location|address|city|hometown|employer|company)\s*:", re.IGNORECASE)
+_INTRODUCED = re.compile(r"\b(?:nick)?named?\s+(?:is\s+)?([^\W\d_a-z]\w*)|\bcalled\s+([^\W\d_a-z]\w*)")
 _TENS_AND_ONES = re.compile(r"\b([a-z]+)[-\u2010-\u2015 ]([a-z]+)\b", re.IGNORECASE)
 _LABEL = re.compile(r"\s*[\w -]{1,40}:(?!//)")
 _SENTENCE_END = re.compile(r"[.!?;:\n\"\u201c\u201d\u2018\u00ab\u00bb*#\u2022|]|(?<!\w)'")
@@ -192,7 +194,9 @@ def _things(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
 
 def _words(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
     lines = list(lines)
-    small = {part.key for line in lines for part in _parts(line.text) if not part.capital}
+    # What is introduced as a name is one, whatever the context writes small elsewhere ("a dog named Melody").
+    introduced = {squeeze(match[1] or match[2]) for line in lines for match in _INTRODUCED.finditer(line.text)}
+    small = {part.key for line in lines for part in _parts(line.text) if not part.capital} - introduced
     for line in lines:
         parts = list(_parts(line.text, line.inside))
         for part in parts:

@@ -169,3 +169,12 @@ def test_a_number_of_two_digits_or_more_is_found_with_or_without_separators(numb
     for text in (f"{number}", f"{number:,}", " ".join(str(number))):
         assert ("number", text) in found(f"the sum of {text} here", context)
     assert not found(f"the sum of {number:,} here", context, PublicInstruction(f"Write of {number}"), {"number"})
+
+
+def test_an_ordinary_word_that_is_introduced_as_a_name_is_one_even_where_it_is_written_small_as_well():
+    context = PrivateContext(
+        "Has a dog named Pixel", (HistoryItem("Art", "Every pixel counts, and a pet called Ocean."),)
+    )
+    units = private_units(context, PublicInstruction("Write a poem."))
+    names = {unit.surface for unit in units if unit.kind == "name" and unit.capitalised}
+    assert {"Pixel", "Ocean"} <= names

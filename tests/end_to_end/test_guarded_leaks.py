@@ -148,12 +148,9 @@ def said_to_the_cloud(
     return ledger.entries
 
 
-PETS = pytest.mark.xfail(strict=True, reason="the guard lets pass Melody and Pixel, ordinary words that name animals")
-
-
 @pytest.mark.parametrize(
     "said",
-    ["the reference answer", pytest.param("the profile", marks=PETS), pytest.param("a past text", marks=PETS)],
+    ["the reference answer", "the profile", "a past text"],
 )
 def test_an_answer_that_tells_private_facts_leaves_without_them(said, ctx_records, people, strangers, tokenizer):
     """Under open the same answers give them away, so the auditor is not blind: a small model seldom tells as much."""
