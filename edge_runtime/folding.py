@@ -33,6 +33,12 @@ _LETTERS |= str.maketrans(
     "\u03b1\u03b2\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7",
     "lodhidagilnrybghi" + "abeijkmhopcstyxdqwh" + "abeiknoptux",
 )
+# Small capitals, and Armenian letters.
+_LETTERS |= str.maketrans(
+    "\u1d00\u0299\u1d04\u1d05\u1d07\ua730\u0262\u029c\u026a\u1d0a\u1d0b\u029f\u1d0d\u0274\u1d0f\u1d18\u0280"
+    "\ua731\u1d1b\u1d1c\u1d20\u1d21\u028f\u1d22\u0585\u0578\u057d\u0570\u0581\u0566\u0584\u0575",
+    "abcdefghijklmnoprstuvwyzonuhgqpj",
+)
 _SEPARATORS = frozenset(
     "\u02b9\u02ba\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\u02ca\u02cb"
 )  # apostrophes that Unicode calls letters

@@ -178,3 +178,11 @@ def test_an_ordinary_word_that_is_introduced_as_a_name_is_one_even_where_it_is_w
     units = private_units(context, PublicInstruction("Write a poem."))
     names = {unit.surface for unit in units if unit.kind == "name" and unit.capitalised}
     assert {"Pixel", "Ocean"} <= names
+
+
+@pytest.mark.parametrize(
+    "disguised",
+    ["ᴡɪʟʜᴇʟᴍɪɴᴀ", "Wɪlheʟmina", "Ｗｉｌｈｅｌｍｉｎａ", "𝓦𝓲𝓵𝓱𝓮𝓵𝓶𝓲𝓷𝓪", "Wіlhеlmіnа", "Wi\u200blhe\u0301lmina"],
+)  # noqa: RUF001
+def test_letters_that_look_like_others_are_read_as_those(disguised):
+    assert squeeze(disguised) == "wilhelmina"
