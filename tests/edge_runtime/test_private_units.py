@@ -180,9 +180,17 @@ def test_an_ordinary_word_that_is_introduced_as_a_name_is_one_even_where_it_is_w
     assert {"Pixel", "Ocean"} <= names
 
 
+# As escapes: small capitals, some of them, full width, mathematical script, Cyrillic, invisible and combining marks.
 @pytest.mark.parametrize(
     "disguised",
-    ["ᴡɪʟʜᴇʟᴍɪɴᴀ", "Wɪlheʟmina", "Ｗｉｌｈｅｌｍｉｎａ", "𝓦𝓲𝓵𝓱𝓮𝓵𝓶𝓲𝓷𝓪", "Wіlhеlmіnа", "Wi\u200blhe\u0301lmina"],
-)  # noqa: RUF001
+    [
+        "\u1d21\u026a\u029f\u029c\u1d07\u029f\u1d0d\u026a\u0274\u1d00",
+        "W\u026alhe\u029fmina",
+        "\uff37\uff49\uff4c\uff48\uff45\uff4c\uff4d\uff49\uff4e\uff41",
+        "\U0001d4e6\U0001d4f2\U0001d4f5\U0001d4f1\U0001d4ee\U0001d4f5\U0001d4f6\U0001d4f2\U0001d4f7\U0001d4ea",
+        "W\u0456lh\u0435lm\u0456n\u0430",
+        "Wi\u200blhe\u0301lmina",
+    ],
+)
 def test_letters_that_look_like_others_are_read_as_those(disguised):
     assert squeeze(disguised) == "wilhelmina"
