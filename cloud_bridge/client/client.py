@@ -130,6 +130,7 @@ class CloudClient:
                     ended=partial(self._ended, line),
                 )
             except ValueError:
+                self._route.give_back(line)
                 self._refuse()
             except BaseException:
                 self._route.give_back(line)
@@ -189,6 +190,7 @@ class CloudClient:
             payload = request.leave(encode)
             call = method(line)(payload, metadata=self._metadata)
         except ValueError:
+            self._route.give_back(line)
             self._refuse()
         except BaseException:
             self._route.give_back(line)

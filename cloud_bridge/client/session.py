@@ -93,7 +93,13 @@ class ScoreSession:
         # gRPC's own thread takes from the queue: whoever sends does not wait for flow control.
         self._stream = call(iter(self._outgoing.get, None), metadata=metadata)
         self._watchdog = Watchdog(timeout, self._oldest_wait, self._expire)
-        threading.Thread(target=self._read, name="cogenesis-replies", daemon=True).start()
+        try:
+            threading.Thread(target=self._read, name="cogenesis-replies", daemon=True).start()
+        except BaseException:  # no thread to be had, or an interrupt: leave nothing behind
+            self._outgoing.put(None)
+            self._stream.cancel()
+            self._watchdog.stop()
+            raise
 
     @property
     def id(self) -> str:
