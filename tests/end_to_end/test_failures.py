@@ -197,7 +197,7 @@ def test_when_the_cloud_dies_in_mid_answer_the_device_finishes_it_and_says_so(
     assert client.returncode == 6, errors
     assert "Traceback" not in errors
     assert "finished the answer" in errors
-    assert len((first + rest).split()) > 30
+    assert len(rest.split()) > 20  # the cloud had written a word or two
 
 
 def test_a_full_disk_during_export_leaves_nothing_half_written(tmp_path):
