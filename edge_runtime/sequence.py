@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.errors import ContextOverflowError
+from edge_runtime.errors import CogenesisError, ContextOverflowError
 
 
 class TokenSequence(ABC):
@@ -19,6 +20,7 @@ class TokenSequence(ABC):
         self.context_length = context_length
         self.fingerprint = fingerprint
         self._token_ids: list[int] = []
+        self._fed_by = threading.Lock()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -38,6 +40,7 @@ class TokenSequence(ABC):
         Raises:
             ContextOverflowError: the cache would pass `context_length`; nothing was fed.
             ValueError: no tokens, an id outside the vocabulary, or rows outside 0 .. len(token_ids).
+            CogenesisError: another thread feeds this sequence.
         """
         # Kernels index the embedding and the rotary table without looking: nothing unchecked may reach them.
         tokens = [int(token) for token in token_ids]
@@ -52,8 +55,14 @@ class TokenSequence(ABC):
                 f"The text is longer than the model's context: {self.length + len(tokens):,} tokens, "
                 f"{self.context_length:,} fit. Shorten the profile or the instruction."
             )
-        logits = self._feed(np.array(tokens, np.int64), rows)
-        self._token_ids.extend(tokens)
+        # Two threads in one sequence would have the kernels write through each other's pointers.
+        if not self._fed_by.acquire(blocking=False):
+            raise CogenesisError("Another thread feeds this sequence. Give each thread its own fork.")
+        try:
+            logits = self._feed(np.array(tokens, np.int64), rows)
+            self._token_ids.extend(tokens)
+        finally:
+            self._fed_by.release()
         return logits
 
     def rewind(self, length: int) -> None:

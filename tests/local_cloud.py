@@ -118,7 +118,7 @@ class LocalSession:
 
     def close(self) -> None:
         self._broken = True
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown(wait=True, cancel_futures=True)  # a decoder serves one thread: leave none behind
 
     room: int | None = None
 

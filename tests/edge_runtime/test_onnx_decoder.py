@@ -2,6 +2,7 @@
 
 import mmap
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny_models import VOCABULARY, random_ids
 
 from edge_runtime import kv_cache, onnx_decoder
 from edge_runtime.bundle import open_bundle
-from edge_runtime.errors import BundleError, ContextOverflowError, PromptCacheError, RequestError
+from edge_runtime.errors import BundleError, CogenesisError, ContextOverflowError, PromptCacheError, RequestError
 from edge_runtime.open_decoder import open_decoder
 
 IDS = random_ids(1000, seed=3)
@@ -244,3 +245,29 @@ def test_quantized_bundles_rewind_to_the_same_rows(tmp_path):
     decoder.rewind(0)
     again = decoder.extend(IDS[:40], rows=40)
     np.testing.assert_array_equal(first, again)
+
+
+def test_two_threads_in_one_sequence_are_refused_and_nothing_is_written_through_each_others_pointers(tiny):
+    decoder = open_decoder(tiny.bundle, threads=1)
+    refused = []
+
+    def feed() -> None:
+        for _ in range(3000):
+            try:
+                decoder.extend(IDS[:100], rows=100)
+                decoder.rewind(0)
+            except CogenesisError as error:
+                refused.append(error)
+            except ValueError:  # the other one has rewound
+                pass
+            if refused:
+                return
+
+    threads = [threading.Thread(target=feed) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "its own fork" in str(refused[0])
+    decoder.rewind(0)
+    assert decoder.extend([5]).shape == (1, decoder.vocab_size)

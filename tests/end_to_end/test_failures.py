@@ -191,7 +191,7 @@ def test_when_the_cloud_dies_in_mid_answer_the_device_finishes_it_and_says_so(
         command += ["--temperature", "1", "--seed", "5", "--stop", "no such text"]
         client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         assert client.stdout is not None
-        first = client.stdout.read(12)
+        client.stdout.read(12)
         server.send_signal(signal.SIGKILL)
         rest, errors = client.communicate(timeout=120)
     assert client.returncode == 6, errors

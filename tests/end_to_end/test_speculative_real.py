@@ -22,26 +22,28 @@ def onnx_cloud(bundle_keep):
         yield cloud
 
 
-def write(assistant, cloud, record, window, seed):
+def write(assistant, cloud, record, window, seed, tokens=TOKENS):
     context = PrivateContext(record.context.profile, record.context.history[:1])
-    options = Options(TOKENS, Sampling(0.7, seed=seed), window=window)
+    options = Options(tokens, Sampling(0.7, seed=seed), window=window)
     return assistant.generate(record.instruction, context, mode="fused", cloud=cloud, options=options).finish()
 
 
 def test_ten_answers_are_the_same_token_for_token_with_a_fraction_of_the_round_trips(
     assistant, onnx_cloud, ctx_records
 ):
-    trips, tokens = {1: 0, 8: 0}, 0
+    trips, fused = 0, 0
     for seed, record in enumerate(ctx_records[:RECORDS]):
-        one_by_one, adaptive, window = (write(assistant, onnx_cloud, record, size, seed) for size in (1, None, 8))
-        assert one_by_one.token_ids == adaptive.token_ids == window.token_ids
-        assert one_by_one.fused == adaptive.fused == window.fused
-        assert one_by_one.stats.interruptions == adaptive.stats.interruptions == 0
-        trips[1] += one_by_one.stats.round_trips
-        trips[8] += window.stats.round_trips
-        tokens += len(one_by_one.token_ids)
-    assert tokens > RECORDS * TOKENS / 2
-    assert trips[8] < trips[1] / 2
+        one_by_one = write(assistant, onnx_cloud, record, 1, seed)
+        window = (8, None)[seed % 2]
+        speculative = write(assistant, onnx_cloud, record, window, seed)
+        assert one_by_one.token_ids == speculative.token_ids
+        assert one_by_one.fused == speculative.fused
+        assert one_by_one.stats.interruptions == speculative.stats.interruptions == 0
+        if window:
+            trips += speculative.stats.round_trips
+            fused += one_by_one.stats.fused_tokens
+    assert fused > RECORDS / 2 * TOKENS / 2
+    assert trips < fused / 2
 
 
 def test_a_float32_server_may_round_a_tie_otherwise_but_no_more(assistant, cloud_address, ctx_records):
@@ -49,8 +51,8 @@ def test_a_float32_server_may_round_a_tie_otherwise_but_no_more(assistant, cloud
     different = total = 0
     with connect(cloud_address) as cloud:
         for seed, record in enumerate(ctx_records[:2]):
-            one_by_one, adaptive = (write(assistant, cloud, record, size, seed) for size in (1, None))
+            one_by_one, adaptive = (write(assistant, cloud, record, size, seed, 64) for size in (1, None))
             total += len(one_by_one.token_ids)
             different += one_by_one.token_ids != adaptive.token_ids
-    assert total > 100
+    assert total > 60
     assert different == 0
