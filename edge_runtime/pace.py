@@ -10,6 +10,8 @@ from typing import Protocol
 _HOPELESS = 0.03
 _DEEPEST = 32
 _LARGEST_PART = 8
+# The share of its time that the cloud may spend on us; above it, a request after a wrong draft finds a queue.
+_LOAD = 0.7
 # Messages under way, those whose drafts were taken back included: a cloud reads only so far ahead.
 _MOST_FLIGHTS = 16
 
@@ -119,7 +121,7 @@ class AdaptiveWindow:
     @property
     def part(self) -> int:
         """Tokens of one message."""
-        keeps_up = math.ceil(self.measured.server_seconds / max(self.measured.step_seconds, 1e-4))
+        keeps_up = math.ceil(self.measured.server_seconds / max(_LOAD * self.measured.step_seconds, 1e-4))
         return min(max(keeps_up, 1), _LARGEST_PART)
 
 
