@@ -76,9 +76,8 @@ class CloudLink:
 
     Until the first row has arrived a failure is raised, since nothing was promised yet; only a cloud that says when to
     come back is asked again, for at most `patience` seconds. (A cloud that is silent that long has not failed: the edge
-    begins alone.) After that a failure means that positions are decided by
-    the edge alone while the link is opened again, with growing pauses, and the cloud's session resumed. A failure that
-    trying again can't mend ends the link.
+    begins alone.) After that a failure means that positions are decided by the edge alone while the link is opened
+    again, with growing pauses, and the cloud's session resumed. A failure that trying again can't mend ends the link.
 
     For one thread. Positions are those of the answer; `push`, `rewind` and `settled` keep it in step with the drafts.
 
@@ -323,6 +322,9 @@ class CloudLink:
         if not error.transient or pause <= 0 or self.clock() + pause > self._give_up_at:
             raise error
         wait([self.cancelled], timeout=pause)
+        if self.cancelled.done():  # nothing leaves any more
+            self._decide_alone()
+            return
         self._open()
         for position in self._positions:
             if position.state is _State.SENT:

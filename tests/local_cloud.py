@@ -9,15 +9,14 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from edge_runtime.cloud import AnswerPiece, CloudInfo, Verified
+from edge_runtime.cloud import Verified
 from edge_runtime.decoder import Decoder
 from edge_runtime.errors import CloudUnavailableError
 from edge_runtime.logprobs import log_softmax
-from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
+from edge_runtime.messages import OpenRequest, VerifyRequest
 from edge_runtime.privacy import Released
 from edge_runtime.sparse import RowFormat, SparseLogProbs, sparsify
 
@@ -40,7 +39,7 @@ class Weather:
 
 @dataclass
 class LocalCloud:
-    """Implements `edge_runtime.cloud.Cloud` over a decoder and a prompt."""
+    """What fused generation needs of an `edge_runtime.cloud.Cloud`, over a decoder and a prompt."""
 
     decoder: Decoder
     prompt: tuple[int, ...]
@@ -70,18 +69,6 @@ class LocalCloud:
                     self.decoder.extend([token], rows=0)
                 self._rows[view] = sparsify(log_softmax(self.decoder.extend([tokens[-1]])[0]), form)
             return self._rows[view]
-
-    def info(self, request: Released[InfoRequest]) -> CloudInfo:
-        raise NotImplementedError
-
-    def sketch(self, request: Released[SketchRequest]) -> Iterator[str]:
-        raise NotImplementedError
-
-    def answer(self, request: Released[AnswerRequest]) -> Iterator[AnswerPiece]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
 
 
 class LocalSession:

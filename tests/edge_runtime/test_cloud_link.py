@@ -347,6 +347,16 @@ def test_cancelling_ends_waiting_from_another_thread(link, cloud):
     assert link.error is None
 
 
+def test_nothing_leaves_after_cancelling_though_a_busy_cloud_wanted_to_be_asked_again(link, cloud):
+    link.send()
+    busy = CloudOverloadedError("busy")
+    busy.retry_after = 0.1
+    cloud.fail(busy)
+    link.cancelled.set_result(None)
+    link.poll()
+    assert len(cloud.opened) == len(cloud.asked) == 1
+
+
 def test_a_session_that_fails_before_its_first_row_is_resumed_by_its_id_all_the_same(link, cloud, clock):
     started(link, cloud)
     link.send()
