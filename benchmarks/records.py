@@ -15,11 +15,12 @@ DATA = SHARED_DATA / "cogenesis"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One task: what may leave the device, what may not, and the answer as published."""
+    """One task: what may leave the device, what may not, the answer as published, and the authors' prompt of it all."""
 
     instruction: PublicInstruction
     context: PrivateContext
     answer: str
+    prompt: str
 
 
 def ctx_records() -> list[Record]:
@@ -40,6 +41,7 @@ def ctx_records() -> list[Record]:
                 tuple(HistoryItem(item["title"], item["text"]) for item in parts[record["tid"]]["profile"]),
             ),
             record["conversations"][1]["value"],
+            record["conversations"][0]["value"],
         )
         for record in prompts
     ]

@@ -9,13 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import records
 from hypothesis import settings
-
-from edge_runtime.privacy import HistoryItem, PrivateContext, PublicInstruction
 
 # Several processes share few cores here; threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -27,16 +25,6 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Record:
-    """One CoGenesis writing task: the full prompt as published, and its parts."""
-
-    prompt: str
-    answer: str
-    instruction: PublicInstruction
-    context: PrivateContext
 
 
 @pytest.fixture(scope="session")
@@ -79,30 +67,11 @@ def cloud_address(smollm2_hf: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def ctx_records() -> list[Record]:
+def ctx_records() -> list[records.Record]:
     """CoGenesis' context-aware dev set."""
-    data = ROOT.parent / "shared" / "data" / "cogenesis"
-    if not data.is_dir():
-        pytest.skip(f"the CoGenesis data is not beside the project ({data})")
-    prompts, structured, without = (
-        json.loads((data / name).read_text(encoding="utf-8"))
-        for name in ("ctx_dev.json", "context_aware_dev.json", "ctx_dev_wo.json")
-    )
-    parts = {record["tid"]: record for record in structured}
-    tasks = {record["tid"]: record["conversations"][0]["value"] for record in without}
-    records = []
-    for record in prompts:
-        part = parts[record["tid"]]
-        history = tuple(HistoryItem(item["title"], item["text"]) for item in part["profile"])
-        records.append(
-            Record(
-                record["conversations"][0]["value"],
-                record["conversations"][1]["value"],
-                PublicInstruction(tasks[record["tid"]]),
-                PrivateContext(part["additional_profile"], history),
-            )
-        )
-    return records
+    if not records.DATA.is_dir():
+        pytest.skip(f"the CoGenesis data is not beside the project ({records.DATA})")
+    return records.ctx_records()
 
 
 def run_cogenesis(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -13,10 +13,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Record
+from conftest import ROOT
 from independent_auditor import Auditor, Leak, texts_that_left
 from local_cloud import LocalCloud
 from private_facts import Strangers, Text, Unit, facts, person_of
+from records import Record
 
 import edge_runtime
 from cloud_bridge.client import connect
