@@ -15,7 +15,15 @@ from edge_runtime.errors import (
     MissingFileError,
     UnsafePathError,
 )
-from edge_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from edge_runtime.manifest import (
+    MANIFEST_NAME,
+    ROLE_GRAPH,
+    ROLE_WEIGHTS,
+    DecoderSpec,
+    FileEntry,
+    Manifest,
+    read_manifest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +33,37 @@ class Bundle:
     root: Path
     manifest: Manifest
 
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the decoder's graph and weights: what adapters and prompt caches are bound to."""
+    def decoder(self, backend: str | None = None) -> DecoderSpec:
+        """The decoder of a backend, the default one where that is None.
+
+        Raises:
+            BundleError: the bundle has no decoder of that backend.
+        """
+        spec = self.manifest.decoder if backend is None else self.manifest.decoder_for(backend)
+        if spec is None:
+            offered = ", ".join(spec.backend for spec in self.manifest.decoders)
+            raise BundleError(
+                f"The bundle has no decoder for {backend}, only for {offered}: {self.root}. "
+                f"Add one with `cogenesis export {backend}`."
+            )
+        return spec
+
+    def decoder_files(self, spec: DecoderSpec) -> list[FileEntry]:
+        """Graph and weights of a decoder."""
+        roles = (ROLE_GRAPH, ROLE_WEIGHTS)
+        return [entry for entry in self.manifest.files if entry.role in roles and entry.path.startswith(spec.directory)]
+
+    def fingerprint(self, spec: DecoderSpec) -> str:
+        """Identity of a decoder's graph and weights: what prompt caches are bound to."""
         digest = hashlib.sha256()
-        for entry in sorted(self.manifest.files, key=lambda entry: entry.path):
-            if entry.role in ("graph", "weights"):
-                digest.update(f"{entry.path}\0{entry.sha256}\n".encode())
+        for entry in sorted(self.decoder_files(spec), key=lambda entry: entry.path):
+            digest.update(f"{entry.path}\0{entry.sha256}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def base(self) -> str:
+        """Identity of the model that the bundle was made from: what adapters are bound to, however it is stored here."""
+        return self.manifest.source.sha256
 
     def path(self, relative: str) -> Path:
         """Absolute path of a file that the manifest names."""
