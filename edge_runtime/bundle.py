@@ -62,7 +62,7 @@ class Bundle:
 
     @property
     def base(self) -> str:
-        """Identity of the model that the bundle was made from: what adapters are bound to, however it is stored here."""
+        """Identity of the model that the bundle was made from, however it is stored here: adapters are bound to it."""
         return self.manifest.source.sha256
 
     def path(self, relative: str) -> Path:
