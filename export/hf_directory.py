@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from export.errors import UnsupportedModelError, WriteError
 from export.gguf_source import GGUFSource
+from export.lineage import write_lineage
 from export.progress import Progress, silent
 from export.sources import locate_model
 from export.staging import staged_directory
@@ -54,7 +55,8 @@ def write_hf_directory(
         raise UnsupportedModelError(f"This is a Hugging Face directory already: {path}.")
     source = GGUFSource(path)
     with staged_directory(out, replaceable=is_model_directory, replace=force) as root:
-        _write_weights(source, root, progress)
+        weights = _write_weights(source, root, progress)
+        write_lineage(root, source.provenance(), weights)
         _write_json(root / "config.json", _config(source))
         special = source.special_token_ids()
         _write_json(root / "generation_config.json", {"_from_model_config": True, **special})
@@ -68,7 +70,8 @@ def is_model_directory(path: Path) -> bool:
     return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
 
 
-def _write_weights(source: GGUFSource, root: Path, report: Progress) -> None:
+def _write_weights(source: GGUFSource, root: Path, report: Progress) -> list[Path]:
+    """Write the safetensors files, and their index where there are several."""
     names = source.names()
     shards: list[list[str]] = [[]]
     filled = 0
@@ -100,6 +103,7 @@ def _write_weights(source: GGUFSource, root: Path, report: Progress) -> None:
     if len(shards) > 1:
         total = 4 * sum(source.size(name) for name in names)
         _write_json(root / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
+    return sorted({root / name for name in files.values()})
 
 
 def _config(source: GGUFSource) -> dict[str, Any]:

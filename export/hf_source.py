@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from edge_runtime.bundle import sha256_of
 from export.architecture import from_hf_config
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
+from export.lineage import read_lineage, weights_digest
 from export.tokenizer_assets import hf_tokenizer
 from export.weights import HEAD, Provenance, TokenizerAssets
 
@@ -134,12 +134,22 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def hf_provenance(path: Path) -> Provenance:
-    """Hash the weights and read licence and revision, as far as the directory tells them."""
-    digest, parameters = hashlib.sha256(), 0
-    for file in weight_files(path):
-        digest.update(f"{file.name}\0{sha256_of(file)}\n".encode())
+    """Hash the weights and read licence and revision, as far as the directory tells them.
+
+    A directory that was written from another model, and not changed since, has the identity of that one.
+
+    Raises:
+        SourceError: weight files are missing, or the note of what they were written from is damaged.
+    """
+    files = weight_files(path)
+    parameters = 0
+    for file in files:
         with safe_open(file, framework="pt") as tensors:
             parameters += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
+    sha256 = weights_digest(files)
+    origin = read_lineage(path, sha256)
+    if origin is not None:
+        return Provenance(**asdict(origin), parameters=parameters)
     resolved = path.resolve()
     # In the hub's cache a snapshot's directory is named for its commit: models--owner--name/snapshots/<revision>.
     in_cache = resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--")
@@ -147,7 +157,7 @@ def hf_provenance(path: Path) -> Provenance:
     return Provenance(
         kind="huggingface",
         name=resolved.name,
-        sha256=digest.hexdigest(),
+        sha256=sha256,
         model_id=model_id,
         revision=resolved.name if in_cache else "",
         license=_license(path),

@@ -144,9 +144,9 @@ def test_an_exact_float32_bundle_gives_the_logits_of_transformers(gguf_model, tm
 def test_a_kept_bundle_says_what_it_holds(gguf_model, tmp_path):
     export_onnx(gguf_model, tmp_path / "bundle")
     manifest = open_bundle(tmp_path / "bundle").manifest
-    assert manifest.quantization.scheme == "keep"
-    assert "Q8_0" in manifest.quantization.description
-    assert "Q4_1" in manifest.quantization.description
+    assert manifest.decoder.quantization.scheme == "keep"
+    assert "Q8_0" in manifest.decoder.quantization.description
+    assert "Q4_1" in manifest.decoder.quantization.description
     assert (manifest.source.kind, manifest.model.license) == ("gguf", "Apache-2.0")
 
 
@@ -219,6 +219,9 @@ def test_a_hugging_face_directory_from_a_gguf_file_is_complete(gguf_model, tmp_p
     assert manifest.tokenizer.fingerprint == direct_manifest.tokenizer.fingerprint
     weights = [next(e.sha256 for e in m.files if e.role == "weights") for m in (manifest, direct_manifest)]
     assert weights[0] == weights[1]
+    # What is trained on the directory fits the bundle of the file.
+    assert manifest.source == direct_manifest.source
+    assert (manifest.model.id, manifest.model.license) == (direct_manifest.model.id, direct_manifest.model.license)
 
 
 @pytest.mark.parametrize("where", [0.0, 0.1, 0.5, 0.97])
