@@ -13,7 +13,7 @@ from typing import Any
 from edge_runtime.errors import ManifestError, UnsafePathError, UnsupportedVersionError
 
 FORMAT = "cogenesis-bundle"
-SCHEMA_MAJOR = 1
+SCHEMA_MAJOR = 2
 SCHEMA_MINOR = 0
 MANIFEST_NAME = "manifest.json"
 
@@ -26,6 +26,15 @@ ROLES = frozenset({ROLE_GRAPH, ROLE_WEIGHTS, ROLE_TOKENIZER, ROLE_GOLDEN})
 
 GRAPH_SHARED_KV = "shared_kv"
 GRAPH_PORTABLE = "portable"
+GRAPH_EXECUTORCH = "executorch"
+
+BACKEND_ONNX = "onnx"
+BACKEND_EXECUTORCH = "executorch"
+_BACKENDS: Mapping[str, str] = {
+    GRAPH_SHARED_KV: BACKEND_ONNX,
+    GRAPH_PORTABLE: BACKEND_ONNX,
+    GRAPH_EXECUTORCH: BACKEND_EXECUTORCH,
+}
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
@@ -82,14 +91,25 @@ class LoraSite:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantization:
+    """How weights are stored: `scheme` (keep, fp32, int8, mixed, int4), and in words."""
+
+    scheme: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """The decoder graph.
+    """One decoder: the model as one runtime takes it. All decoders of a bundle are the same model.
 
     Attributes:
-        graph: path of the ONNX file.
-        kind: "shared_kv" (our graph, docs/bundle.md) or "portable" (optimum's, growing caches, all rows).
+        graph: path of the ONNX file or ExecuTorch program; what else is in its directory belongs to it.
+        kind: "shared_kv" (our ONNX graph, docs/bundle.md), "portable" (optimum's, growing caches, all rows) or
+            "executorch".
         layers, kv_heads, head_dim: shape of the KV cache.
         lora: places that take an adapter; empty where the graph takes none.
+        quantization: how its weights are stored.
+        golden: path of its conformance vectors.
     """
 
     graph: str
@@ -98,14 +118,18 @@ class DecoderSpec:
     kv_heads: int
     head_dim: int
     lora: tuple[LoraSite, ...]
+    quantization: Quantization
+    golden: str
 
+    @property
+    def backend(self) -> str:
+        """The runtime that it is for: "onnx" or "executorch"."""
+        return _BACKENDS[self.kind]
 
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """How weights are stored: `scheme` (keep, fp32, int8, mixed, int4), and in words."""
-
-    scheme: str
-    description: str
+    @property
+    def directory(self) -> str:
+        """Where its files are, relative to the bundle, with a slash at the end."""
+        return self.graph.rpartition("/")[0] + "/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +143,11 @@ class WeightSource:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a device must know before it opens the graph."""
+    """Everything a device must know before it opens a graph.
+
+    Attributes:
+        decoders: at most one a backend, at least one; the first is the default.
+    """
 
     created_by: str
     model: ModelCard
@@ -127,10 +155,18 @@ class Manifest:
     chat_template: str
     context_length: int
     vocab_size: int
-    decoder: DecoderSpec
-    quantization: Quantization
+    decoders: tuple[DecoderSpec, ...]
     source: WeightSource
     files: tuple[FileEntry, ...]
+
+    @property
+    def decoder(self) -> DecoderSpec:
+        """The default decoder."""
+        return self.decoders[0]
+
+    def decoder_for(self, backend: str) -> DecoderSpec | None:
+        """The decoder of a backend, None where the bundle has none."""
+        return next((spec for spec in self.decoders if spec.backend == backend), None)
 
     def file(self, role: str) -> FileEntry | None:
         """First file with this role."""
@@ -180,8 +216,7 @@ def read_manifest(text: str | bytes, where: str = MANIFEST_NAME) -> Manifest:
 
 
 def _manifest(root: _Fields) -> Manifest:
-    model, tokenizer, decoder = root.child("model"), root.child("tokenizer"), root.child("decoder")
-    quantization, source = root.child("quantization"), root.child("source")
+    model, tokenizer, source = root.child("model"), root.child("tokenizer"), root.child("source")
     manifest = Manifest(
         created_by=root.text("created_by"),
         model=ModelCard(
@@ -201,27 +236,42 @@ def _manifest(root: _Fields) -> Manifest:
         chat_template=root.text("chat_template"),
         context_length=root.integer("context_length", minimum=1),
         vocab_size=root.integer("vocab_size", minimum=1),
-        decoder=DecoderSpec(
-            decoder.path("graph"),
-            decoder.text("kind"),
-            decoder.integer("layers", minimum=1),
-            decoder.integer("kv_heads", minimum=1),
-            decoder.integer("head_dim", minimum=1),
-            tuple(_lora_site(site) for site in decoder.children("lora")),
-        ),
-        quantization=Quantization(quantization.text("scheme"), quantization.text("description")),
+        decoders=tuple(_decoder(spec) for spec in root.children("decoders")),
         source=WeightSource(source.text("kind"), source.text("name"), source.text("sha256")),
         files=tuple(_file_entry(entry) for entry in root.children("files")),
     )
-    if manifest.decoder.kind not in (GRAPH_SHARED_KV, GRAPH_PORTABLE):
-        raise decoder.error("kind", f"is '{manifest.decoder.kind}', which this runtime doesn't know")
+    backends = [spec.backend for spec in manifest.decoders]
+    if not backends or len(set(backends)) != len(backends):
+        raise root.error("decoders", "must have one decoder a backend, and at least one")
     named = {entry.path for entry in manifest.files}
     if len(named) != len(manifest.files):
         raise root.error("files", "names a file twice")
-    for field, path in (("tokenizer.path", manifest.tokenizer.path), ("decoder.graph", manifest.decoder.graph)):
+    wanted = [("tokenizer.path", manifest.tokenizer.path)]
+    for index, spec in enumerate(manifest.decoders):
+        wanted += [(f"decoders[{index}].graph", spec.graph), (f"decoders[{index}].golden", spec.golden)]
+    for field, path in wanted:
         if path not in named:
             raise root.error(field, f"names '{path}', which 'files' does not list")
     return manifest
+
+
+def _decoder(decoder: _Fields) -> DecoderSpec:
+    kind, quantization = decoder.text("kind"), decoder.child("quantization")
+    if kind not in _BACKENDS:
+        raise decoder.error("kind", f"is '{kind}', which this runtime doesn't know")
+    graph = decoder.path("graph")
+    if "/" not in graph:
+        raise decoder.error("graph", "must be in a directory of its own")
+    return DecoderSpec(
+        graph,
+        kind,
+        decoder.integer("layers", minimum=1),
+        decoder.integer("kv_heads", minimum=1),
+        decoder.integer("head_dim", minimum=1),
+        tuple(_lora_site(site) for site in decoder.children("lora")),
+        Quantization(quantization.text("scheme"), quantization.text("description")),
+        decoder.path("golden"),
+    )
 
 
 def _lora_site(site: _Fields) -> LoraSite:

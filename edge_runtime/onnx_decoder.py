@@ -15,7 +15,7 @@ from edge_runtime.decoder import PromptCache
 from edge_runtime.errors import BundleError
 from edge_runtime.kv_cache import KeyValueCache
 from edge_runtime.lora import pack_adapter
-from edge_runtime.manifest import ROLE_WEIGHTS
+from edge_runtime.manifest import ROLE_WEIGHTS, DecoderSpec
 from edge_runtime.memory_advice import MappedFile
 from edge_runtime.onnx_session import graph_error, open_session, ort_value
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
@@ -31,17 +31,17 @@ PACKED_ADAPTERS = 4
 class SharedModel:
     """The session and what all sequences over it share: limits, names, packed adapters."""
 
-    def __init__(self, bundle: Bundle, threads: int | None, *, spin: bool = True) -> None:
+    def __init__(self, bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> None:
         manifest = bundle.manifest
-        self.spec = manifest.decoder
+        self.spec = spec
         self.path = bundle.path(self.spec.graph)
         self.vocab_size = manifest.vocab_size
         self.context_length = manifest.context_length
-        self.fingerprint = bundle.fingerprint
+        self.fingerprint = bundle.fingerprint(spec)
         self.cache_names = _cache_names(self.spec.layers)
-        self.session = open_session(bundle, threads, spin=spin)
+        self.session = open_session(bundle, spec, threads, spin=spin)
         self._check_graph()
-        weights = manifest.file(ROLE_WEIGHTS)
+        weights = next((entry for entry in bundle.decoder_files(spec) if entry.role == ROLE_WEIGHTS), None)
         self.mapped = None if weights is None else MappedFile(bundle.path(weights.path))
         self._packed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
 
@@ -114,10 +114,16 @@ class OnnxDecoder(TokenSequence):
 
     @classmethod
     def open(
-        cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None, spin: bool = True
+        cls,
+        bundle: Bundle,
+        spec: DecoderSpec,
+        *,
+        threads: int | None = None,
+        context_length: int | None = None,
+        spin: bool = True,
     ) -> OnnxDecoder:
-        """Load the bundle's graph; see `edge_runtime.open_decoder.open_decoder`."""
-        model = SharedModel(bundle, threads, spin=spin)
+        """Load the decoder's graph; see `edge_runtime.open_decoder.open_decoder`."""
+        model = SharedModel(bundle, spec, threads, spin=spin)
         return cls(model, checked_context_length(context_length, model.context_length))
 
     def use_adapter(self, adapter: Adapter | None) -> None:

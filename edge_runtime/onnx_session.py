@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError
-from edge_runtime.manifest import ROLE_GRAPH, ROLE_WEIGHTS
+from edge_runtime.manifest import DecoderSpec
 from edge_runtime.memory_advice import huge_pages
 
 # Decoding is bound by memory bandwidth; beyond this more threads cost battery and give nothing.
@@ -28,11 +28,12 @@ def default_threads() -> int:
     return min(usable, MAX_DEFAULT_THREADS)
 
 
-def open_session(bundle: Bundle, threads: int | None, *, spin: bool = True) -> Any:
-    """Create an `onnxruntime.InferenceSession` on the CPU for the bundle's decoder graph.
+def open_session(bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> Any:
+    """Create an `onnxruntime.InferenceSession` on the CPU for a decoder's graph.
 
     Args:
         bundle: an opened bundle.
+        spec: the decoder.
         threads: threads of one matrix product; all usable cores where None.
         spin: threads wait for their next part awake, which is fastest where no other process wants the cores.
 
@@ -46,7 +47,7 @@ def open_session(bundle: Bundle, threads: int | None, *, spin: bool = True) -> A
         # The tiled attention is no faster on prompts and, without x86's matrix-vector kernels, a tenth to a sixth of a
         # decoding step slower. onnxruntime has no other switch.
         os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
-    path = bundle.path(bundle.manifest.decoder.graph)
+    path = bundle.path(spec.graph)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its log goes to stderr, our errors say it better
     options.intra_op_num_threads = threads or default_threads()
@@ -58,9 +59,8 @@ def open_session(bundle: Bundle, threads: int | None, *, spin: bool = True) -> A
     # A pattern for every shape is memory of its own; prompts have many shapes.
     options.enable_mem_pattern = False
     # Weights are repacked while they load: room for what is read and for what is kept.
-    files = [entry for entry in bundle.manifest.files if entry.role in (ROLE_GRAPH, ROLE_WEIGHTS)]
     try:
-        with huge_pages(2 * sum(entry.size for entry in files) + _LOADING_ROOM):
+        with huge_pages(2 * sum(entry.size for entry in bundle.decoder_files(spec)) + _LOADING_ROOM):
             return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
         raise graph_error(path, "can't be loaded", error) from None

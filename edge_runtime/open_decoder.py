@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.decoder import Decoder
-from edge_runtime.manifest import GRAPH_PORTABLE
+from edge_runtime.manifest import GRAPH_EXECUTORCH, GRAPH_PORTABLE
 
 
 def open_decoder(
-    bundle: Bundle, *, threads: int | None = None, context_length: int | None = None, spin: bool = True
+    bundle: Bundle,
+    backend: str | None = None,
+    *,
+    threads: int | None = None,
+    context_length: int | None = None,
+    spin: bool = True,
 ) -> Decoder:
     """Load the model of a bundle.
 
     Args:
         bundle: an opened bundle.
+        backend: "onnx" or "executorch"; the bundle's first where None.
         threads: threads of one matrix product; all usable cores (at most 8) where None.
         context_length: positions to serve, at most the bundle's; all of them where None.
         spin: threads wait awake, which is fastest on a device that does nothing else; False where several processes
-            share the cores, which spinning would starve.
+            share the cores, which spinning would starve. ExecuTorch decides that itself.
 
     Raises:
-        BundleError: the graph or its weights can't be loaded, or are not what the manifest describes.
+        BundleError: the bundle has no decoder of that backend, the graph or its weights can't be loaded, or are not
+            what the manifest describes.
         RequestError: the context length is not one that the bundle serves.
     """
+    spec = bundle.decoder(backend)
     # Imported here: onnxruntime takes a tenth of a second, which commands that never decode need not wait for.
-    if bundle.manifest.decoder.kind == GRAPH_PORTABLE:
+    if spec.kind == GRAPH_EXECUTORCH:
+        from edge_runtime.executorch_decoder import ExecuTorchDecoder
+
+        return ExecuTorchDecoder.open(bundle, spec, threads=threads, context_length=context_length)
+    if spec.kind == GRAPH_PORTABLE:
         from edge_runtime.portable_decoder import PortableDecoder
 
-        return PortableDecoder.open(bundle, threads=threads, context_length=context_length, spin=spin)
+        return PortableDecoder.open(bundle, spec, threads=threads, context_length=context_length, spin=spin)
     from edge_runtime.onnx_decoder import OnnxDecoder
 
-    return OnnxDecoder.open(bundle, threads=threads, context_length=context_length, spin=spin)
+    return OnnxDecoder.open(bundle, spec, threads=threads, context_length=context_length, spin=spin)

@@ -11,6 +11,7 @@ from edge_runtime.adapter import Adapter
 from edge_runtime.bundle import Bundle
 from edge_runtime.decoder import PromptCache
 from edge_runtime.errors import AdapterError, BundleError
+from edge_runtime.manifest import DecoderSpec
 from edge_runtime.onnx_session import graph_error, open_session
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
@@ -22,14 +23,14 @@ PREFILL_CHUNK = 64
 class PortableModel:
     """The session and what all sequences over it share."""
 
-    def __init__(self, bundle: Bundle, threads: int | None, *, spin: bool = True) -> None:
+    def __init__(self, bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> None:
         manifest = bundle.manifest
-        self.spec = manifest.decoder
+        self.spec = spec
         self.path = bundle.path(self.spec.graph)
         self.vocab_size = manifest.vocab_size
         self.context_length = manifest.context_length
-        self.fingerprint = bundle.fingerprint
-        self.session = open_session(bundle, threads, spin=spin)
+        self.fingerprint = bundle.fingerprint(spec)
+        self.session = open_session(bundle, spec, threads, spin=spin)
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.has_positions = "position_ids" in inputs
         self.past = [f"past_key_values.{i}.{kind}" for i in range(self.spec.layers) for kind in ("key", "value")]
@@ -60,10 +61,16 @@ class PortableDecoder(TokenSequence):
 
     @classmethod
     def open(
-        cls, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None, spin: bool = True
+        cls,
+        bundle: Bundle,
+        spec: DecoderSpec,
+        *,
+        threads: int | None = None,
+        context_length: int | None = None,
+        spin: bool = True,
     ) -> PortableDecoder:
-        """Load the bundle's graph; see `edge_runtime.open_decoder.open_decoder`."""
-        model = PortableModel(bundle, threads, spin=spin)
+        """Load the decoder's graph; see `edge_runtime.open_decoder.open_decoder`."""
+        model = PortableModel(bundle, spec, threads, spin=spin)
         return cls(model, checked_context_length(context_length, model.context_length))
 
     def rewind(self, length: int) -> None:

@@ -1,16 +1,20 @@
-"""Writes a bundle, all at once or not at all: graph, tokenizer, conformance vectors and the manifest over them."""
+"""Writes a bundle, all at once or not at all: decoder, tokenizer, conformance vectors and the manifest over them."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as HFTokenizer
 
-from edge_runtime.bundle import Bundle, sha256_of
+from edge_runtime.bundle import Bundle, open_bundle, sha256_of
+from edge_runtime.errors import BundleError
 from edge_runtime.manifest import (
+    BACKEND_ONNX,
     FORMAT,
     MANIFEST_NAME,
     ROLE_GOLDEN,
@@ -26,7 +30,7 @@ from edge_runtime.manifest import (
 from edge_runtime.manifest import WeightSource as ManifestSource
 from edge_runtime.tokenizer import Tokenizer
 from export.conformance import make_vectors, write_vectors
-from export.errors import SourceError
+from export.errors import SourceError, WriteError
 from export.progress import Progress, silent
 from export.staging import staged_directory
 
@@ -34,12 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge_runtime.manifest import DecoderSpec, Quantization
+    from edge_runtime.manifest import DecoderSpec
     from export.weights import Provenance, TokenizerAssets
 
-GRAPH_DIRECTORY = "onnx"
 TOKENIZER_NAME = "tokenizer.json"
-GOLDEN_NAME = "golden.json"
+ADAPTERS_DIRECTORY = "adapters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +54,97 @@ class BundleParts:
     tokenizer: TokenizerAssets
     context_length: int
     vocab_size: int
-    quantization: Quantization
 
 
 def write_bundle(
     out: Path,
     parts: BundleParts,
-    write_graph: Callable[[Path], DecoderSpec],
+    backend: str,
+    write_decoder: Callable[[Path], DecoderSpec],
     *,
     replace_existing: bool = False,
     progress: Progress = silent,
 ) -> Manifest:
-    """Make a bundle.
+    """Make a bundle, or add a decoder to one.
+
+    A bundle of the same model that is already there keeps its decoders for other backends, and its adapters.
 
     Args:
-        out: its directory; an existing bundle is replaced if told so, anything else never.
+        out: its directory; anything else than a bundle is never replaced.
         parts: for the manifest.
-        write_graph: writes the decoder's files into the directory that it is given, and describes it.
-        replace_existing: replace a bundle that is already there.
+        backend: what the decoder is for; its files go into a directory of this name.
+        write_decoder: writes the decoder's files into the directory that it is given, and describes it.
+        replace_existing: replace a decoder for this backend that is already there, or a bundle of another model.
         progress: see `export.progress`.
 
     Raises:
         WriteError: the disk is full, or something is in the way; nothing half-written remains.
         SourceError: the tokenizer has ids that the model doesn't.
     """
-    with staged_directory(out, replaceable=is_bundle, replace=replace_existing) as root:
-        graph_directory = root / GRAPH_DIRECTORY
-        graph_directory.mkdir()
-        decoder = write_graph(graph_directory)
+    present = _same_model(out, parts)
+    others = () if present is None else tuple(spec for spec in present.manifest.decoders if spec.backend != backend)
+    adds = present is not None and len(others) == len(present.manifest.decoders)
+    if present is not None and others and present.manifest.context_length != parts.context_length:
+        raise WriteError(
+            f"The bundle's other decoder serves {present.manifest.context_length:,} positions, this one would serve "
+            f"{parts.context_length:,}: {out}. Pass --context-length {present.manifest.context_length}."
+        )
+    with staged_directory(out, replaceable=is_bundle, replace=replace_existing or adds) as root:
+        kept = () if present is None else _carry(present, others, root)
+        directory = root / backend
+        directory.mkdir()
+        decoder = write_decoder(directory)
         (root / TOKENIZER_NAME).write_text(parts.tokenizer.json, encoding="utf-8")
         fingerprint = _checked_fingerprint(parts)
         files = [_entry(root, root / TOKENIZER_NAME, ROLE_TOKENIZER)]
-        for file in sorted(path for path in graph_directory.rglob("*") if path.is_file()):
-            role = ROLE_GRAPH if file.suffix == ".onnx" else ROLE_WEIGHTS
+        for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+            role = ROLE_GRAPH if file == root / decoder.graph else ROLE_WEIGHTS
             files.append(_entry(root, file, role))
-        manifest = _manifest(parts, decoder, fingerprint, tuple(files))
+        decoders = (*others, decoder) if adds else (decoder, *others)
+        manifest = _manifest(parts, decoders, fingerprint, (*files, *kept))
         progress("Computing conformance vectors", 0, 1)
-        vectors = make_vectors(Bundle(root, manifest))
+        vectors = make_vectors(Bundle(root, manifest), decoder)
         progress("Computing conformance vectors", 1, 1)
-        (root / GOLDEN_NAME).write_text(write_vectors(vectors), encoding="utf-8")
-        manifest = replace(manifest, files=(*files, _entry(root, root / GOLDEN_NAME, ROLE_GOLDEN)))
+        (root / decoder.golden).write_text(write_vectors(vectors), encoding="utf-8")
+        golden = _entry(root, root / decoder.golden, ROLE_GOLDEN)
+        manifest = replace(manifest, files=(*files, golden, *kept))
         (root / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8")
     return manifest
+
+
+def golden_name(backend: str) -> str:
+    """Name of the file with a decoder's conformance vectors."""
+    return "golden.json" if backend == BACKEND_ONNX else f"golden.{backend}.json"
+
+
+def _same_model(out: Path, parts: BundleParts) -> Bundle | None:
+    """The bundle that is already there, if it was made from the same weights."""
+    try:
+        present = open_bundle(out, verify=False)
+    except BundleError:
+        return None
+    return present if present.manifest.source.sha256 == parts.provenance.sha256 else None
+
+
+def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tuple[FileEntry, ...]:
+    """Bring other backends' decoders and all adapters into the new directory; returns the decoders' files."""
+    wanted = {entry.path for spec in others for entry in present.decoder_files(spec)} | {spec.golden for spec in others}
+    kept = tuple(entry for entry in present.manifest.files if entry.path in wanted)
+    for entry in kept:
+        (root / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(present.path(entry.path), root / entry.path)
+    adapters = present.root / ADAPTERS_DIRECTORY
+    if adapters.is_dir():
+        # Linked, not copied: there may be a gigabyte of them.
+        shutil.copytree(adapters, root / ADAPTERS_DIRECTORY, copy_function=_link)
+    return kept
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
 
 
 def is_bundle(path: Path) -> bool:
@@ -112,7 +164,9 @@ def created_by() -> str:
         return "cogenesis-edge (not installed)"
 
 
-def _manifest(parts: BundleParts, decoder: DecoderSpec, fingerprint: str, files: tuple[FileEntry, ...]) -> Manifest:
+def _manifest(
+    parts: BundleParts, decoders: tuple[DecoderSpec, ...], fingerprint: str, files: tuple[FileEntry, ...]
+) -> Manifest:
     source, tokenizer = parts.provenance, parts.tokenizer
     return Manifest(
         created_by=created_by(),
@@ -123,8 +177,7 @@ def _manifest(parts: BundleParts, decoder: DecoderSpec, fingerprint: str, files:
         chat_template=tokenizer.chat_template,
         context_length=parts.context_length,
         vocab_size=parts.vocab_size,
-        decoder=decoder,
-        quantization=parts.quantization,
+        decoders=decoders,
         source=ManifestSource(source.kind, source.name, source.sha256),
         files=files,
     )

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,14 +95,14 @@ def onnx_command(
             force=force,
             progress=report,
         )
-    manifest = exported.manifest
+    manifest, decoder = exported.manifest, exported.decoder
     summary = {
         "bundle": str(exported.path),
         "model": manifest.model.id,
         "architecture": manifest.model.architecture,
-        "graph": manifest.decoder.kind,
-        "quantization": manifest.quantization.scheme,
-        "description": manifest.quantization.description,
+        "graph": decoder.kind,
+        "quantization": decoder.quantization.scheme,
+        "description": decoder.quantization.description,
         "context_length": manifest.context_length,
         "size_bytes": exported.size,
         "seconds": round(time.monotonic() - began, 2),
@@ -110,7 +111,7 @@ def onnx_command(
         typer.echo(json.dumps(summary))
         return
     typer.echo(
-        f"{exported.path}: {manifest.model.id}, {manifest.quantization.scheme} ({manifest.quantization.description}), "
+        f"{exported.path}: {manifest.model.id}, {decoder.quantization.scheme} ({decoder.quantization.description}), "
         f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {summary['seconds']:.0f} s."
     )
     typer.echo(f"Try it: cogenesis chat {exported.path}")
@@ -121,32 +122,24 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: every file's hash, then the logits of its conformance vectors.
+    """Check a bundle: every file's hash, then the logits of its decoders' conformance vectors.
 
     Example: cogenesis export verify bundles/smollm2
     """
     from export.verify import verify_bundle
 
     result = verify_bundle(bundle)
-    found = result.conformance
     if as_json:
-        body = {
-            "bundle": str(bundle),
-            "files": result.files,
-            "size_bytes": result.size,
-            "vectors": found.vectors,
-            "tolerance": found.tolerance,
-            "max_difference": found.max_difference,
-            "greedy_equal": found.greedy_equal,
-            "greedy_total": found.greedy_total,
-        }
+        decoders = {backend: asdict(found) for backend, found in result.conformance.items()}
+        body = {"bundle": str(bundle), "files": result.files, "size_bytes": result.size, "decoders": decoders}
         typer.echo(json.dumps(body))
         return
-    typer.echo(
-        f"{bundle} is sound: {result.files} files ({result.size / 1e6:.1f} MB) have the right hash; {found.vectors} "
-        f"conformance vectors agree to {found.max_difference:.2g} logits (allowed {found.tolerance:.2g}), "
-        f"{found.greedy_equal} of {found.greedy_total} greedy tokens are equal."
-    )
+    typer.echo(f"{bundle} is sound: {result.files} files ({result.size / 1e6:.1f} MB) have the right hash;")
+    for backend, found in result.conformance.items():
+        typer.echo(
+            f"{backend}: {found.vectors} conformance vectors agree to {found.max_difference:.2g} logits (allowed "
+            f"{found.tolerance:.2g}), {found.greedy_equal} of {found.greedy_total} greedy tokens are equal."
+        )
 
 
 @app.command("hf")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edge_runtime.bundle import Bundle
     from edge_runtime.decoder import Decoder
+    from edge_runtime.manifest import DecoderSpec
 
 FORMAT = "cogenesis-golden/1"
 TOP = 20
@@ -87,9 +88,9 @@ class Conformance:
     greedy_total: int
 
 
-def make_vectors(bundle: Bundle) -> Vectors:
-    """Run the bundle's decoder over prompts of several kinds."""
-    decoder = open_decoder(bundle)
+def make_vectors(bundle: Bundle, spec: DecoderSpec) -> Vectors:
+    """Run a decoder of the bundle over prompts of several kinds."""
+    decoder = open_decoder(bundle, spec.backend)
     vectors, spreads = [], []
     for name, token_ids in _prompts(bundle).items():
         decoder.rewind(0)
@@ -105,7 +106,7 @@ def make_vectors(bundle: Bundle) -> Vectors:
                 tuple(_greedy(decoder, row)),
             )
         )
-    scheme = "fp32" if bundle.manifest.quantization.scheme == "fp32" else "other"
+    scheme = "fp32" if spec.quantization.scheme == "fp32" else "other"
     return Vectors(round(_RELATIVE_TOLERANCE[scheme] * float(np.mean(spreads)), 6), tuple(vectors))
 
 

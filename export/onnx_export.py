@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from edge_runtime.manifest import GRAPH_SHARED_KV, DecoderSpec, Quantization
-from export.bundle_writer import GRAPH_DIRECTORY, BundleParts, write_bundle
+from edge_runtime.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec, Quantization
+from export.bundle_writer import BundleParts, golden_name, write_bundle
 from export.errors import UnsupportedModelError, UnsupportedQuantizationError
 from export.progress import Progress, silent
 from export.sources import locate_model, open_source
@@ -26,10 +26,11 @@ Quantize = Literal["keep", "fp32", "int8", "mixed", "int4"]
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A finished bundle: where it is, its manifest, and its size in bytes (manifest not counted)."""
+    """A finished bundle: where it is, its manifest, the decoder just made, and its size in bytes without manifest."""
 
     path: Path
     manifest: Manifest
+    decoder: DecoderSpec
     size: int
 
 
@@ -81,7 +82,8 @@ def export_onnx(
 
 
 def _exported(out: Path, manifest: Manifest) -> Exported:
-    return Exported(out, manifest, sum(entry.size for entry in manifest.files))
+    decoder = next(spec for spec in manifest.decoders if spec.backend == BACKEND_ONNX)
+    return Exported(out, manifest, decoder, sum(entry.size for entry in manifest.files))
 
 
 def _export_family(
@@ -107,7 +109,6 @@ def _export_family(
         tokenizer=tokenizer,
         context_length=architecture.context_length,
         vocab_size=architecture.vocab,
-        quantization=quantization,
     )
 
     def write(directory: Path) -> DecoderSpec:
@@ -115,15 +116,17 @@ def _export_family(
             architecture, matrix, source.read, directory, lambda done, total: report("Writing the graph", done, total)
         )
         return DecoderSpec(
-            graph=f"{GRAPH_DIRECTORY}/{GraphWriter.graph_name}",
+            graph=f"{BACKEND_ONNX}/{GraphWriter.graph_name}",
             kind=GRAPH_SHARED_KV,
             layers=architecture.layers,
             kv_heads=architecture.kv_heads,
             head_dim=architecture.head_dim,
             lora=lora_sites(architecture),
+            quantization=quantization,
+            golden=golden_name(BACKEND_ONNX),
         )
 
-    return write_bundle(out, parts, write, replace_existing=force, progress=report)
+    return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=report)
 
 
 def _matrices(

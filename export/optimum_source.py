@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.manifest import GRAPH_PORTABLE, DecoderSpec, Quantization
+from edge_runtime.manifest import BACKEND_ONNX, GRAPH_PORTABLE, DecoderSpec, Quantization
 from export.architecture import LLAMA_FAMILY
-from export.bundle_writer import GRAPH_DIRECTORY, BundleParts, write_bundle
+from export.bundle_writer import BundleParts, golden_name, write_bundle
 from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantizationError
 from export.hf_source import hf_provenance, read_config
 from export.tokenizer_assets import hf_tokenizer
@@ -74,7 +74,6 @@ def export_portable(
         tokenizer=hf_tokenizer(path, config),
         context_length=_context_length(config, context_length, path),
         vocab_size=int(config.get("vocab_size", 0)),
-        quantization=Quantization(scheme, _DESCRIPTIONS[scheme]),
     )
     progress("Reading the model", 1, 1)
 
@@ -86,9 +85,9 @@ def export_portable(
             progress("Quantizing", 0, 1)
             _quantize(directory)
             progress("Quantizing", 1, 1)
-        return _decoder_spec(directory / "model.onnx")
+        return _decoder_spec(directory / "model.onnx", Quantization(scheme, _DESCRIPTIONS[scheme]))
 
-    return write_bundle(out, parts, write, replace_existing=force, progress=progress)
+    return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=progress)
 
 
 def _check_supported(config: Mapping[str, Any], path: Path) -> None:
@@ -166,7 +165,7 @@ def _quantize(directory: Path) -> None:
             file.rename(directory / file.name)
 
 
-def _decoder_spec(graph: Path) -> DecoderSpec:
+def _decoder_spec(graph: Path, quantization: Quantization) -> DecoderSpec:
     """Read the cache's shape from the graph itself, which knows it better than each architecture's configuration."""
     import onnx
 
@@ -180,7 +179,16 @@ def _decoder_spec(graph: Path) -> DecoderSpec:
     shape = shapes.pop() if len(shapes) == 1 else ()
     if len(shape) != 4 or not shape[1] or not shape[3]:
         raise UnsupportedModelError("The model's cache is not of the usual form (batch, heads, length, width).")
-    return DecoderSpec(f"{GRAPH_DIRECTORY}/{graph.name}", GRAPH_PORTABLE, layers, shape[1], shape[3], ())
+    return DecoderSpec(
+        f"{BACKEND_ONNX}/{graph.name}",
+        GRAPH_PORTABLE,
+        layers,
+        shape[1],
+        shape[3],
+        (),
+        quantization,
+        golden_name(BACKEND_ONNX),
+    )
 
 
 def _raise_if_disk_full(error: Exception, directory: Path) -> None:

@@ -21,7 +21,7 @@ from edge_runtime.chat_template import ChatTemplate
 from edge_runtime.decoder import Decoder
 from edge_runtime.errors import BundleError
 from edge_runtime.logprobs import log_softmax
-from edge_runtime.manifest import DecoderSpec
+from edge_runtime.manifest import BACKEND_ONNX, DecoderSpec
 from edge_runtime.open_decoder import open_decoder
 from edge_runtime.tokenizer import Tokenizer
 
@@ -117,7 +117,7 @@ class OnnxEngine(CachedEngine):
             ends=frozenset(manifest.tokenizer.stop_token_ids),
         )
         self._model = decoder
-        self._spec = manifest.decoder
+        self._spec = bundle.decoder(BACKEND_ONNX)
         self._template = ChatTemplate(
             manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
         )
@@ -145,6 +145,6 @@ def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
         opened = open_bundle(bundle)
         tokenizer = Tokenizer.load(opened.path(opened.manifest.tokenizer.path))
         # Threads that spin while they wait would take the time of the clients beside which a server often runs.
-        return OnnxEngine(opened, open_decoder(opened, threads=threads, spin=False), tokenizer)
+        return OnnxEngine(opened, open_decoder(opened, BACKEND_ONNX, threads=threads, spin=False), tokenizer)
     except BundleError as error:
         raise ServeError(f"The bundle can't be served. {error}") from None

@@ -39,10 +39,18 @@ def small_manifest() -> Manifest:
         chat_template="{{ messages }} üñí",
         context_length=128,
         vocab_size=300,
-        decoder=DecoderSpec(
-            "onnx/model.onnx", "shared_kv", 2, 1, 8, (LoraSite("qkv", 16, (("q_proj", 16), ("k_proj", 8))),)
+        decoders=(
+            DecoderSpec(
+                "onnx/model.onnx",
+                "shared_kv",
+                2,
+                1,
+                8,
+                (LoraSite("qkv", 16, (("q_proj", 16), ("k_proj", 8))),),
+                Quantization("fp32", "as in the source"),
+                "golden.json",
+            ),
         ),
-        quantization=Quantization("fp32", "as in the source"),
         source=WeightSource("huggingface", "someone/tiny", "1" * 64),
         files=files,
     )

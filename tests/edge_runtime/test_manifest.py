@@ -27,6 +27,7 @@ json_values = st.recursive(
     max_leaves=15,
 )
 
+PATHS = [("tokenizer", "path"), ("decoders", 0, "graph"), ("decoders", 0, "golden"), ("files", 1, "path")]
 UNSAFE = [
     "..",
     "../weights",
@@ -129,7 +130,9 @@ def test_a_missing_field_is_named(path):
 
 
 @pytest.mark.parametrize("unsafe", UNSAFE)
-@pytest.mark.parametrize("path", [("tokenizer", "path"), ("decoder", "graph"), ("files", 1, "path")], ids=str)
+@pytest.mark.parametrize(
+    "path", [("tokenizer", "path"), ("decoders", 0, "graph"), ("decoders", 0, "golden"), ("files", 1, "path")], ids=str
+)
 def test_a_path_that_may_lead_out_of_the_bundle_is_refused(path, unsafe):
     with pytest.raises(UnsafePathError, match="Don't use this bundle"):
         read_manifest(sealed(changed(path, unsafe)))
@@ -177,8 +180,8 @@ def test_a_flipped_bit_is_noticed(data):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("decoder", "kind"), "unknown"),
-        (("decoder", "graph"), "onnx/not_listed.onnx"),
+        (("decoders", 0, "kind"), "unknown"),
+        (("decoders", 0, "graph"), "onnx/not_listed.onnx"),
         (("tokenizer", "path"), "not_listed.json"),
         (("files", 1, "path"), "onnx/model.onnx"),
         (("files", 0, "sha256"), "A" * 64),
@@ -187,8 +190,8 @@ def test_a_flipped_bit_is_noticed(data):
         (("vocab_size"), 0),
         (("context_length",), 1.0),
         (("tokenizer", "stop_token_ids"), [1, -1]),
-        (("decoder", "lora", 0, "projections"), [["q", 0]]),
-        (("decoder", "lora", 0, "projections"), ["q"]),
+        (("decoders", 0, "lora", 0, "projections"), [["q", 0]]),
+        (("decoders", 0, "lora", 0, "projections"), ["q"]),
     ],
 )
 def test_values_that_make_no_sense_are_refused(path, value):

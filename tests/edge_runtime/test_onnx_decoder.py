@@ -221,7 +221,7 @@ def test_a_damaged_graph_or_weights_give_an_error_that_names_the_graph(tiny, tmp
 def test_a_graph_that_the_manifest_does_not_describe_is_refused(tiny):
     manifest = tiny.bundle.manifest
     for change in ({"layers": 3}, {"layers": 1}, {"kv_heads": 1}, {"head_dim": 8}, {"lora": ()}):
-        lying = replace(manifest, decoder=replace(manifest.decoder, **change))
+        lying = replace(manifest, decoders=(replace(manifest.decoder, **change),))
         with pytest.raises(BundleError, match="not the one its manifest describes"):
             open_decoder(replace(tiny.bundle, manifest=lying), threads=1)
     with pytest.raises(BundleError, match="not the one its manifest describes"):

@@ -23,6 +23,7 @@ def test_a_model_becomes_a_bundle_that_passes(model, tmp_path):
     files = [path for path in out.rglob("*") if path.is_file() and path.name != "manifest.json"]
     assert summary["size_bytes"] == sum(path.stat().st_size for path in files)
     found = json.loads(cogenesis("export", "verify", out, "--json"))
+    found = found["decoders"]["onnx"]
     assert found["vectors"] == 4
     assert found["greedy_equal"] == found["greedy_total"] == 64
     assert "is sound" in cogenesis("export", "verify", out)
@@ -33,7 +34,7 @@ def test_calibrated_quantization_takes_a_text(model, tmp_path):
     text.write_text("One paragraph of text that says how people write letters.\n\n" * 40)
     out = tmp_path / "bundle"
     cogenesis("export", "onnx", "--model", model, "--out", out, "--quantize", "mixed", "--calibration", text)
-    assert json.loads((out / "manifest.json").read_text())["quantization"]["scheme"] == "mixed"
+    assert json.loads((out / "manifest.json").read_text())["decoders"][0]["quantization"]["scheme"] == "mixed"
     assert run_cogenesis("export", "verify", out).returncode == 0
 
 

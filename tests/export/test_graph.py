@@ -117,7 +117,7 @@ def test_int8_stays_close_to_transformers(name, family_model, family_bundle):
 @pytest.mark.parametrize("name", ["llama-tied", "qwen2"])
 def test_fewer_bits_make_a_smaller_bundle(name, family_bundle):
     manifests = [open_bundle(family_bundle(name, scheme)).manifest for scheme in ("int4", "mixed", "int8", "fp32")]
-    assert [manifest.quantization.scheme for manifest in manifests] == ["int4", "mixed", "int8", "fp32"]
+    assert [manifest.decoder.quantization.scheme for manifest in manifests] == ["int4", "mixed", "int8", "fp32"]
     sizes = [next(entry.size for entry in manifest.files if entry.role == "weights") for manifest in manifests]
     assert sizes == sorted(set(sizes))
 
@@ -128,7 +128,7 @@ def test_the_manifest_describes_the_graph(family_bundle):
     assert manifest.decoder.kind == "shared_kv"
     assert (manifest.decoder.layers, manifest.decoder.kv_heads, manifest.decoder.head_dim) == (2, 1, 32)
     assert (manifest.context_length, manifest.vocab_size) == (1024, VOCABULARY)
-    assert manifest.quantization.scheme == "int8"
+    assert manifest.decoder.quantization.scheme == "int8"
     assert manifest.tokenizer.stop_token_ids == (1,)
     assert (manifest.tokenizer.bos_token, manifest.tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert manifest.source.kind == "huggingface"

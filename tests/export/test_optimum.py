@@ -29,7 +29,7 @@ def test_a_portable_bundle_gives_the_logits_of_transformers(model, tmp_path):
     exported = export_onnx(model, tmp_path / "bundle", "fp32")
     assert exported.manifest.decoder.kind == "portable"
     assert exported.manifest.decoder.lora == ()
-    assert "optimum" in exported.manifest.quantization.description
+    assert "optimum" in exported.manifest.decoder.quantization.description
     ids = random_ids(150)
     expected = torch_logits(model, ids)
     decoder = decoder_of(tmp_path / "bundle")
@@ -37,14 +37,14 @@ def test_a_portable_bundle_gives_the_logits_of_transformers(model, tmp_path):
     np.testing.assert_allclose(decoder.extend(ids, rows=150), expected, atol=1e-3)
     decoder.rewind(100)
     np.testing.assert_allclose(decoder.extend(ids[100:], rows=50), expected[100:], atol=1e-3)
-    assert verify_bundle(tmp_path / "bundle").conformance.greedy_equal == 64
+    assert verify_bundle(tmp_path / "bundle").conformance["onnx"].greedy_equal == 64
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_int8_is_the_default_and_smaller(model, tmp_path):
     small = export_onnx(model, tmp_path / "int8")
     large = export_onnx(model, tmp_path / "fp32", "fp32", context_length=100)
-    assert (small.manifest.quantization.scheme, small.manifest.context_length) == ("int8", 1024)
+    assert (small.manifest.decoder.quantization.scheme, small.manifest.context_length) == ("int8", 1024)
     assert large.manifest.context_length == 100
     graphs = [next(entry.size for entry in bundle.manifest.files if entry.role == "graph") for bundle in (small, large)]
     assert graphs[0] < 0.5 * graphs[1]

@@ -38,7 +38,7 @@ def test_the_manifest_names_model_licence_and_stop_tokens(bundle_keep):
     assert manifest.tokenizer.stop_token_ids == (2,)
     assert (manifest.tokenizer.bos_token, manifest.tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     assert "<|im_start|>" in manifest.chat_template
-    assert manifest.quantization.scheme == "keep"
+    assert manifest.decoder.quantization.scheme == "keep"
 
 
 def test_it_agrees_with_float32_torch_about_the_next_token(bundle_keep, smollm2_hf):
@@ -62,7 +62,7 @@ def test_it_agrees_with_float32_torch_about_the_next_token(bundle_keep, smollm2_
 
 
 def test_it_verifies(bundle_keep):
-    found = verify_bundle(bundle_keep).conformance
+    found = verify_bundle(bundle_keep).conformance["onnx"]
     assert found.max_difference < 1e-3
     assert found.greedy_equal == found.greedy_total
 
