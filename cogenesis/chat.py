@@ -11,6 +11,7 @@ import typer
 from cogenesis.generate import (
     AdapterOption,
     ApiKeyOption,
+    BackendOption,
     CloudOption,
     ContextOption,
     KeyWithoutTlsOption,
@@ -63,6 +64,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of an answer.")] = 512,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
+    backend: BackendOption = None,
     threads: ThreadsOption = None,
     context_length: ContextOption = None,
 ) -> None:
@@ -81,7 +83,7 @@ def chat(
     connection = open_cloud(
         Mode.FUSED if cloud else state, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls
     )
-    assistant = load(bundle, threads=threads, context_length=context_length)
+    assistant = load(bundle, backend, threads=threads, context_length=context_length)
     if adapter is not None:
         assistant.use_adapter(adapter)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")

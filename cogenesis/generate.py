@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.ledger import Ledger
+from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
@@ -19,6 +21,14 @@ from edge_runtime.schedule import Schedule
 from edge_runtime.sparse import THIN, RowFormat, ValueType
 
 FINISHED_WITHOUT_CLOUD = 6
+
+
+class Backend(enum.StrEnum):
+    """Choices of `--backend`."""
+
+    onnx = BACKEND_ONNX
+    executorch = BACKEND_EXECUTORCH
+
 
 BundleOption = Annotated[Path, typer.Option("--bundle", help="Directory made by `cogenesis export onnx`.")]
 CloudOption = Annotated[str | None, typer.Option("--cloud", metavar="HOST:PORT", help="Address of the cloud.")]
@@ -43,6 +53,9 @@ PolicyOption = Annotated[
         help="What may leave besides the instruction: the answer without private words (guarded), the answer as it is "
         "(open), or nothing (sketch)."
     ),
+]
+BackendOption = Annotated[
+    Backend | None, typer.Option(help="Runtime of the decoder, where the bundle has both; default: its first.")
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the decoder.")]
 ContextOption = Annotated[
@@ -94,6 +107,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
+    backend: BackendOption = None,
     threads: ThreadsOption = None,
     context_length: ContextOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
@@ -127,7 +141,7 @@ def generate(
 
     connection = open_cloud(mode, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls)
     try:
-        assistant = load(bundle, threads=threads, context_length=context_length)
+        assistant = load(bundle, backend, threads=threads, context_length=context_length)
         if adapter is not None:
             assistant.use_adapter(adapter)
         with Ledger(ledger) as book:

@@ -31,12 +31,18 @@ from edge_runtime.tokenizer import Tokenizer
 
 
 def load(
-    bundle: Path | str, *, threads: int | None = None, context_length: int | None = None, verify: bool = True
+    bundle: Path | str,
+    backend: str | None = None,
+    *,
+    threads: int | None = None,
+    context_length: int | None = None,
+    verify: bool = True,
 ) -> Assistant:
     """Load a bundle.
 
     Args:
         bundle: its directory.
+        backend: "onnx" or "executorch"; None takes the bundle's first.
         threads: for the decoder; None takes the number of physical cores.
         context_length: positions to use, at most the bundle's; None takes the bundle's.
         verify: compare all files with the manifest's hashes first.
@@ -48,7 +54,7 @@ def load(
     # The tokenizer is parsed while onnxruntime, which needs no interpreter for it, loads the graph.
     with ThreadPoolExecutor(max_workers=1) as pool:
         tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
-        decoder = open_decoder(opened, threads=threads, context_length=context_length)
+        decoder = open_decoder(opened, backend, threads=threads, context_length=context_length)
         return Assistant(opened, decoder, tokenizer.result())
 
 
