@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +13,10 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.decoder import PromptCache
 from edge_runtime.errors import BundleError
 from edge_runtime.kv_cache import KeyValueCache
-from edge_runtime.lora import pack_adapter
 from edge_runtime.manifest import ROLE_WEIGHTS, DecoderSpec
 from edge_runtime.memory_advice import MappedFile
 from edge_runtime.onnx_session import graph_error, open_session, ort_value
+from edge_runtime.packed_adapters import PackedAdapters
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
 
@@ -25,7 +24,6 @@ from edge_runtime.sequence import TokenSequence
 # attention scores (heads x chunk x cache) of a chunk are memory that a phone has to find.
 PREFILL_CHUNK, LONG_PREFILL_CHUNK = 256, 128
 LONG_CACHE = 1024
-PACKED_ADAPTERS = 4
 
 
 class SharedModel:
@@ -43,19 +41,7 @@ class SharedModel:
         self._check_graph()
         weights = next((entry for entry in bundle.decoder_files(spec) if entry.role == ROLE_WEIGHTS), None)
         self.mapped = None if weights is None else MappedFile(bundle.path(weights.path))
-        self._packed: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
-
-    def pack(self, adapter: Adapter) -> Mapping[str, Any]:
-        """The adapter's matrices as graph inputs; the last few users' are kept."""
-        packed = self._packed.get(adapter.fingerprint)
-        if packed is None:
-            matrices = pack_adapter(adapter, base=self.fingerprint, layers=self.spec.layers, sites=self.spec.lora)
-            packed = {name: ort_value(matrix) for name, matrix in matrices.items()}
-            self._packed[adapter.fingerprint] = packed
-            if len(self._packed) > PACKED_ADAPTERS:
-                self._packed.popitem(last=False)
-        self._packed.move_to_end(adapter.fingerprint)
-        return packed
+        self.adapters = PackedAdapters(bundle.base, spec, ort_value)
 
     def _check_graph(self) -> None:
         """Refuse a graph that the manifest does not describe: its kernels would read memory that isn't theirs."""
@@ -134,7 +120,7 @@ class OnnxDecoder(TokenSequence):
         """
         if _identity(adapter) == _identity(self._adapter):
             return
-        lora = {} if adapter is None else self._model.pack(adapter)
+        lora = {} if adapter is None else self._model.adapters.get(adapter)
         self._adapter, self._lora = adapter, lora
         self._forget()
         self._bind_all()

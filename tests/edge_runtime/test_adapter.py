@@ -72,7 +72,7 @@ PLACES = [(layer, name) for layer in (0, 1) for name in SHAPES]
 @settings(max_examples=15, deadline=None)
 @given(ranks=st.dictionaries(st.sampled_from(PLACES), st.integers(1, 9), min_size=1), seed=st.integers(1, 10**6))
 def test_any_projections_with_any_ranks_act_like_merged_weights(ranks, seed, shared, tiny):
-    adapter = make_adapter(tiny.bundle.fingerprint, ranks, seed)
+    adapter = make_adapter(tiny.bundle.base, ranks, seed)
     shared.use_adapter(None)
     shared.use_adapter(adapter)
     expected = torch_rows(merged(tiny, adapter), IDS)
@@ -83,7 +83,7 @@ def test_each_users_rank_is_their_own_and_without_an_adapter_the_base_is_back(de
     bare = decoder.extend(IDS, rows=len(IDS))
     seen = [bare]
     for seed, rank in enumerate((1, 16, 4), start=1):
-        adapter = make_adapter(tiny.bundle.fingerprint, dict.fromkeys(PLACES, rank), seed)
+        adapter = make_adapter(tiny.bundle.base, dict.fromkeys(PLACES, rank), seed)
         decoder.use_adapter(adapter)
         rows = decoder.extend(IDS, rows=len(IDS))
         np.testing.assert_allclose(rows, torch_rows(merged(tiny, adapter), IDS), atol=2e-3, rtol=1e-3)
@@ -94,27 +94,27 @@ def test_each_users_rank_is_their_own_and_without_an_adapter_the_base_is_back(de
 
 
 def test_half_precision_adapters_are_widened(decoder, tiny):
-    adapter = make_adapter(tiny.bundle.fingerprint, {(1, "v_proj"): 3}, dtype=np.float16)
+    adapter = make_adapter(tiny.bundle.base, {(1, "v_proj"): 3}, dtype=np.float16)
     decoder.use_adapter(adapter)
     expected = torch_rows(merged(tiny, adapter), IDS)
     np.testing.assert_allclose(decoder.extend(IDS, rows=len(IDS)), expected, atol=5e-4, rtol=0)
 
 
 def test_another_adapter_empties_the_cache_and_the_same_one_keeps_it(decoder, tiny):
-    first = make_adapter(tiny.bundle.fingerprint, {(0, "q_proj"): 2}, seed=1)
+    first = make_adapter(tiny.bundle.base, {(0, "q_proj"): 2}, seed=1)
     decoder.extend(IDS)
     decoder.use_adapter(first)
     assert decoder.length == 0
     decoder.extend(IDS)
-    decoder.use_adapter(make_adapter(tiny.bundle.fingerprint, {(0, "q_proj"): 2}, seed=1))
+    decoder.use_adapter(make_adapter(tiny.bundle.base, {(0, "q_proj"): 2}, seed=1))
     assert decoder.length == len(IDS)
-    decoder.use_adapter(make_adapter(tiny.bundle.fingerprint, {(0, "q_proj"): 2}, seed=2))
+    decoder.use_adapter(make_adapter(tiny.bundle.base, {(0, "q_proj"): 2}, seed=2))
     assert decoder.length == 0
 
 
 def test_forks_start_with_the_adapter_and_change_it_alone(decoder, tiny):
     bare = decoder.extend(IDS)
-    decoder.use_adapter(make_adapter(tiny.bundle.fingerprint, {(0, "up_proj"): 2}))
+    decoder.use_adapter(make_adapter(tiny.bundle.base, {(0, "up_proj"): 2}))
     adapted = decoder.extend(IDS)
     fork = decoder.fork()
     np.testing.assert_array_equal(fork.extend(IDS), adapted)
@@ -127,7 +127,7 @@ def test_forks_start_with_the_adapter_and_change_it_alone(decoder, tiny):
 def test_an_adapter_of_another_base_is_refused_and_nothing_changes(decoder, other_tiny):
     decoder.extend(IDS[:9])
     with pytest.raises(AdapterError, match="another base"):
-        decoder.use_adapter(make_adapter(other_tiny.bundle.fingerprint, {(0, "q_proj"): 1}))
+        decoder.use_adapter(make_adapter(other_tiny.bundle.base, {(0, "q_proj"): 1}))
     assert decoder.length == 9
 
 
@@ -146,7 +146,7 @@ def test_an_adapter_of_another_base_is_refused_and_nothing_changes(decoder, othe
 )
 def test_matrices_that_do_not_fit_are_refused_and_nothing_changes(decoder, tiny, place, a, b):
     decoder.extend(IDS[:9])
-    bad = Adapter(tiny.bundle.fingerprint, "b" * 64, {place: (np.ones(a, np.float32), np.ones(b, np.float32))})
+    bad = Adapter(tiny.bundle.base, "b" * 64, {place: (np.ones(a, np.float32), np.ones(b, np.float32))})
     with pytest.raises(AdapterError):
         decoder.use_adapter(bad)
     assert decoder.length == 9
@@ -157,7 +157,7 @@ def test_matrices_that_do_not_fit_are_refused_and_nothing_changes(decoder, tiny,
 def test_numbers_that_are_not_finite_are_refused(decoder, tiny, value):
     a = np.full((64, 1), value, np.float32)
     with pytest.raises(AdapterError, match="not finite"):
-        decoder.use_adapter(Adapter(tiny.bundle.fingerprint, "c" * 64, {(0, "q_proj"): (a, np.ones((1, 64)))}))
+        decoder.use_adapter(Adapter(tiny.bundle.base, "c" * 64, {(0, "q_proj"): (a, np.ones((1, 64)))}))
 
 
 def write(path, adapter, **metadata):
@@ -224,9 +224,9 @@ def test_tensors_that_numpy_cannot_hold_are_refused(tmp_path):
 
 
 def test_swapping_users_does_not_repack_their_matrices(decoder, tiny):
-    users = [make_adapter(tiny.bundle.fingerprint, dict.fromkeys(PLACES, 8), seed) for seed in (1, 2)]
+    users = [make_adapter(tiny.bundle.base, dict.fromkeys(PLACES, 8), seed) for seed in (1, 2)]
     for user in users:
         decoder.use_adapter(user)
-    packed = decoder._model.pack(users[0])
+    packed = decoder._model.adapters.get(users[0])
     decoder.use_adapter(users[0])
-    assert decoder._model.pack(users[0]) is packed
+    assert decoder._model.adapters.get(users[0]) is packed

@@ -97,7 +97,7 @@ def test_delta_steering_uses_the_adapter_of_the_user_who_asks_with_context_and_w
             for site in spec.lora
             for name, width in site.projections
         }
-        return Adapter(tiny.bundle.fingerprint, f"{seed:064}", matrices)
+        return Adapter(tiny.bundle.base, f"{seed:064}", matrices)
 
     def write(assistant: Assistant, user: Adapter | None) -> tuple[int, ...]:
         assistant.use_adapter(user)

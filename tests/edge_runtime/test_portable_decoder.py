@@ -103,7 +103,7 @@ def test_unknown_tokens_are_refused(decoder, bad):
 def test_adapters_are_refused(decoder):
     decoder.use_adapter(None)
     with pytest.raises(AdapterError, match="takes no adapters"):
-        decoder.use_adapter(Adapter(decoder.fingerprint, "a", {(0, "q_proj"): (np.ones((64, 1)), np.ones((1, 64)))}))
+        decoder.use_adapter(Adapter("0" * 64, "a", {(0, "q_proj"): (np.ones((64, 1)), np.ones((1, 64)))}))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 4000])

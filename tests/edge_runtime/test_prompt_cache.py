@@ -173,9 +173,9 @@ def test_a_state_that_is_not_this_decoders_is_refused_and_the_present_one_kept(d
     np.testing.assert_array_equal(decoder.extend(IDS[50:], rows=10), expected)
 
 
-def test_a_state_belongs_to_the_adapter_it_was_made_with(decoder, path):
+def test_a_state_belongs_to_the_adapter_it_was_made_with(tiny, decoder, path):
     bare = read_prompt_cache(path)
-    adapter = Adapter(decoder.fingerprint, "a" * 64, {(0, "q_proj"): (np.ones((64, 1)), np.ones((1, 64)))})
+    adapter = Adapter(tiny.bundle.base, "a" * 64, {(0, "q_proj"): (np.ones((64, 1)), np.ones((1, 64)))})
     decoder.use_adapter(adapter)
     with pytest.raises(PromptCacheError, match="another adapter"):
         decoder.restore(bare)

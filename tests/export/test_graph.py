@@ -83,7 +83,7 @@ def test_an_adapter_is_worth_its_product_added_to_the_weights(name, rank, family
         expected = model(torch.tensor([ids])).logits[0].numpy()
     decoder = open_decoder(bundle, threads=1)
     plain = decoder.extend(ids, rows=len(ids))
-    decoder.use_adapter(Adapter(bundle.fingerprint, f"test {rank}", matrices))
+    decoder.use_adapter(Adapter(bundle.base, f"test {rank}", matrices))
     adapted = decoder.extend(ids, rows=len(ids))
     assert np.abs(adapted - plain).max() > 0.1
     np.testing.assert_allclose(adapted, expected, atol=5e-4, rtol=0)
