@@ -1,19 +1,40 @@
-"""A user's LoRA adapter as the decoder takes it: one safetensors file, bound to the base it was trained on."""
+"""A user's LoRA adapter as the decoder takes it, and the file that carries it: one safetensors file, bound to its base.
+
+All layers of a projection lie in one tensor, row by rank, so that a file has few tensors and is read at once: for
+projection p, `p.lora_A` is (R, in_features) and `p.lora_B` (R, out_features), R being the sum of its ranks over the
+layers, in their order. 8-bit rows have a scale each: `p.lora_A.scale` and `p.lora_B.scale`, (R,). See docs/adapters.md.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+import math
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from edge_runtime.errors import AdapterError
+from edge_runtime.tensor_file import TensorHeader, read_header
 
 ADAPTER_FORMAT = "cogenesis-adapter/1"
+MAX_RANK = 1024
+MAX_LAYERS = 4096
+LARGEST_FILE = 1 << 30
+HALVES = ("lora_A", "lora_B")
+SCALE = ".scale"
+WEIGHTS = {"I8": "int8", "F16": "fp16", "F32": "fp32"}
+"""How an adapter's weights may be stored: safetensors' name and ours."""
+
+_DTYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
+_PROJECTION = re.compile(r"[a-z0-9_]{1,64}\Z")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,46 +42,196 @@ class Adapter:
     """LoRA matrices of one user, scaling folded into B.
 
     Attributes:
-        base: `Bundle.fingerprint` of the base model it was made for.
-        fingerprint: SHA-256 of the file, or of the matrices where there is none.
-        matrices: (layer, projection) to (A (in_features, r), B (r, out_features)), float32 or float16.
-        name: for people.
+        base: `Bundle.base` of the model that it was trained on.
+        fingerprint: the file's digest; two adapters with the same are the same.
+        matrices: (layer, projection) to (A (in_features, r), B (r, out_features)), floating point.
+        user: whose it is.
+        name, base_name: for people.
     """
 
     base: str
     fingerprint: str
     matrices: Mapping[tuple[int, str], tuple[NDArray[np.floating], NDArray[np.floating]]] = field(repr=False)
     name: str = ""
+    user: str = ""
+    base_name: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the matrices take in memory."""
+        return sum(a.nbytes + b.nbytes for a, b in self.matrices.values())
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterHeader:
+    """What an adapter file says of itself, known without reading its weights.
+
+    Attributes:
+        base, user, name, base_name: see `Adapter`.
+        created_by: name and version of the exporter.
+        ranks: projection to its rank at each layer, 0 where it is not touched.
+        weights: "fp16", "int8" or "fp32".
+        sha256: digest of header and tensors; `load_adapter` compares it.
+        size: of the file, in bytes.
+    """
+
+    base: str
+    user: str
+    name: str
+    base_name: str
+    created_by: str
+    ranks: Mapping[str, tuple[int, ...]]
+    weights: str
+    sha256: str
+    size: int
+
+    @property
+    def largest_rank(self) -> int:
+        """The highest rank of any matrix."""
+        return max(max(ranks) for ranks in self.ranks.values())
+
+    @property
+    def smallest_rank(self) -> int:
+        """The lowest rank of any matrix that is there."""
+        return min(rank for ranks in self.ranks.values() for rank in ranks if rank)
 
 
 def load_adapter(path: Path | str) -> Adapter:
-    """Read an adapter file: safetensors with `layers.{i}.{projection}.lora_A` and `.lora_B`, metadata `format`, `base`.
+    """Read an adapter file, weights widened to float32.
 
     Raises:
-        AdapterError: the file is missing, damaged, or not an adapter.
+        AdapterError: the file is missing, damaged, not an adapter, or holds numbers that are not finite.
     """
     path = Path(path)
-    halves: dict[tuple[int, str], dict[str, NDArray[np.floating]]] = {}
+    with _opened(path) as (file, size):
+        tensors = read_header(file, size)
+        header = _header(tensors, size)
+        data = file.read()
+        if adapter_digest(tensors, data) != header.sha256:
+            raise ValueError("its SHA-256 differs")
+        matrices = dict(_matrices(header.ranks, tensors, data))
+    return Adapter(header.base, header.sha256, matrices, header.name, header.user, header.base_name)
+
+
+def read_adapter_header(path: Path | str) -> AdapterHeader:
+    """Read what an adapter file says of itself, and not its weights: damage to those goes unnoticed.
+
+    Raises:
+        AdapterError: the file is missing, or not an adapter.
+    """
+    with _opened(Path(path)) as (file, size):
+        return _header(read_header(file, size), size)
+
+
+def adapter_digest(header: TensorHeader, data: bytes) -> str:
+    """What an adapter file's metadata `sha256` must be: over its header without that, and its tensors."""
+    digest = hashlib.sha256(header.canonical(without="sha256"))
+    digest.update(data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size; whatever is wrong in the block becomes an `AdapterError` with its path."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            for key in file.keys():  # noqa: SIM118 (not a mapping)
-                parts = key.split(".")
-                if len(parts) != 4 or parts[0] != "layers" or not parts[1].isdecimal() or parts[3] not in _HALVES:
-                    raise AdapterError(f"The adapter has a tensor that doesn't belong there: {path}, '{key}'.")
-                halves.setdefault((int(parts[1]), parts[2]), {})[parts[3]] = file.get_tensor(key)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, SafetensorError) as error:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise ValueError("it is not a file")
+        if found.st_size > LARGEST_FILE:
+            raise ValueError(f"it has {found.st_size:,} bytes")
+        with path.open("rb") as file:
+            yield file, found.st_size
+    except FileNotFoundError:
+        raise AdapterError(f"There is no adapter here: {path}. Export it again.") from None
+    except OSError as error:
+        raise AdapterError(f"The adapter can't be read: {path} ({error.strerror}). Check who may read it.") from None
+    except ValueError as error:
         raise AdapterError(f"The adapter can't be read: {path} ({error}). Export it again.") from None
-    if metadata.get("format") != ADAPTER_FORMAT or "base" not in metadata:
-        raise AdapterError(f"This is not an adapter of format '{ADAPTER_FORMAT}': {path}. Export it again.")
-    matrices = {}
-    for place, pair in halves.items():
-        a, b = pair.get("lora_A"), pair.get("lora_B")
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-            raise AdapterError(f"The adapter's matrices don't fit together: {path}, layer {place[0]}, {place[1]}.")
-        matrices[place] = (a, b)
-    return Adapter(metadata["base"], digest, matrices, metadata.get("name", path.stem))
 
 
-_HALVES = ("lora_A", "lora_B")
+def _header(tensors: TensorHeader, size: int) -> AdapterHeader:
+    texts = tensors.metadata
+    if texts.get("format") != ADAPTER_FORMAT:
+        raise ValueError(f"its format is not '{ADAPTER_FORMAT}'")
+    missing = [name for name in ("base", "user", "ranks", "sha256") if name not in texts]
+    if missing:
+        raise ValueError(f"its metadata lack {', '.join(missing)}")
+    ranks = _ranks(texts["ranks"])
+    kinds = {place.dtype for name, place in tensors.tensors.items() if not name.endswith(SCALE)}
+    if len(kinds) != 1:
+        raise ValueError("its matrices are of several types")
+    (kind,) = kinds
+    expected = {f"{projection}.{half}" for projection in ranks for half in HALVES}
+    if kind == "I8":
+        expected |= {name + SCALE for name in expected}
+    if tensors.tensors.keys() != expected:
+        odd = min(tensors.tensors.keys() ^ expected)
+        raise ValueError(f"tensor '{odd}' is missing or doesn't belong there")
+    for projection, by_layer in ranks.items():
+        for half in HALVES:
+            _check_shape(tensors, f"{projection}.{half}", sum(by_layer))
+    optional = {name: texts.get(name, "") for name in ("name", "base_name", "created_by")}
+    return AdapterHeader(
+        texts["base"], texts["user"], ranks=ranks, weights=WEIGHTS[kind], sha256=texts["sha256"], size=size, **optional
+    )
+
+
+def _check_shape(tensors: TensorHeader, name: str, rows: int) -> None:
+    shape = tensors.tensors[name].shape
+    if len(shape) != 2 or shape[0] != rows or shape[1] < 1:
+        raise ValueError(f"tensor '{name}' is {shape}, its ranks add up to {rows}")
+    scale = tensors.tensors.get(name + SCALE)
+    if scale is not None and (scale.dtype != "F32" or scale.shape != (rows,)):
+        raise ValueError(f"tensor '{name}{SCALE}' does not have a float32 number for each of {rows} rows")
+
+
+def _ranks(text: str) -> dict[str, tuple[int, ...]]:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its ranks are not JSON: {error}") from None
+    if not isinstance(body, dict) or not body:
+        raise ValueError("its ranks are not a JSON object with projections")
+    for projection, ranks in body.items():
+        if not _PROJECTION.match(projection):
+            raise ValueError("its ranks have an odd name for a projection")
+        if not isinstance(ranks, list) or len(ranks) > MAX_LAYERS or not all(_is_rank(rank) for rank in ranks):
+            raise ValueError(f"the ranks of '{projection}' are not up to {MAX_LAYERS} whole numbers to {MAX_RANK}")
+        if not any(ranks):
+            raise ValueError(f"'{projection}' has no rank at any layer")
+    return {projection: tuple(ranks) for projection, ranks in body.items()}
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_RANK
+
+
+def _matrices(
+    ranks: Mapping[str, tuple[int, ...]], tensors: TensorHeader, data: bytes
+) -> Iterator[tuple[tuple[int, str], tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+    """Views of each layer's rows, A turned so that its inputs come first."""
+    for projection, by_layer in ranks.items():
+        a, b = (_widened(tensors, f"{projection}.{half}", data) for half in HALVES)
+        row = 0
+        for layer, rank in enumerate(by_layer):
+            if rank:
+                yield (layer, projection), (a[row : row + rank].T, b[row : row + rank])
+                row += rank
+
+
+def _widened(tensors: TensorHeader, name: str, data: bytes) -> NDArray[np.float32]:
+    stored = _array(tensors, name, data)
+    if name + SCALE not in tensors.tensors:
+        values = stored.astype(np.float32)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
+            values = stored * _array(tensors, name + SCALE, data)[:, np.newaxis]
+    if not np.isfinite(values).all():
+        raise ValueError(f"tensor '{name}' holds numbers that are not finite")
+    return values
+
+
+def _array(tensors: TensorHeader, name: str, data: bytes) -> NDArray[Any]:
+    place = tensors.tensors[name]
+    values = np.frombuffer(data, _DTYPES[place.dtype], math.prod(place.shape), place.start)
+    return values.reshape(place.shape)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.adapter import Adapter
+from edge_runtime.adapter import MAX_RANK, Adapter
 from edge_runtime.errors import AdapterError
 from edge_runtime.manifest import LoraSite
-
-MAX_RANK = 1024
 
 
 def pack_adapter(
@@ -24,21 +23,22 @@ def pack_adapter(
 
     Args:
         adapter: one user's matrices.
-        base: fingerprint of the base model in use.
+        base: identity of the base model in use (`Bundle.base`).
         layers: how many layers the base has.
         sites: places of the base that take an adapter.
 
     Returns:
         `layers.{i}.{site}.lora_A` (in_features, r) and `.lora_B` (r, out_features), float32 and contiguous, for the
-        sites that the adapter touches; r is the sum of its projections' ranks there.
+        sites that the adapter touches; r is the sum of its projections' ranks there. All lie in one piece of memory.
 
     Raises:
         AdapterError: another base, a projection that the base does not have, or a shape that does not fit.
     """
     if adapter.base != base:
+        trained_on = f"{adapter.base_name}, {adapter.base[:12]}" if adapter.base_name else adapter.base[:12]
         raise AdapterError(
-            f"The adapter '{adapter.name}' was trained on another base model ({adapter.base[:12]}), this bundle is "
-            f"{base[:12]}. Train it on this bundle, or use the bundle it was trained on."
+            f"The adapter '{adapter.name}' was trained on another base model ({trained_on}), this bundle is "
+            f"{base[:12]}. Train it on this bundle's model, or use the bundle it was trained on."
         )
     if adapter.matrices and not sites:
         raise AdapterError("This bundle takes no adapters: its graph is the portable one. Export it for a Llama model.")
@@ -48,37 +48,59 @@ def pack_adapter(
             raise AdapterError(
                 f"The adapter '{adapter.name}' has no counterpart in the bundle: layer {layer}, {projection}."
             )
+    shapes = _shapes(adapter, layers, sites)
+    memory = np.zeros(sum(map(math.prod, shapes.values())), np.float32)
     packed: dict[str, NDArray[np.float32]] = {}
+    start = 0
+    for name, shape in shapes.items():
+        packed[name] = memory[start : start + math.prod(shape)].reshape(shape)
+        start += math.prod(shape)
     for layer in range(layers):
         for site in sites:
-            _pack_site(adapter, layer, site, packed)
+            _fill(adapter, layer, site, packed)
+    if not np.isfinite(memory).all():
+        raise AdapterError(f"The adapter '{adapter.name}' holds numbers that are not finite. Train it again.")
     return packed
 
 
-def _pack_site(adapter: Adapter, layer: int, site: LoraSite, packed: dict[str, NDArray[np.float32]]) -> None:
-    present = [adapter.matrices.get((layer, projection)) for projection, _ in site.projections]
-    rank = sum(pair[0].shape[1] for pair in present if pair is not None)
-    if rank == 0:
+def _shapes(adapter: Adapter, layers: int, sites: Sequence[LoraSite]) -> dict[str, tuple[int, int]]:
+    """Shapes of the packed matrices; each single one has been checked."""
+    shapes = {}
+    for layer in range(layers):
+        for site in sites:
+            rank = 0
+            for projection, width in site.projections:
+                pair = adapter.matrices.get((layer, projection))
+                if pair is not None:
+                    _check(adapter, layer, projection, pair, site.in_features, width)
+                    rank += pair[0].shape[1]
+            if rank > MAX_RANK:
+                raise AdapterError(
+                    f"The adapter '{adapter.name}' has rank {rank} at layer {layer}, {site.name}: too large."
+                )
+            if rank:
+                shapes[_name(layer, site, "lora_A")] = (site.in_features, rank)
+                shapes[_name(layer, site, "lora_B")] = (rank, sum(width for _, width in site.projections))
+    return shapes
+
+
+def _fill(adapter: Adapter, layer: int, site: LoraSite, packed: Mapping[str, NDArray[np.float32]]) -> None:
+    a, b = packed.get(_name(layer, site, "lora_A")), packed.get(_name(layer, site, "lora_B"))
+    if a is None or b is None:
         return
-    if rank > MAX_RANK:
-        raise AdapterError(f"The adapter '{adapter.name}' has rank {rank} at layer {layer}, {site.name}: too large.")
-    a = np.empty((site.in_features, rank), np.float32)
-    b = np.zeros((rank, sum(width for _, width in site.projections)), np.float32)
     row = column = 0
-    for (projection, width), pair in zip(site.projections, present, strict=True):
+    for projection, width in site.projections:
+        pair = adapter.matrices.get((layer, projection))
         if pair is not None:
-            _check(adapter, layer, projection, pair, site.in_features, width)
             here = slice(row, row + pair[0].shape[1])
             a[:, here] = pair[0]
             b[here, column : column + width] = pair[1]
             row = here.stop
         column += width
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise AdapterError(
-            f"The adapter '{adapter.name}' holds numbers that are not finite: layer {layer}, {site.name}."
-        )
-    packed[f"layers.{layer}.{site.name}.lora_A"] = a
-    packed[f"layers.{layer}.{site.name}.lora_B"] = b
+
+
+def _name(layer: int, site: LoraSite, half: str) -> str:
+    return f"layers.{layer}.{site.name}.{half}"
 
 
 def _check(

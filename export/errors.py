@@ -35,5 +35,9 @@ class ConformanceError(ExportError):
     """The finished bundle does not give the logits that its conformance vectors promise."""
 
 
+class AdapterExportError(ExportError):
+    """A trained adapter can't become an adapter of a bundle: another base, a method or a shape that doesn't fit."""
+
+
 class MissingExtraError(ExportError):
     """A package that only the exporter needs is not installed."""

@@ -82,5 +82,5 @@ def read_lineage(directory: Path, weights_sha256: str) -> Origin | None:
 def _damaged(path: Path, problem: str) -> SourceError:
     return SourceError(
         f"The note of what the model was written from can't be read: {path} ({problem}). "
-        "Write the directory again with `cogenesis export hf`, or delete the note; that model's adapters then don't fit."
+        "Write it again with `cogenesis export hf`, or delete the note: adapters of that model then won't fit."
     )

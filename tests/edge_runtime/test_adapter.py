@@ -1,8 +1,6 @@
 """An adapter changes the model exactly as adding B A to the weights would, and only where it belongs."""
 
 import hashlib
-import json
-import struct
 
 import numpy as np
 import pytest
@@ -10,10 +8,9 @@ import torch
 from decoder_models import torch_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 from tiny_models import random_ids
 
-from edge_runtime.adapter import ADAPTER_FORMAT, Adapter, load_adapter
+from edge_runtime.adapter import Adapter
 from edge_runtime.errors import AdapterError
 from edge_runtime.open_decoder import open_decoder
 
@@ -158,69 +155,6 @@ def test_numbers_that_are_not_finite_are_refused(decoder, tiny, value):
     a = np.full((64, 1), value, np.float32)
     with pytest.raises(AdapterError, match="not finite"):
         decoder.use_adapter(Adapter(tiny.bundle.base, "c" * 64, {(0, "q_proj"): (a, np.ones((1, 64)))}))
-
-
-def write(path, adapter, **metadata):
-    tensors = {}
-    for (layer, name), (a, b) in adapter.matrices.items():
-        tensors[f"layers.{layer}.{name}.lora_A"], tensors[f"layers.{layer}.{name}.lora_B"] = a, b
-    save_file(tensors, path, {"format": ADAPTER_FORMAT, "base": adapter.base} | metadata)
-
-
-def test_an_adapter_file_is_read_back_as_it_was_written(tmp_path):
-    adapter = make_adapter("base", {(0, "q_proj"): 2, (1, "down_proj"): 3})
-    write(tmp_path / "ann.safetensors", adapter)
-    read = load_adapter(tmp_path / "ann.safetensors")
-    assert (read.base, read.name, len(read.fingerprint)) == ("base", "ann", 64)
-    assert read.matrices.keys() == adapter.matrices.keys()
-    for place, (a, b) in adapter.matrices.items():
-        np.testing.assert_array_equal(read.matrices[place][0], a)
-        np.testing.assert_array_equal(read.matrices[place][1], b)
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {"layers.0.q_proj.lora_A": np.ones((4, 1), np.float32)},
-        {"layers.x.q_proj.lora_A": np.ones((4, 1), np.float32)},
-        {"model.weight": np.ones(3, np.float32)},
-        {"layers.0.q_proj.lora_A": np.ones(4), "layers.0.q_proj.lora_B": np.ones(4)},
-        {"layers.0.q_proj.lora_A": np.ones((4, 2)), "layers.0.q_proj.lora_B": np.ones((3, 4))},
-    ],
-)
-def test_files_with_other_tensors_are_refused(tmp_path, tensors):
-    save_file(tensors, tmp_path / "bad", {"format": ADAPTER_FORMAT, "base": "b"})
-    with pytest.raises(AdapterError):
-        load_adapter(tmp_path / "bad")
-
-
-def test_files_of_another_format_are_refused(tmp_path):
-    write(tmp_path / "bad", make_adapter("base", {(0, "q_proj"): 1}), format="peft")
-    with pytest.raises(AdapterError, match="not an adapter"):
-        load_adapter(tmp_path / "bad")
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", struct.pack("<Q", 2**62) + b"{}", b"\0" * 64])
-def test_damaged_files_are_refused(tmp_path, content):
-    (tmp_path / "bad").write_bytes(content)
-    with pytest.raises(AdapterError):
-        load_adapter(tmp_path / "bad")
-    with pytest.raises(AdapterError):
-        load_adapter(tmp_path / "missing")
-
-
-def test_tensors_that_numpy_cannot_hold_are_refused(tmp_path):
-    tensor = {"dtype": "BF16", "shape": [2, 1]}
-    header = json.dumps(
-        {
-            "__metadata__": {"format": ADAPTER_FORMAT, "base": "b"},
-            "layers.0.q_proj.lora_A": tensor | {"data_offsets": [0, 4]},
-            "layers.0.q_proj.lora_B": tensor | {"data_offsets": [4, 8]},
-        }
-    ).encode()
-    (tmp_path / "bad").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
-    with pytest.raises(AdapterError):
-        load_adapter(tmp_path / "bad")
 
 
 def test_swapping_users_does_not_repack_their_matrices(decoder, tiny):
