@@ -13,7 +13,9 @@ _STEP = 256
 
 
 class KeyValueCache:
-    """Keys and values of every layer, as the attention kernel wants them: (1, kv_heads, capacity, head_dim) float32.
+    """Keys and values of every layer, as the attention kernel wants them, float32.
+
+    (1, kv_heads, capacity, head_dim) for onnxruntime, (1, capacity, kv_heads, head_dim) for ExecuTorch.
 
     The kernel writes new tokens in place, so past and present are one buffer. Capacity grows when tokens run out of
     room, up to `limit`; pages that no token has reached take no memory.
@@ -23,8 +25,11 @@ class KeyValueCache:
         capacity: tokens that fit before the next growth.
     """
 
-    def __init__(self, layers: int, kv_heads: int, head_dim: int, limit: int) -> None:
+    def __init__(
+        self, layers: int, kv_heads: int, head_dim: int, limit: int, *, tokens_before_heads: bool = False
+    ) -> None:
         self.layers, self.kv_heads, self.head_dim, self.limit = layers, kv_heads, head_dim, limit
+        self.tokens_before_heads = tokens_before_heads
         self.capacity = min(FIRST_CAPACITY, limit)
         self.arrays = [self._zeros(self.capacity) for _ in range(2 * layers)]
 
@@ -37,7 +42,7 @@ class KeyValueCache:
         capacity = min(-(-capacity // _STEP) * _STEP, self.limit)
         for index, old in enumerate(self.arrays):
             new = self._zeros(capacity)
-            new[:, :, :used] = old[:, :, :used]
+            self._heads_first(new)[:, :used] = self._heads_first(old)[:, :used]
             self.arrays[index] = new
         self.capacity = capacity
 
@@ -46,19 +51,24 @@ class KeyValueCache:
         shape = (self.layers, self.kv_heads, length, self.head_dim)
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
         for layer in range(self.layers):
-            keys[layer] = self.arrays[2 * layer][0, :, :length]
-            values[layer] = self.arrays[2 * layer + 1][0, :, :length]
+            keys[layer] = self._heads_first(self.arrays[2 * layer])[:, :length]
+            values[layer] = self._heads_first(self.arrays[2 * layer + 1])[:, :length]
         return keys, values
 
     def copy_in(self, keys: NDArray[np.generic], values: NDArray[np.generic]) -> None:
         """Put back what `copy_out` gave; `reserve` must have made room."""
         length = keys.shape[2]
         for layer in range(self.layers):
-            self.arrays[2 * layer][0, :, :length] = keys[layer]
-            self.arrays[2 * layer + 1][0, :, :length] = values[layer]
+            self._heads_first(self.arrays[2 * layer])[:, :length] = keys[layer]
+            self._heads_first(self.arrays[2 * layer + 1])[:, :length] = values[layer]
+
+    def _heads_first(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A view of one buffer as (kv_heads, capacity, head_dim)."""
+        return array[0].swapaxes(0, 1) if self.tokens_before_heads else array[0]
 
     def _zeros(self, capacity: int) -> NDArray[np.float32]:
-        shape = (1, self.kv_heads, capacity, self.head_dim)
+        heads, tokens = self.kv_heads, capacity
+        shape = (1, tokens, heads, self.head_dim) if self.tokens_before_heads else (1, heads, tokens, self.head_dim)
         return _lazy_zeros(4 * self.kv_heads * capacity * self.head_dim).view(np.float32).reshape(shape)
 
 

@@ -16,7 +16,7 @@ from edge_runtime.kv_cache import KeyValueCache
 from edge_runtime.manifest import ROLE_WEIGHTS, DecoderSpec
 from edge_runtime.memory_advice import MappedFile
 from edge_runtime.onnx_session import graph_error, open_session, ort_value
-from edge_runtime.packed_adapters import PackedAdapters
+from edge_runtime.packed_adapters import PackedAdapters, adapter_identity
 from edge_runtime.prompt_check import check_prompt_cache, checked_context_length
 from edge_runtime.sequence import TokenSequence
 
@@ -118,7 +118,7 @@ class OnnxDecoder(TokenSequence):
         Raises:
             AdapterError: it was trained on another base, or its shapes don't fit.
         """
-        if _identity(adapter) == _identity(self._adapter):
+        if adapter_identity(adapter) == adapter_identity(self._adapter):
             return
         lora = {} if adapter is None else self._model.adapters.get(adapter)
         self._adapter, self._lora = adapter, lora
@@ -129,7 +129,7 @@ class OnnxDecoder(TokenSequence):
         """Copy the KV state of the first `length` tokens (all where None)."""
         length = self._checked_length(self.length if length is None else length)
         keys, values = self._cache.copy_out(length)
-        return PromptCache(self.fingerprint, _identity(self._adapter), self.token_ids[:length], keys, values)
+        return PromptCache(self.fingerprint, adapter_identity(self._adapter), self.token_ids[:length], keys, values)
 
     def restore(self, cache: PromptCache) -> None:
         """Continue from a saved state.
@@ -139,7 +139,7 @@ class OnnxDecoder(TokenSequence):
         """
         spec = self._model.spec
         shape = (spec.layers, spec.kv_heads, len(cache.token_ids), spec.head_dim)
-        check_prompt_cache(cache, self, _identity(self._adapter), shape)
+        check_prompt_cache(cache, self, adapter_identity(self._adapter), shape)
         self._make_room(len(cache.token_ids), 0)
         self._cache.copy_in(cache.keys, cache.values)
         self._forget(cache.token_ids)
@@ -209,10 +209,6 @@ def _cache_names(layers: int) -> list[tuple[str, str]]:
     """Names of the graph's cache inputs and outputs, in the order of `KeyValueCache.arrays`."""
     kinds = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     return [(f"past_key_values.{kind}", f"present.{kind}") for kind in kinds]
-
-
-def _identity(adapter: Adapter | None) -> str:
-    return "" if adapter is None else adapter.fingerprint
 
 
 def _matches(values: Mapping[str, Any], wanted: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> bool:

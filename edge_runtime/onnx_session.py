@@ -15,17 +15,9 @@ from edge_runtime.bundle import Bundle
 from edge_runtime.errors import BundleError
 from edge_runtime.manifest import DecoderSpec
 from edge_runtime.memory_advice import huge_pages
+from edge_runtime.threads import default_threads
 
-# Decoding is bound by memory bandwidth; beyond this more threads cost battery and give nothing.
-MAX_DEFAULT_THREADS = 8
 _LOADING_ROOM = 16 << 20
-
-
-def default_threads() -> int:
-    """Cores that this process may use, at most `MAX_DEFAULT_THREADS`."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    usable = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return min(usable, MAX_DEFAULT_THREADS)
 
 
 def open_session(bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> Any:
