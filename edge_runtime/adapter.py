@@ -8,6 +8,7 @@ layers, in their order. 8-bit rows have a scale each: `p.lora_A.scale` and `p.lo
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -103,10 +104,11 @@ def load_adapter(path: Path | str) -> Adapter:
         AdapterError: the file is missing, damaged, not an adapter, or holds numbers that are not finite.
     """
     path = Path(path)
-    with _opened(path) as (file, size):
-        tensors = read_header(file, size)
-        header = _header(tensors, size)
-        data = file.read()
+    with _opened(path) as (file, _):
+        content = file.read()  # at once: the rest behind a header would be copied together from pieces
+        tensors = read_header(io.BytesIO(content), len(content))
+        header = _header(tensors, len(content))
+        data = memoryview(content)[tensors.size :]
         if adapter_digest(tensors, data) != header.sha256:
             raise ValueError("its SHA-256 differs")
         matrices = dict(_matrices(header.ranks, tensors, data))
@@ -123,7 +125,7 @@ def read_adapter_header(path: Path | str) -> AdapterHeader:
         return _header(read_header(file, size), size)
 
 
-def adapter_digest(header: TensorHeader, data: bytes) -> str:
+def adapter_digest(header: TensorHeader, data: bytes | memoryview) -> str:
     """What an adapter file's metadata `sha256` must be: over its header without that, and its tensors."""
     digest = hashlib.sha256(header.canonical(without="sha256"))
     digest.update(data)
@@ -207,7 +209,7 @@ def _is_rank(value: Any) -> bool:
 
 
 def _matrices(
-    ranks: Mapping[str, tuple[int, ...]], tensors: TensorHeader, data: bytes
+    ranks: Mapping[str, tuple[int, ...]], tensors: TensorHeader, data: memoryview
 ) -> Iterator[tuple[tuple[int, str], tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     """Views of each layer's rows, A turned so that its inputs come first."""
     for projection, by_layer in ranks.items():
@@ -219,7 +221,7 @@ def _matrices(
                 row += rank
 
 
-def _widened(tensors: TensorHeader, name: str, data: bytes) -> NDArray[np.float32]:
+def _widened(tensors: TensorHeader, name: str, data: memoryview) -> NDArray[np.float32]:
     stored = _array(tensors, name, data)
     if name + SCALE not in tensors.tensors:
         values = stored.astype(np.float32)
@@ -231,7 +233,7 @@ def _widened(tensors: TensorHeader, name: str, data: bytes) -> NDArray[np.float3
     return values
 
 
-def _array(tensors: TensorHeader, name: str, data: bytes) -> NDArray[Any]:
+def _array(tensors: TensorHeader, name: str, data: memoryview) -> NDArray[Any]:
     place = tensors.tensors[name]
     values = np.frombuffer(data, _DTYPES[place.dtype], math.prod(place.shape), place.start)
     return values.reshape(place.shape)
