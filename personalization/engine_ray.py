@@ -186,7 +186,8 @@ def connected(engine: RayEngine, jobs: int) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
     elif engine.address is not None:
-        with _session(ray, f"The Ray cluster at {engine.address}", address=engine.address):
+        remedy = "Its version of Ray must be this one's; if it asks for a token, set RAY_AUTH_MODE=token and the token."
+        with _session(ray, f"The Ray cluster at {engine.address}", remedy, address=engine.address):
             yield ray
     else:
         workers = min(engine.workers or max(1, processors() // engine.threads), jobs)
@@ -195,6 +196,7 @@ def connected(engine: RayEngine, jobs: int) -> Iterator[ModuleType]:
             _session(
                 ray,
                 "A Ray cluster on this machine",
+                "RAY_TMPDIR names another directory for its files.",
                 address="local",
                 num_cpus=workers * engine.threads,
                 include_dashboard=False,
@@ -207,7 +209,7 @@ def connected(engine: RayEngine, jobs: int) -> Iterator[ModuleType]:
 
 @contextmanager
 def _own_directory() -> Iterator[str]:
-    """A directory for one cluster: what Ray leaves behind goes with it, and `auto` never finds a cluster that is gone."""
+    """A directory for one cluster: what Ray leaves behind goes with it, and `auto` finds no cluster that is gone."""
     try:
         directory = tempfile.mkdtemp(prefix="cogenesis-ray-", dir=os.environ.get("RAY_TMPDIR"))
     except OSError as error:
@@ -222,13 +224,13 @@ def _own_directory() -> Iterator[str]:
 
 
 @contextmanager
-def _session(ray: ModuleType, cluster: str, **options: object) -> Iterator[None]:
+def _session(ray: ModuleType, cluster: str, remedy: str, **options: object) -> Iterator[None]:
     try:
         with _own_sigterm():
             ray.init(log_to_driver=False, logging_level="ERROR", **options)
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
-        raise EngineError(f"{cluster} can't be used: {_first_line(error)}.") from error
+        raise EngineError(f"{cluster} can't be used: {_first_line(error)}. {remedy}") from error
     try:
         yield
     finally:
