@@ -21,6 +21,8 @@ from cogenesis.generate import (
     TimeoutOption,
     TlsCaOption,
     TlsOption,
+    UserOption,
+    use_adapter_of,
 )
 from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.ledger import Ledger
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edge_runtime.answer import Answer, AnswerResult
+    from edge_runtime.assistant import Assistant
 
 HELP = """\
 Type what you want written; every line is a task of its own. Commands:
   /left            show everything that left the device since the start
   /mode MODE       edge, cloud, sketch or fused
+  /user [ID]       write with this user's adapter, without ID with none
   /context         show how much private context there is
   /help            this text
   /quit            leave (or Ctrl-D); Ctrl-C stops an answer"""
@@ -62,6 +66,7 @@ def chat(
     policy: PolicyOption = Policy.GUARDED,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of an answer.")] = 512,
+    writer: UserOption = None,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
     backend: BackendOption = None,
@@ -84,8 +89,7 @@ def chat(
         Mode.FUSED if cloud else state, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls
     )
     assistant = load(bundle, backend, threads=threads, context_length=context_length)
-    if adapter is not None:
-        assistant.use_adapter(adapter)
+    use_adapter_of(assistant, writer, adapter)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")
     options = Options(max_new_tokens, Sampling(temperature, top_p=top_p, seed=seed), policy=policy)
     with Ledger(ledger) as book:
@@ -98,7 +102,7 @@ def chat(
             if line in ("/quit", "/exit"):
                 break
             if line.startswith("/"):
-                state = _command(line, state, cloud is not None, context, book, console)
+                state = _command(line, state, cloud is not None, context, book, assistant, console)
             elif line:
                 instruction = PublicInstruction(line)
                 answer = assistant.generate(
@@ -132,10 +136,20 @@ def _summary(result: AnswerResult) -> str:
     return text
 
 
-def _command(line: str, mode: Mode, has_cloud: bool, context: PrivateContext, ledger: Ledger, console: Console) -> Mode:
+def _command(
+    line: str,
+    mode: Mode,
+    has_cloud: bool,
+    context: PrivateContext,
+    ledger: Ledger,
+    assistant: Assistant,
+    console: Console,
+) -> Mode:
     name, _, argument = line.partition(" ")
     if name == "/left":
         _show_ledger(ledger, console)
+    elif name == "/user":
+        _use(argument.strip(), assistant, console)
     elif name == "/context":
         console.print(
             f"{len(context.profile):,} characters of profile, {len(context.history)} past texts; on this device."
@@ -156,6 +170,15 @@ def _command(line: str, mode: Mode, has_cloud: bool, context: PrivateContext, le
             console.print(f"There is no command {name}.")
         console.print(HELP)
     return mode
+
+
+def _use(user: str, assistant: Assistant, console: Console) -> None:
+    try:
+        assistant.use_user(user or None)
+    except CogenesisError as error:
+        console.print(str(error), markup=False, style="red")
+    else:
+        console.print(f"With the adapter of {user}." if user else "Without an adapter.", markup=False)
 
 
 def _show_ledger(ledger: Ledger, console: Console) -> None:

@@ -6,7 +6,7 @@ import enum
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,6 +19,9 @@ from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
 from edge_runtime.schedule import Schedule
 from edge_runtime.sparse import THIN, RowFormat, ValueType
+
+if TYPE_CHECKING:
+    from edge_runtime.assistant import Assistant
 
 FINISHED_WITHOUT_CLOUD = 6
 
@@ -43,7 +46,10 @@ KeyWithoutTlsOption = Annotated[
     bool, typer.Option("--key-without-tls", help="Send the key to another machine where anyone on the way can read it.")
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each reply.")]
-AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="The user's adapter file.")]
+AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="An adapter file, instead of --as.")]
+UserOption = Annotated[
+    str | None, typer.Option("--as", metavar="ID", help="Write with this user's adapter, which the bundle holds.")
+]
 LedgerOption = Annotated[
     Path | None, typer.Option("--ledger", help="Append everything that leaves the device to this JSON Lines file.")
 ]
@@ -105,6 +111,10 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answer.")] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of the answer.")] = 256,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be given again.")] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "--as", metavar="ID", help="Write with this user's adapter, which the bundle holds."),
+    ] = None,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
     backend: BackendOption = None,
@@ -142,8 +152,7 @@ def generate(
     connection = open_cloud(mode, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls)
     try:
         assistant = load(bundle, backend, threads=threads, context_length=context_length)
-        if adapter is not None:
-            assistant.use_adapter(adapter)
+        use_adapter_of(assistant, user, adapter)
         with Ledger(ledger) as book:
             answer = assistant.generate(
                 asked.instruction, asked.context, mode=mode, cloud=connection, options=options, ledger=book
@@ -168,6 +177,16 @@ def generate(
         )
     if result.cloud_error:
         raise FinishedWithoutCloudError(f"The device finished the answer alone. {result.cloud_error}")
+
+
+def use_adapter_of(assistant: Assistant, user: str | None, adapter: Path | None) -> None:
+    """Have the assistant write with a user's adapter, or with one in a file, if either is given."""
+    if user is not None and adapter is not None:
+        raise RequestError("Give the user whose adapter to use, or --adapter with a file, not both.")
+    if user is not None:
+        assistant.use_user(user)
+    elif adapter is not None:
+        assistant.use_adapter(adapter)
 
 
 def _window(text: str) -> int | None:

@@ -49,10 +49,18 @@ __all__ = [
 
 
 def load(
-    bundle: Path | str, *, threads: int | None = None, context_length: int | None = None, verify: bool = True
+    bundle: Path | str,
+    backend: str | None = None,
+    *,
+    threads: int | None = None,
+    context_length: int | None = None,
+    verify: bool = True,
+    adapters: Path | str | None = None,
 ) -> Assistant:
     """Load a bundle: see `edge_runtime.assistant.load`."""
     # The inference engine is imported here, so that reading a request or a help page does not wait for it.
     from edge_runtime.assistant import load as load_assistant
 
-    return load_assistant(bundle, threads=threads, context_length=context_length, verify=verify)
+    return load_assistant(
+        bundle, backend, threads=threads, context_length=context_length, verify=verify, adapters=adapters
+    )

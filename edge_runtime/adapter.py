@@ -103,16 +103,20 @@ def load_adapter(path: Path | str) -> Adapter:
     Raises:
         AdapterError: the file is missing, damaged, not an adapter, or holds numbers that are not finite.
     """
-    path = Path(path)
-    with _opened(path) as (file, _):
-        content = file.read()  # at once: the rest behind a header would be copied together from pieces
-        tensors = read_header(io.BytesIO(content), len(content))
-        header = _header(tensors, len(content))
-        data = memoryview(content)[tensors.size :]
-        if adapter_digest(tensors, data) != header.sha256:
-            raise ValueError("its SHA-256 differs")
-        matrices = dict(_matrices(header.ranks, tensors, data))
-    return Adapter(header.base, header.sha256, matrices, header.name, header.user, header.base_name)
+    with _opened(Path(path)) as (file, _):
+        return _parsed(file.read())  # at once: the rest behind a header would be copied together from pieces
+
+
+def parse_adapter(content: bytes, where: Path | str) -> Adapter:
+    """The adapter that is the content of a file; `where` names it in messages.
+
+    Raises:
+        AdapterError: it is damaged, not an adapter, or holds numbers that are not finite.
+    """
+    try:
+        return _parsed(content)
+    except ValueError as error:
+        raise _unreadable(where, error) from None
 
 
 def read_adapter_header(path: Path | str) -> AdapterHeader:
@@ -148,7 +152,21 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     except OSError as error:
         raise AdapterError(f"The adapter can't be read: {path} ({error.strerror}). Check who may read it.") from None
     except ValueError as error:
-        raise AdapterError(f"The adapter can't be read: {path} ({error}). Export it again.") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(where: Path | str, error: ValueError) -> AdapterError:
+    return AdapterError(f"The adapter can't be read: {where} ({error}). Export it again.")
+
+
+def _parsed(content: bytes) -> Adapter:
+    tensors = read_header(io.BytesIO(content), len(content))
+    header = _header(tensors, len(content))
+    data = memoryview(content)[tensors.size :]
+    if adapter_digest(tensors, data) != header.sha256:
+        raise ValueError("its SHA-256 differs")
+    matrices = dict(_matrices(header.ranks, tensors, data))
+    return Adapter(header.base, header.sha256, matrices, header.name, header.user, header.base_name)
 
 
 def _header(tensors: TensorHeader, size: int) -> AdapterHeader:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.adapter import Adapter, load_adapter
+from edge_runtime.adapter_store import ADAPTERS_DIRECTORY, AdapterStore
 from edge_runtime.answer import Answer, Progress
 from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.chat_template import ChatTemplate
@@ -37,6 +38,7 @@ def load(
     threads: int | None = None,
     context_length: int | None = None,
     verify: bool = True,
+    adapters: Path | str | None = None,
 ) -> Assistant:
     """Load a bundle.
 
@@ -46,6 +48,7 @@ def load(
         threads: for the decoder; None takes the number of physical cores.
         context_length: positions to use, at most the bundle's; None takes the bundle's.
         verify: compare all files with the manifest's hashes first.
+        adapters: directory of users' adapters; None takes the bundle's own.
 
     Raises:
         BundleError: something in the bundle is missing, damaged, unsafe or from another version.
@@ -55,7 +58,8 @@ def load(
     with ThreadPoolExecutor(max_workers=1) as pool:
         tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
         decoder = open_decoder(opened, backend, threads=threads, context_length=context_length)
-        return Assistant(opened, decoder, tokenizer.result())
+        root = opened.root / ADAPTERS_DIRECTORY if adapters is None else Path(adapters)
+        return Assistant(opened, decoder, tokenizer.result(), AdapterStore(root, opened.base))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,12 @@ class _Work:
 class Assistant:
     """Writes answers with one bundle, one at a time; the KV cache of the last prompt is kept and reused."""
 
-    def __init__(self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer, adapters: AdapterStore | None = None
+    ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
+        self.adapters = adapters or AdapterStore(bundle.root / ADAPTERS_DIRECTORY, bundle.base)
         self.tokenizer = tokenizer
         self._template = ChatTemplate(
             manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
@@ -95,9 +102,16 @@ class Assistant:
             AdapterError: it can't be read, or belongs to another base.
         """
         with self._exclusive():
-            loaded = load_adapter(adapter) if isinstance(adapter, Path | str) else adapter
-            self._decoder.use_adapter(loaded)
-            self._adapter = loaded
+            self._use(load_adapter(adapter) if isinstance(adapter, Path | str) else adapter)
+
+    def use_user(self, user: str | None) -> None:
+        """Answer for a user from the next answer on: with their adapter out of `adapters`; None uses none.
+
+        Raises:
+            AdapterError: the user has none, or it is damaged, or belongs to another base.
+        """
+        with self._exclusive():
+            self._use(None if user is None else self.adapters.load(user))
 
     def generate(
         self,
@@ -157,6 +171,10 @@ class Assistant:
         """
         room = self._decoder.context_length - max_new_tokens
         return build_prompt(self.tokenizer, self._template, instruction, context, outline, max_tokens=room)
+
+    def _use(self, adapter: Adapter | None) -> None:
+        self._decoder.use_adapter(adapter)
+        self._adapter = adapter
 
     def _write(self, work: _Work, cloud: Cloud | None) -> Generator[str, None, None]:
         gate = Gate(work.options.policy, work.progress.ledger)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as HFTokenizer
 
+from edge_runtime.adapter_store import ADAPTER_NAME, ADAPTERS_DIRECTORY
 from edge_runtime.bundle import Bundle, open_bundle, sha256_of
 from edge_runtime.errors import BundleError
 from edge_runtime.manifest import (
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from export.weights import Provenance, TokenizerAssets
 
 TOKENIZER_NAME = "tokenizer.json"
-ADAPTERS_DIRECTORY = "adapters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,13 @@ def write_bundle(
         progress: see `export.progress`.
 
     Raises:
-        WriteError: the disk is full, or something is in the way; nothing half-written remains.
+        WriteError: the disk is full, or something is in the way (such as adapters of another model); nothing
+            half-written remains.
         SourceError: the tokenizer has ids that the model doesn't.
     """
     present = _same_model(out, parts)
+    if present is None and replace_existing:
+        _refuse_to_lose_adapters(out, parts)
     others = () if present is None else tuple(spec for spec in present.manifest.decoders if spec.backend != backend)
     adds = present is not None and len(others) == len(present.manifest.decoders)
     if present is not None and others and present.manifest.context_length != parts.context_length:
@@ -126,6 +129,16 @@ def _same_model(out: Path, parts: BundleParts) -> Bundle | None:
     return present if present.manifest.source.sha256 == parts.provenance.sha256 else None
 
 
+def _refuse_to_lose_adapters(out: Path, parts: BundleParts) -> None:
+    adapters = out / ADAPTERS_DIRECTORY
+    count = sum(1 for _ in adapters.glob(f"*/{ADAPTER_NAME}"))
+    if count:
+        raise WriteError(
+            f"The bundle in this place was not made from {parts.provenance.name}, so that model can't use the {count} "
+            f"adapters in it: {adapters}. Move them away, or choose another place."
+        )
+
+
 def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tuple[FileEntry, ...]:
     """Bring other backends' decoders and all adapters into the new directory; returns the decoders' files."""
     wanted = {entry.path for spec in others for entry in present.decoder_files(spec)} | {spec.golden for spec in others}
@@ -136,7 +149,7 @@ def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tupl
     adapters = present.root / ADAPTERS_DIRECTORY
     if adapters.is_dir():
         # Linked, not copied: there may be a gigabyte of them.
-        shutil.copytree(adapters, root / ADAPTERS_DIRECTORY, copy_function=_link)
+        shutil.copytree(adapters, root / ADAPTERS_DIRECTORY, symlinks=True, copy_function=_link)
     return kept
 
 

@@ -1,13 +1,12 @@
 """An adapter changes the model exactly as adding B A to the weights would, and only where it belongs."""
 
-import hashlib
-
 import numpy as np
 import pytest
 import torch
 from decoder_models import torch_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_adapters import PLACES, make_adapter
 from tiny_models import random_ids
 
 from edge_runtime.adapter import Adapter
@@ -15,29 +14,6 @@ from edge_runtime.errors import AdapterError
 from edge_runtime.open_decoder import open_decoder
 
 IDS = random_ids(40, seed=21)
-SHAPES = {  # projection: (in_features, out_features) of the tiny Llama
-    "q_proj": (64, 64),
-    "k_proj": (64, 32),
-    "v_proj": (64, 32),
-    "o_proj": (64, 64),
-    "gate_proj": (64, 96),
-    "up_proj": (64, 96),
-    "down_proj": (96, 64),
-}
-
-
-def make_adapter(base, ranks, seed=0, dtype=np.float32):
-    """Random matrices: `ranks` gives the rank of every (layer, projection) that is touched."""
-    rng = np.random.default_rng(seed)
-    matrices = {
-        (layer, name): (
-            (rng.standard_normal((SHAPES[name][0], rank)) * 0.2).astype(dtype),
-            (rng.standard_normal((rank, SHAPES[name][1])) * 0.2).astype(dtype),
-        )
-        for (layer, name), rank in ranks.items()
-    }
-    fingerprint = hashlib.sha256(repr((sorted(ranks.items()), seed, dtype)).encode()).hexdigest()
-    return Adapter(base, fingerprint, matrices, "test")
 
 
 def merged(tiny, adapter):
@@ -61,9 +37,6 @@ def decoder(shared):
     shared.use_adapter(None)
     shared.rewind(0)
     return shared
-
-
-PLACES = [(layer, name) for layer in (0, 1) for name in SHAPES]
 
 
 @settings(max_examples=15, deadline=None)

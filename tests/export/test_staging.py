@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_adapters import adapter_file
 from tiny_models import make_model
 
+from edge_runtime.adapter_store import AdapterStore
+from edge_runtime.bundle import open_bundle
 from export.bundle_writer import is_bundle
 from export.errors import WriteError
 from export.onnx_export import export_onnx
@@ -136,3 +139,30 @@ def test_a_bundle_is_replaced_whole(model, tmp_path):
     export_onnx(model, tmp_path / "bundle", "int8", force=True)
     names = ["golden.json", "manifest.json", "onnx", "onnx/model.onnx", "onnx/model.onnx.data", "tokenizer.json"]
     assert contents(tmp_path) == ["bundle", *(f"bundle/{name}" for name in names)]
+
+
+def test_a_bundle_that_is_replaced_keeps_the_adapters_of_its_model(model, tmp_path):
+    export_onnx(model, tmp_path / "bundle", "fp32")
+    opened = open_bundle(tmp_path / "bundle")
+    store = AdapterStore(opened.root / "adapters", opened.base)
+    path = store.install(adapter_file(opened.base, "anna"))
+    content = path.read_bytes()
+    export_onnx(model, tmp_path / "bundle", "int8", force=True)
+    assert open_bundle(tmp_path / "bundle").base == opened.base
+    assert path.read_bytes() == content
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_bundle_with_adapters_is_not_replaced_by_one_of_another_model(model, tmp_path):
+    export_onnx(model, tmp_path / "bundle", "fp32")
+    opened = open_bundle(tmp_path / "bundle")
+    store = AdapterStore(opened.root / "adapters", opened.base)
+    store.install(adapter_file(opened.base, "anna"))
+    before = contents(tmp_path)
+    other = make_model(tmp_path / "other", model_type="llama", rope_theta=5e3)
+    with pytest.raises(WriteError, match=r"1 adapters.*Move them away"):
+        export_onnx(other, tmp_path / "bundle", "fp32", force=True)
+    assert [path for path in contents(tmp_path) if not path.startswith("other")] == before
+    assert open_bundle(tmp_path / "bundle").base == opened.base
+    store.remove("anna")
+    export_onnx(other, tmp_path / "bundle", "fp32", force=True)
