@@ -15,6 +15,7 @@ from edge_runtime.errors import CogenesisError
 from edge_runtime.privacy_commands import app as privacy_commands
 from edge_runtime.store_commands import app as store_commands
 from export.commands import app as export_commands
+from personalization.commands import app as adapter_commands
 
 UNEXPECTED = 70
 
@@ -32,6 +33,7 @@ app.command()(demo)
 app.command()(generate)
 app.command()(chat)
 app.add_typer(export_commands, name="export")
+app.add_typer(adapter_commands, name="adapter")
 app.add_typer(cloud_commands, name="cloud")
 app.add_typer(store_commands, name="store")
 app.add_typer(privacy_commands, name="privacy")
@@ -42,7 +44,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 bundle or adapter, 4 request, store or policy, 5 cloud or
     ledger, 6 the cloud fell away and the device finished the answer, 7 export, 8 `privacy audit` found something
-    private that left, 70 a fault of ours, 130 interrupted.
+    private that left, 9 personalization, 70 a fault of ours, 130 interrupted.
     """
     try:
         app()

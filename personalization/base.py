@@ -1,0 +1,181 @@
+"""The base model, loaded once: users' adapters come and go on it, the model itself is never copied or changed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from export.errors import SourceError
+from export.hf_source import read_config
+from export.tokenizer_assets import hf_tokenizer
+from personalization.adapter_sites import linear_layers, site_names
+from personalization.errors import SettingsError, TrainingError
+from personalization.examples import Example, ExampleWriter
+
+if TYPE_CHECKING:
+    from personalization.settings import AdapterSettings
+
+State: TypeAlias = Mapping[str, torch.Tensor]
+"""An adapter's matrices, by the names that PEFT gives them in a file."""
+
+_ADAPTER = "user"
+_IGNORED = -100  # what torch's cross entropy leaves out
+
+
+class Base:
+    """A model with room for one adapter at a time."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load a model directory in float32; torch uses `threads` threads from here on.
+
+        Raises:
+            ExportError: the directory is incomplete or damaged.
+            SettingsError: the model has no chat template.
+        """
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        config = read_config(path)
+        self.seq2seq = bool(config.get("is_encoder_decoder"))
+        kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
+        try:
+            model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+        except Exception as error:  # transformers raises whatever its many parts do
+            raise SourceError(f"The model can't be loaded: {path} ({str(error).strip().splitlines()[0]}).") from None
+        self.path = path
+        self.writer = ExampleWriter(hf_tokenizer(path, config), seq2seq=self.seq2seq, name=str(path))
+        self.context_length = int(config.get("max_position_embeddings") or config.get("n_positions") or 0) or None
+        self._model: Any = model.requires_grad_(False).eval()
+        self._linear = linear_layers(model)
+        self._peft: Any = None
+        parameters = inspect.signature(model.forward).parameters
+        self._selects_rows = "logits_to_keep" in parameters
+        self._takes_positions = "position_ids" in parameters
+
+    @contextmanager
+    def new_adapter(self, settings: AdapterSettings, seed: int) -> Iterator[LoraConfig]:
+        """Give the base a fresh adapter, which changes nothing yet, and take it away after the block.
+
+        Args:
+            settings: its rank, scale, dropout and places.
+            seed: of its initial weights and of everything random after that.
+
+        Raises:
+            SettingsError: the model has no such places.
+        """
+        config = LoraConfig(
+            task_type="SEQ_2_SEQ_LM" if self.seq2seq else "CAUSAL_LM",
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=site_names(self._linear, settings.targets),
+        )
+        torch.manual_seed(seed)
+        with self._attached(config):
+            yield config
+
+    @contextmanager
+    def saved_adapter(self, config: LoraConfig, state: State) -> Iterator[None]:
+        """Give the base an adapter that was trained before, and take it away after the block.
+
+        Raises:
+            TrainingError: it does not fit the base.
+        """
+        with self._attached(config):
+            try:
+                unfit = set_peft_model_state_dict(self._peft, dict(state), adapter_name=_ADAPTER).unexpected_keys
+            except RuntimeError as error:  # shapes
+                raise TrainingError(
+                    f"The adapter does not fit the model ({str(error).splitlines()[-1].strip()})."
+                ) from None
+            if unfit:
+                raise TrainingError(f"The adapter does not fit the model: it has no '{unfit[0]}'.")
+            yield
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The adapter's matrices, to be trained."""
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """A copy of the adapter's matrices."""
+        state = get_peft_model_state_dict(self._peft, adapter_name=_ADAPTER)
+        return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+    def restore(self, state: State) -> None:
+        """Set the adapter's matrices to a copy that `state` made."""
+        set_peft_model_state_dict(self._peft, dict(state), adapter_name=_ADAPTER)
+
+    def train(self, on: bool) -> None:
+        """Whether dropout drops."""
+        self._model.train(on)
+
+    def losses(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Negative log-likelihood of every answer token, in one pass.
+
+        Args:
+            examples: as many as there is memory for; those of about the same length waste least.
+
+        Returns:
+            (examples, tokens of the longest answer) float32, right-aligned for decoders and left-aligned for
+            encoder-decoder models, 0 where an answer has no token.
+        """
+        rows, labels = self._seq2seq_rows(examples) if self.seq2seq else self._causal_rows(examples)
+        losses = torch.nn.functional.cross_entropy(
+            rows.flatten(0, 1).float(), labels.flatten(), reduction="none", ignore_index=_IGNORED
+        )
+        return losses.view(labels.shape)
+
+    def _causal_rows(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels of the answers: padded on the left, so that all answers end in the last column."""
+        longest = max(example.length for example in examples)
+        answers = max(len(example.answer) for example in examples)
+        # What predicts the last token is the row before it: it needs no input of its own.
+        ids = torch.zeros(len(examples), longest - 1, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        labels = torch.full((len(examples), answers), _IGNORED)
+        for row, example in enumerate(examples):
+            tokens = torch.tensor((*example.prompt, *example.answer))
+            ids[row, longest - example.length :] = tokens[:-1]
+            mask[row, longest - example.length :] = 1
+            labels[row, answers - len(example.answer) :] = tokens[len(example.prompt) :]
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        if self._selects_rows:
+            inputs["logits_to_keep"] = answers
+        return self._model(**inputs).logits[:, -answers:], labels
+
+    def _seq2seq_rows(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.zeros(len(examples), max(len(example.prompt) for example in examples), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        labels = torch.full((len(examples), max(len(example.answer) for example in examples)), _IGNORED)
+        for row, example in enumerate(examples):
+            ids[row, : len(example.prompt)] = torch.tensor(example.prompt)
+            mask[row, : len(example.prompt)] = 1
+            labels[row, : len(example.answer)] = torch.tensor(example.answer)
+        shifted = self._model.prepare_decoder_input_ids_from_labels(labels=labels)
+        output = self._model(input_ids=ids, attention_mask=mask, decoder_input_ids=shifted, use_cache=False)
+        return output.logits, labels
+
+    @contextmanager
+    def _attached(self, config: LoraConfig) -> Iterator[None]:
+        try:
+            if self._peft is None:
+                self._peft = PeftModel(self._model, config, adapter_name=_ADAPTER)
+            else:
+                self._peft.add_adapter(_ADAPTER, config)
+                self._peft.set_adapter(_ADAPTER)
+        except ValueError as error:
+            raise SettingsError(f"The model takes no such adapter: {self.path} ({error}).") from None
+        try:
+            yield
+        finally:
+            self._peft.delete_adapter(_ADAPTER)
+            self._model.eval()

@@ -1,0 +1,73 @@
+"""Reads JSON files of users' data; messages name file and field, and never quote what a user wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from personalization.errors import DataError
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: it can't be read or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"There is no such file: {path}. Check its name.") from None
+    except OSError as error:
+        raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"The file is not UTF-8 text: {path}. Save it as UTF-8.") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise DataError(f"The file is not valid JSON: {path} ({reason}).") from None
+
+
+def text_field(body: Mapping[str, Any], key: str, where: str) -> str:
+    """A field that must be a text.
+
+    Raises:
+        DataError: it is missing, no text, or holds half of a surrogate pair.
+    """
+    if key not in body:
+        raise DataError(f"{where} has no '{key}'")
+    value = body[key]
+    if not isinstance(value, str):
+        raise DataError(f"'{key}' of {where} must be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"'{key}' of {where} holds half of a surrogate pair, which is no character") from None
+    return value
+
+
+def label_field(body: Mapping[str, Any], key: str, where: str) -> str:
+    """A field that is a text or a whole number, as ids and scores are; as text.
+
+    Raises:
+        DataError: it is missing or something else.
+    """
+    value = body.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_field(body, key, where)
+
+
+def list_field(body: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    """A field that must be a list of objects.
+
+    Raises:
+        DataError: it is missing or something else.
+    """
+    if key not in body:
+        raise DataError(f"{where} has no '{key}'")
+    value = body[key]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise DataError(f"'{key}' of {where} must be a list of objects")
+    return value
