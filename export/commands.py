@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import importlib.util
 import json
-import logging
-import sys
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from export.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from export.progress import Progress
+from export.progress import progress_bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,7 +77,7 @@ def onnx_command(
     from export.onnx_export import export_onnx
 
     began = time.monotonic()
-    with _progress(not as_json) as report:
+    with progress_bar(not as_json) as report:
         exported = export_onnx(
             model,
             out,
@@ -156,7 +148,7 @@ def hf_command(
     _require_extra()
     from export.hf_directory import write_hf_directory
 
-    with _progress(not as_json) as report:
+    with progress_bar(not as_json) as report:
         written = write_hf_directory(model, out, force=force, progress=report)
     if as_json:
         typer.echo(json.dumps({"directory": str(written.path), "size_bytes": written.size}))
@@ -171,32 +163,3 @@ def _require_extra() -> None:
             f"Exporting needs packages that are not installed: {', '.join(missing)}. "
             "Run `pip install 'cogenesis-edge[export]'`."
         )
-
-
-@contextlib.contextmanager
-def _progress(visible: bool) -> Iterator[Progress]:
-    """A progress bar on stderr, and the libraries' chatter kept from it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    # What libraries have to say about their own inner workings is no news to a user.
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bar(*columns, console=console, disable=not (visible and sys.stderr.isatty())) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield report
