@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from export.adapter_commands import adapter_command, adapters_command
 from export.errors import MissingExtraError
 from export.progress import progress_bar
 
@@ -154,6 +155,10 @@ def hf_command(
         typer.echo(json.dumps({"directory": str(written.path), "size_bytes": written.size}))
     else:
         typer.echo(f"{written.path}: {written.size / 1e6:.1f} MB.")
+
+
+app.command("adapter")(adapter_command)
+app.command("adapters")(adapters_command)
 
 
 def _require_extra() -> None:
