@@ -50,7 +50,8 @@ class Base:
             raise SourceError(f"The model can't be loaded: {path} ({str(error).strip().splitlines()[0]}).") from None
         self.path = path
         self.writer = ExampleWriter(hf_tokenizer(path, config), seq2seq=self.seq2seq, name=str(path))
-        self.context_length = int(config.get("max_position_embeddings") or config.get("n_positions") or 0) or None
+        # T5 and the like have none: their positions are relative.
+        self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         self._model: Any = model.requires_grad_(False).eval()
         self._linear = linear_layers(model)
         self._peft: Any = None

@@ -1,0 +1,78 @@
+"""LaMP's tasks: which parts of a profile item become a task and an answer."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalization.lamp_tasks import LAMP_TASKS, cut_text
+
+FIELDS = {"title": "T t", "abstract": "A a", "description": "D d", "tag": "comedy", "text": "X x", "score": "4"}
+LINES = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+TWEETS = st.lists(st.text("abcdef#@é漢", min_size=1, max_size=12), min_size=1, max_size=40).map(" ".join)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "answer"),
+    [
+        ("LaMP-1", "T t", "A a"),
+        ("LaMP-2", "D d", "comedy"),
+        ("LaMP-3", "X x", "4"),
+        ("LaMP-4", "X x", "T t"),
+        ("LaMP-5", "A a", "T t"),
+        ("LaMP-6", "X x", "T t"),
+    ],
+)
+def test_an_item_becomes_the_task_and_the_answer_of_lamps_peft_work(name, source, answer):
+    pair = LAMP_TASKS[name].pair(FIELDS, seed=0)
+    assert pair.answer == answer
+    assert pair.task.endswith(f": {source}")
+    assert len(pair.task) > len(source) + 20  # an instruction comes first
+
+
+def test_all_fifteen_tags_are_offered():
+    tags = re.search(r"The tags are: (.*?)\.", LAMP_TASKS["LaMP-2"].instruction).group(1).split(", ")
+    assert len(set(tags)) == 15
+    assert {"sci-fi", "based on a book", "true story"} <= set(tags)
+
+
+@pytest.mark.parametrize("name", LAMP_TASKS)
+def test_an_item_with_an_empty_text_makes_no_pair(name):
+    task = LAMP_TASKS[name]
+    for field in filter(None, (task.source, task.target)):
+        assert task.pair({**FIELDS, field: "  \n"}, seed=0) is None
+
+
+@given(TWEETS, st.integers(0, 5))
+def test_a_tweet_is_cut_before_a_word_where_a_tenth_to_a_quarter_is_over(tweet, seed):
+    start, rest = cut_text(tweet, seed)
+    if " " not in tweet:
+        assert (start, rest) == ("", "")
+        return
+    assert f"{start} {rest}" == tweet
+    cut = len(start) + 1
+    possible = [match.end() for match in re.finditer(" ", tweet)]
+    inside = [place for place in possible if 0.10 * len(tweet) <= place <= 0.25 * len(tweet)]
+    if inside:
+        assert cut in inside
+    else:
+        assert cut == next((place for place in possible if place > 0.25 * len(tweet)), possible[-1])
+
+
+@given(LINES, st.integers())
+def test_any_text_is_cut_without_losing_a_character_but_the_space_between(line, seed):
+    start, rest = cut_text(line, seed)
+    if start:
+        assert re.sub(r"\s", "", start + rest) == re.sub(r"\s", "", line)
+        assert start == start.strip()
+        assert rest == rest.strip()
+    assert bool(start) == bool(rest)
+    assert cut_text(line, seed) == (start, rest)
+
+
+def test_the_seed_decides_where_a_tweet_is_cut():
+    tweet = " ".join("abcdefghij" * 10)
+    assert len({cut_text(tweet, seed) for seed in range(50)}) > 5
