@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.adapter import Adapter, parse_adapter
+from edge_runtime.adapter import Adapter
 from edge_runtime.adapter_store import ADAPTERS_DIRECTORY, AdapterStore
 from edge_runtime.bundle import open_bundle
-from edge_runtime.errors import AdapterError, CogenesisError
+from edge_runtime.errors import CogenesisError
 from export.adapter_writer import AdapterWeights, encode_adapter
 from export.errors import AdapterExportError
 from export.peft_adapter import CONFIG_NAME, read_peft_config, read_peft_matrices
@@ -155,8 +155,10 @@ class _Exporter:
         content = encode_adapter(adapter, self._weights)
         if self._sources.setdefault(user, peft) != peft:
             raise AdapterExportError(f"User '{user}' has two trainings: {self._sources[user]} and {peft}. Remove one.")
-        unchanged = self._has(parse_adapter(content, peft))
-        path = self._store.path(user) if unchanged else self._store.install(content, replace=self._force)
+        path = self._store.path(user)
+        unchanged = path.is_file() and path.read_bytes() == content
+        if not unchanged:
+            self._store.install(content, replace=self._force)
         return ExportedAdapter(user, path, len(content), unchanged)
 
     def _training(self, peft: Path, base_name: str) -> _Training:
@@ -198,13 +200,6 @@ class _Exporter:
                 f"{training.base[:12]}) than the bundle was made from ({source.name}, {source.sha256[:12]}): {peft}. "
                 "Train it on the model that the bundle was made from, or on what `cogenesis export hf` writes of it."
             )
-
-    def _has(self, adapter: Adapter) -> bool:
-        """Whether the user has this very adapter already, undamaged."""
-        try:
-            return self._store.load(adapter.user).fingerprint == adapter.fingerprint
-        except AdapterError:
-            return False
 
 
 def _identity(model: Path) -> str:

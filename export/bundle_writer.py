@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -169,6 +170,7 @@ def is_bundle(path: Path) -> bool:
     return isinstance(body, dict) and body.get("format") == FORMAT
 
 
+@functools.cache
 def created_by() -> str:
     """Name and version of this exporter."""
     try:
