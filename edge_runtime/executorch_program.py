@@ -48,10 +48,10 @@ class ExecuTorchProgram:
         self.vocab_size = manifest.vocab_size
         self.context_length = manifest.context_length
         self.fingerprint = bundle.fingerprint(spec)
-        self._runtime, self.tensor = _load_runtime()
+        self._runtime, self.tensor = load_runtime()
         self._calls = threading.Lock()
         try:
-            with _quiet():
+            with quiet():
                 # One pool serves all programs of the process.
                 self._runtime._unsafe_reset_threadpool(threads or default_threads())
                 self._module = self._runtime._load_for_executorch(str(self.path))
@@ -123,15 +123,17 @@ class ExecuTorchProgram:
         return BundleError(f"The bundle's program {problem}: {self.path} ({words[:200]}). Export the bundle again.")
 
 
-def _load_runtime() -> tuple[Any, Any]:
+def load_runtime() -> tuple[Any, Any]:
     """ExecuTorch's Python runtime, and what makes one of its tensors of an array without copying.
 
     It brings torch, which nothing else on the device loads: hence here, and only when a program is opened.
     """
     try:
-        with _quiet():
+        with quiet():
+            # The first two register kernels, of the embedding and of attention.
+            import executorch.kernels.quantized  # noqa: F401
             import torch
-            from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 (registers the attention kernel)
+            from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
         raise CogenesisError(
@@ -142,7 +144,7 @@ def _load_runtime() -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what the runtime's C++ side says about itself from the user's terminal; errors come as exceptions."""
     saved = os.dup(2)
     try:
