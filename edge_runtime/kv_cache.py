@@ -64,7 +64,8 @@ class KeyValueCache:
 
     def _heads_first(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         """A view of one buffer as (kv_heads, capacity, head_dim)."""
-        return array[0].swapaxes(0, 1) if self.tokens_before_heads else array[0]
+        heads: NDArray[np.float32] = array[0].swapaxes(0, 1) if self.tokens_before_heads else array[0]
+        return heads
 
     def _zeros(self, capacity: int) -> NDArray[np.float32]:
         heads, tokens = self.kv_heads, capacity
