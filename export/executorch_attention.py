@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  # registers the kernel
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.nn import functional
 
 # The kernel's own signature but for the marks of what it changes.
 _LIBRARY = torch.library.Library("cogenesis", "DEF")
@@ -60,9 +61,24 @@ class UseKernel(PassBase):  # type: ignore[misc]  # torch has no types here
         return PassResult(graph_module, bool(found))
 
 
-def _attend(*arguments: object) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.llama.sdpa_with_kv_cache(*arguments)
-    return result
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    start: int,
+    count: int,
+    *_: object,
+) -> torch.Tensor:
+    """What the kernel computes, by torch: so that a program can be tried against something else than itself."""
+    end = start + count
+    key_cache[:, start:end] = key
+    value_cache[:, start:end] = value
+    mask = torch.ones(count, end, dtype=torch.bool).tril(start)
+    query, keys, values = (part.transpose(1, 2) for part in (query, key_cache[:, :end], value_cache[:, :end]))
+    attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=True)
+    return attended.transpose(1, 2).contiguous()
 
 
 def _shape(query: torch.Tensor, *_: object) -> torch.Tensor:

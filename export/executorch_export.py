@@ -1,4 +1,4 @@
-"""Turns a model into a bundle with an ExecuTorch decoder, or adds one to a bundle that is there: `export_executorch`."""
+"""Turns a model into a bundle with an ExecuTorch decoder, or adds one to a bundle: `export_executorch`."""
 
 from __future__ import annotations
 

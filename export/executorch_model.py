@@ -7,6 +7,7 @@ products with constant matrices.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -157,9 +158,13 @@ class _Layer(nn.Module):
         return x + down
 
     def _activate(self, x: torch.Tensor) -> torch.Tensor:
-        if self.activation == "silu":
-            return functional.silu(x)
-        return functional.gelu(x, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        if self.activation == "gelu":
+            return functional.gelu(x)
+        # The delegate would compute the exact GELU for its approximation, so that is written out: with a sigmoid,
+        # because (1 + tanh(z)) / 2 = sigmoid(2 z).
+        if self.activation == "gelu_tanh":
+            return x * torch.sigmoid((x * x * 0.044715 + 1) * x * (2 * math.sqrt(2 / math.pi)))
+        return functional.silu(x)
 
 
 def _adapted(

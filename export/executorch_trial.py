@@ -6,9 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from executorch.extension.pybindings import portable_lib
-from executorch.kernels import quantized  # noqa: F401  # registers the kernels of quantized embeddings
 
+from edge_runtime.executorch_program import load_runtime, quiet
 from export.errors import ConformanceError
 from export.executorch_model import lora_sites
 
@@ -50,8 +49,10 @@ def try_program(path: Path, model: DecoderModel, architecture: Architecture) -> 
         for rank, site in enumerate(lora_sites(architecture), start=1)
         for shape in ((1, site.in_features, rank), (1, rank, site.projections[0][1]))
     ]
+    runtime, _ = load_runtime()
     try:
-        program = portable_lib._load_for_executorch(str(path))
+        with quiet():
+            program = runtime._load_for_executorch(str(path))
     except RuntimeError as error:
         raise _wrong(path, f"can't be loaded ({error})") from None
     expected_caches, caches = _caches(architecture, count), _caches(architecture, count)
