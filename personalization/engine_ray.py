@@ -245,6 +245,8 @@ def _load_ray() -> ModuleType:
     # Read by Ray while it is imported, and by the processes that it starts.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Otherwise workers get what all other programs leave over, which can be next to nothing.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     return importlib.import_module("ray")
 
 
