@@ -2,7 +2,8 @@
 
 All layers of a projection lie in one tensor, row by rank, so that a file has few tensors and is read at once: for
 projection p, `p.lora_A` is (R, in_features) and `p.lora_B` (R, out_features), R being the sum of its ranks over the
-layers, in their order. 8-bit rows have a scale each: `p.lora_A.scale` and `p.lora_B.scale`, (R,). See docs/adapters.md.
+layers, in their order. 8-bit rows have a scale each: `p.lora_A.scale` and `p.lora_B.scale`, (R,). The tensor `learned`
+holds the texts that it was trained on (see `edge_runtime.learned_text`). See docs/adapters.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.context import PrivateContext
 from edge_runtime.errors import AdapterError
+from edge_runtime.learned_text import decode_learned
 from edge_runtime.tensor_file import TensorHeader, read_header
 
 ADAPTER_FORMAT = "cogenesis-adapter/1"
@@ -31,10 +34,11 @@ MAX_LAYERS = 4096
 LARGEST_FILE = 1 << 30
 HALVES = ("lora_A", "lora_B")
 SCALE = ".scale"
+LEARNED = "learned"
 WEIGHTS = {"I8": "int8", "F16": "fp16", "F32": "fp32"}
 """How an adapter's weights may be stored: safetensors' name and ours."""
 
-_DTYPES = {"I8": np.int8, "F16": np.float16, "F32": np.float32}
+_DTYPES = {"U8": np.uint8, "I8": np.int8, "F16": np.float16, "F32": np.float32}
 _PROJECTION = re.compile(r"[a-z0-9_]{1,64}\Z")
 
 
@@ -48,6 +52,7 @@ class Adapter:
         matrices: (layer, projection) to (A (in_features, r), B (r, out_features)), floating point.
         user: whose it is.
         name, base_name: for people.
+        learned: the private texts that it was trained on; None where nobody knows.
     """
 
     base: str
@@ -56,6 +61,7 @@ class Adapter:
     name: str = ""
     user: str = ""
     base_name: str = ""
+    learned: PrivateContext | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -166,7 +172,8 @@ def _parsed(content: bytes) -> Adapter:
     if adapter_digest(tensors, data) != header.sha256:
         raise ValueError("its SHA-256 differs")
     matrices = dict(_matrices(header.ranks, tensors, data))
-    return Adapter(header.base, header.sha256, matrices, header.name, header.user, header.base_name)
+    learned = decode_learned(_array(tensors, LEARNED, data).tobytes()) if LEARNED in tensors.tensors else None
+    return Adapter(header.base, header.sha256, matrices, header.name, header.user, header.base_name, learned)
 
 
 def _header(tensors: TensorHeader, size: int) -> AdapterHeader:
@@ -177,15 +184,19 @@ def _header(tensors: TensorHeader, size: int) -> AdapterHeader:
     if missing:
         raise ValueError(f"its metadata lack {', '.join(missing)}")
     ranks = _ranks(texts["ranks"])
-    kinds = {place.dtype for name, place in tensors.tensors.items() if not name.endswith(SCALE)}
-    if len(kinds) != 1:
-        raise ValueError("its matrices are of several types")
+    matrices = {name: place for name, place in tensors.tensors.items() if name != LEARNED}
+    kinds = {place.dtype for name, place in matrices.items() if not name.endswith(SCALE)}
+    if len(kinds) != 1 or not kinds <= WEIGHTS.keys():
+        raise ValueError(f"its matrices are not all of one of the types {', '.join(WEIGHTS)}")
     (kind,) = kinds
+    learned = tensors.tensors.get(LEARNED)
+    if learned is not None and (learned.dtype != "U8" or len(learned.shape) != 1):
+        raise ValueError(f"tensor '{LEARNED}' does not hold bytes")
     expected = {f"{projection}.{half}" for projection in ranks for half in HALVES}
     if kind == "I8":
         expected |= {name + SCALE for name in expected}
-    if tensors.tensors.keys() != expected:
-        odd = min(tensors.tensors.keys() ^ expected)
+    if matrices.keys() != expected:
+        odd = min(matrices.keys() ^ expected)
         raise ValueError(f"tensor '{odd}' is missing or doesn't belong there")
     for projection, by_layer in ranks.items():
         for half in HALVES:

@@ -16,16 +16,17 @@ from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.chat_template import ChatTemplate
 from edge_runtime.cloud import Cloud
 from edge_runtime.cloud_link import CloudLink
+from edge_runtime.context import joined
 from edge_runtime.decoder import Decoder
 from edge_runtime.drafter import PromptedDecoder
-from edge_runtime.errors import CloudError, CogenesisError, RequestError
+from edge_runtime.errors import CloudError, CogenesisError, PolicyError, RequestError
 from edge_runtime.fusion import Strategy
 from edge_runtime.generate import generate
 from edge_runtime.ledger import Ledger
 from edge_runtime.messages import OpenRequest
 from edge_runtime.open_decoder import open_decoder
 from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Gate, PrivateContext, PublicInstruction, Released
+from edge_runtime.privacy import Gate, Policy, PrivateContext, PublicInstruction, Released
 from edge_runtime.prompt import Prompt, build_prompt
 from edge_runtime.text_stream import StopFilter, TextStream
 from edge_runtime.tokenizer import Tokenizer
@@ -211,7 +212,7 @@ class Assistant:
         link = CloudLink(
             cloud,
             open_request,
-            gate.conversation(work.instruction, work.context, self.tokenizer),
+            gate.conversation(work.instruction, self._unsaid(work), self.tokenizer),
             options.schedule,
             manifest.vocab_size,
             options.patience,
@@ -224,6 +225,22 @@ class Assistant:
         finally:
             link.close()
             progress.cloud_error = str(link.error or "")
+
+    def _unsaid(self, work: _Work) -> PrivateContext | None:
+        """What the cloud must not learn: the context, and what the adapter was trained on.
+
+        Raises:
+            PolicyError: nobody knows what the adapter was trained on, so nothing can keep it from the cloud.
+        """
+        adapter = self._adapter
+        if adapter is None or work.options.policy is not Policy.GUARDED:
+            return work.context
+        if adapter.learned is None:
+            raise PolicyError(
+                f"The adapter '{adapter.name}' does not say what it was trained on, so the policy guarded can't keep "
+                "that from the cloud. Export it again with --learned FILE, or use --policy open."
+            )
+        return joined(work.context or PrivateContext(), adapter.learned)
 
     def _write_here(
         self, work: _Work, prompt: Prompt, without: PromptedDecoder | None = None, link: CloudLink | None = None

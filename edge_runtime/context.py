@@ -39,3 +39,9 @@ class PrivateContext:
         return f"PrivateContext(<{len(self.profile)} characters of profile, {len(self.history)} past texts>)"
 
     __str__ = __repr__
+
+
+def joined(first: PrivateContext, second: PrivateContext) -> PrivateContext:
+    """All that either holds, each text once."""
+    profiles = dict.fromkeys(profile for profile in (first.profile, second.profile) if profile)
+    return PrivateContext("\n".join(profiles), tuple(dict.fromkeys((*first.history, *second.history))))

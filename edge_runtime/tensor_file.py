@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeGuard
 
-ITEM_SIZES = {"I8": 1, "F16": 2, "F32": 4}
+ITEM_SIZES = {"U8": 1, "I8": 1, "F16": 2, "F32": 4}
 LENGTH_BYTES = 8
 LONGEST_HEADER = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """Where a tensor lies: `dtype` ("I8", "F16" or "F32"), `shape`, and its bytes, counted from behind the header."""
+    """Where a tensor lies: `dtype` (of `ITEM_SIZES`), `shape`, and its bytes, counted from behind the header."""
 
     dtype: str
     shape: tuple[int, ...]

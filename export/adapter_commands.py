@@ -43,6 +43,13 @@ def adapter_command(
         str | None,
         typer.Option(help="The model that it was trained on, for adapters that [bold]cogenesis[/bold] didn't train."),
     ] = None,
+    learned: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with the profile and texts that it was trained on, for the same: what they say is kept "
+            "from the cloud under the policy guarded."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the users' present adapters.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,7 +69,7 @@ def adapter_command(
     from export.peft_adapter import CONFIG_NAME
 
     if user is not None or (peft / CONFIG_NAME).exists() or not trained_adapters(peft):
-        exported = export_adapter(peft, bundle, user, weights.value, base=base, force=force)
+        exported = export_adapter(peft, bundle, user, weights.value, base=base, learned=learned, force=force)
         typer.echo(json.dumps(_document(exported)) if as_json else _sentence(exported))
         return
     began = time.monotonic()

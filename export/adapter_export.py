@@ -11,6 +11,7 @@ from edge_runtime.adapter import Adapter
 from edge_runtime.adapter_store import ADAPTERS_DIRECTORY, AdapterStore
 from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import CogenesisError
+from edge_runtime.request import load_json, parse_context
 from export.adapter_writer import AdapterWeights, encode_adapter
 from export.errors import AdapterExportError
 from export.peft_adapter import CONFIG_NAME, read_peft_config, read_peft_matrices
@@ -19,8 +20,12 @@ from export.sources import locate_model
 
 if TYPE_CHECKING:
     from edge_runtime.bundle import Bundle
+    from edge_runtime.context import PrivateContext
 
 NOTE_NAME = "cogenesis.json"
+LEARNED_NAME = "learned.json"
+"""{"profile": str, "history": [{"title": str, "text": str}]}: what the guard keeps from the cloud with this adapter."""
+
 _NOTE_FORMAT = "cogenesis-training/1"
 
 
@@ -59,6 +64,7 @@ def export_adapter(
     weights: AdapterWeights = "fp16",
     *,
     base: Path | str | None = None,
+    learned: Path | None = None,
     force: bool = False,
 ) -> ExportedAdapter:
     """Put one trained adapter into a bundle.
@@ -69,13 +75,14 @@ def export_adapter(
         user: whose it is; None: whose the training says.
         weights: how its matrices are stored, see `export.adapter_writer.encode_adapter`.
         base: the model that it was trained on, for adapters that don't say it themselves.
+        learned: JSON file with the profile and texts that it was trained on, for the same; see `LEARNED_NAME`.
         force: replace the user's present adapter.
 
     Raises:
         AdapterExportError: it is no plain LoRA adapter, of another base, or does not fit.
         CogenesisError: the bundle, or the base model, can't be read, or the adapter not be written.
     """
-    return _Exporter(bundle, weights, base, force).export(peft, user)
+    return _Exporter(bundle, weights, base, force).export(peft, user, learned)
 
 
 def export_adapters(
@@ -111,7 +118,7 @@ def export_adapters(
     exported, failed = [], []
     for number, directory in enumerate(directories, start=1):
         try:
-            exported.append(exporter.export(directory, None))
+            exported.append(exporter.export(directory))
         except CogenesisError as error:
             failed.append(FailedAdapter(directory, str(error)))
         progress("Exporting adapters", number, len(directories))
@@ -142,7 +149,7 @@ class _Exporter:
         self._base_sha256 = ""
         self._sources: dict[str, Path] = {}
 
-    def export(self, peft: Path, user: str | None) -> ExportedAdapter:
+    def export(self, peft: Path, user: str | None = None, learned: Path | None = None) -> ExportedAdapter:
         config = read_peft_config(peft)
         training = self._training(peft, config.base_name)
         user = user or training.user
@@ -151,7 +158,8 @@ class _Exporter:
         self._check_base(peft, training)
         matrices = read_peft_matrices(peft, config, self._decoder)
         name = f"{user}, {training.task}" if training.task else user
-        adapter = Adapter(self._bundle.base, "", matrices, name, user, training.base_name)
+        texts = _learned(peft, learned)
+        adapter = Adapter(self._bundle.base, "", matrices, name, user, training.base_name, texts)
         content = encode_adapter(adapter, self._weights)
         if self._sources.setdefault(user, peft) != peft:
             raise AdapterExportError(f"User '{user}' has two trainings: {self._sources[user]} and {peft}. Remove one.")
@@ -200,6 +208,14 @@ class _Exporter:
                 f"{training.base[:12]}) than the bundle was made from ({source.name}, {source.sha256[:12]}): {peft}. "
                 "Train it on the model that the bundle was made from, or on what `cogenesis export hf` writes of it."
             )
+
+
+def _learned(peft: Path, given: Path | None) -> PrivateContext | None:
+    """The texts that an adapter was trained on; None where nobody says."""
+    path = given or peft / LEARNED_NAME
+    if given is None and not path.exists():
+        return None
+    return parse_context(load_json(path), path)
 
 
 def _identity(model: Path) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.adapter import ADAPTER_FORMAT, HALVES, SCALE, adapter_digest
+from edge_runtime.adapter import ADAPTER_FORMAT, HALVES, LEARNED, SCALE, adapter_digest
+from edge_runtime.learned_text import encode_learned
 from edge_runtime.tensor_file import LENGTH_BYTES, read_header
 from export.bundle_writer import created_by
 from export.errors import AdapterExportError
@@ -21,7 +22,7 @@ AdapterWeights = Literal["fp16", "int8", "fp32"]
 
 _LARGEST_CODE = 127
 _ALIGNMENT = 8
-_NAMES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.int8): "I8"}
+_NAMES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8"}
 
 
 def encode_adapter(adapter: Adapter, weights: AdapterWeights = "fp16") -> bytes:
@@ -55,6 +56,8 @@ def encode_adapter(adapter: Adapter, weights: AdapterWeights = "fp16") -> bytes:
                 f"The adapter of user '{adapter.user}' has numbers too large for {weights}: {projection}. "
                 "Export it with --weights int8 or fp32."
             )
+    if adapter.learned is not None:
+        tensors[LEARNED] = np.frombuffer(encode_learned(adapter.learned), np.uint8)
     metadata = {
         "format": ADAPTER_FORMAT,
         "base": adapter.base,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.adapter_store import directory_name
 from export.staging import staged_directory
 from personalization.errors import TrainingError
+from personalization.user_data import context_of
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ FORMAT = "cogenesis-training/1"
 CARD_NAME = "cogenesis.json"
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+LEARNED_NAME = "learned.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def save_adapter(
         config = {**adapter.config, "base_model_name_or_path": base.name}
         _write_json(staging / CONFIG_NAME, config)
         _write_json(staging / CARD_NAME, card)
+        _write_json(staging / LEARNED_NAME, asdict(context_of(data.profile, data.pairs)))
     return directory
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +15,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from edge_runtime.adapter import ADAPTER_FORMAT, Adapter, load_adapter, read_adapter_header
+from edge_runtime.context import HistoryItem, PrivateContext
 from edge_runtime.errors import AdapterError
+from edge_runtime.learned_text import LARGEST_TEXT, decode_learned
 from export.adapter_writer import encode_adapter
 from export.errors import AdapterExportError
 
 WIDTHS = {"q_proj": (48, 64), "v_proj": (48, 16), "down_proj": (96, 48)}
 BASE = "5" * 64
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 # Relative error of a product A B: two roundings, each of at most half a step of the row's largest number.
 ERRORS = {"fp32": 0.0, "fp16": 1e-3, "int8": 2e-2}
 
@@ -64,6 +68,21 @@ def test_products_come_back_within_the_precision_of_the_weights(weights, ranks, 
     for a, b in read.matrices.values():
         assert a.dtype == b.dtype == np.float32
     assert max(errors(adapter, read)) <= ERRORS[weights]
+
+
+@pytest.mark.parametrize("weights", ["fp16", "int8"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.tuples(TEXT, TEXT), max_size=4), profile=TEXT)
+def test_the_texts_that_it_was_trained_on_come_back(weights, texts, profile, tmp_path):
+    learned = PrivateContext(profile, tuple(HistoryItem(*pair) for pair in texts))
+    assert load_adapter(write(tmp_path / "a", replace(make(), learned=learned), weights)).learned == learned
+    assert load_adapter(write(tmp_path / "b", make(), weights)).learned is None
+
+
+def test_a_text_that_unpacks_to_more_than_a_user_can_have_written_is_refused(tmp_path):
+    bomb = zlib.compress(b'{"profile": "' + b" " * LARGEST_TEXT + b'"}', 9)
+    with pytest.raises(ValueError, match="too long"):
+        decode_learned(bomb)
 
 
 def test_the_file_says_whose_it_is_and_for_what_without_its_weights_being_read(tmp_path):
