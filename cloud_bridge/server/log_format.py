@@ -17,7 +17,7 @@ def write_logs(form: LogFormat, level: int) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Libraries speak of their own matters, and at length.
-    for library in ("asyncio", "grpc", "grpc._cython.cygrpc"):
+    for library in ("asyncio", "grpc", "grpc._cython.cygrpc", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
