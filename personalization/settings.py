@@ -49,7 +49,7 @@ class AdapterSettings:
     """
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: float = 32.0
     dropout: float = 0.0
     targets: str = "qv"
     epochs: int = 4
