@@ -171,20 +171,34 @@ def test_a_bundle_of_the_same_model_gets_the_program_and_keeps_the_rest(family_m
         export_executorch(model, out, "int8", context_length=64)
 
 
-def test_a_program_that_says_something_else_than_the_model_is_not_kept(family_model, tmp_path, monkeypatch):
-    import export.executorch_lowering as lowering
+def test_a_program_that_says_something_else_than_the_model_is_refused(family_model, program_bundle):
+    from export.executorch_model import DecoderModel
+    from export.executorch_trial import TOLERANCE, try_program
+    from export.sources import open_source
 
-    real = lowering.lower
+    source = open_source(family_model("qwen3"))
+    program = program_bundle("qwen3") / "executorch" / "model.pte"
+    model = DecoderModel(source.architecture, source.read, source.read)
+    assert try_program(program, model, source.architecture) < 1e-4 < TOLERANCE
 
-    def lower_another(model, architecture):
-        other = copy.deepcopy(model)
-        other.layers[0].down.weights[0].matrix.mul_(-1)
-        return real(other, architecture)
+    def read(name):
+        return -source.read(name) if name == "model.layers.0.mlp.down_proj.weight" else source.read(name)
 
-    monkeypatch.setattr(lowering, "lower", lower_another)
-    with pytest.raises(ConformanceError, match="differs from the model"):
-        export_executorch(family_model("llama-tied"), tmp_path / "bundle", "fp32")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConformanceError, match=r"differs from the model.*model\.pte"):
+        try_program(program, DecoderModel(source.architecture, read, read), source.architecture)
+
+
+def test_a_damaged_program_is_refused(family_model, program_bundle, tmp_path):
+    from export.executorch_model import DecoderModel
+    from export.executorch_trial import try_program
+    from export.sources import open_source
+
+    source = open_source(family_model("qwen3"))
+    program = (program_bundle("qwen3") / "executorch" / "model.pte").read_bytes()
+    (tmp_path / "model.pte").write_bytes(program[: len(program) // 2])
+    model = DecoderModel(source.architecture, source.read, source.read)
+    with pytest.raises(ConformanceError, match="can't be run"):
+        try_program(tmp_path / "model.pte", model, source.architecture)
 
 
 def test_another_architecture_is_refused(tmp_path):
