@@ -65,8 +65,10 @@ class Adapter:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the matrices take in memory."""
-        return sum(a.nbytes + b.nbytes for a, b in self.matrices.values())
+        """Bytes that the matrices, and about those that the learned texts take in memory."""
+        texts = () if self.learned is None else self.learned.history
+        letters = sum(len(item.title) + len(item.text) for item in texts)
+        return letters + sum(a.nbytes + b.nbytes for a, b in self.matrices.values())
 
 
 @dataclass(frozen=True, slots=True)
