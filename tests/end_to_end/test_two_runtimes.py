@@ -1,0 +1,157 @@
+"""One bundle, two runtimes, a user's adapter: trained, exported, and used in fused answers on both."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import records as evaluation
+from conftest import cogenesis, run_cogenesis
+
+import edge_runtime
+from cloud_bridge.client import connect
+from edge_runtime import Ledger, Options, Policy, PrivateContext, PublicInstruction, Sampling
+from edge_runtime.audit import audit
+from edge_runtime.bundle import open_bundle
+from edge_runtime.errors import PromptCacheError
+from edge_runtime.open_decoder import open_decoder
+from edge_runtime.request import load_request
+
+BACKENDS = ("onnx", "executorch")
+REQUEST = Path(__file__).parents[2] / "examples" / "requests" / "workshop.json"
+INSTRUCTION = PublicInstruction("Write a short toast for a retirement party.")
+SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=3)
+
+
+@pytest.fixture(scope="module")
+def users() -> Path:
+    path = evaluation.DATA / "context_aware_dev.json"
+    if not path.exists():
+        pytest.skip(f"the CoGenesis data is not beside the project ({path})")
+    return path
+
+
+@pytest.fixture(scope="module")
+def personal(bundle_both, smollm2_hf, users, tmp_path_factory):
+    """The documented way from users' texts to a bundle with their adapters, with fewer steps of training."""
+    trained = tmp_path_factory.mktemp("trained")
+    train = ("adapter", "train", "--model", smollm2_hf, "--records", users, "--limit", 2, "--out", trained)
+    summary = json.loads(cogenesis(*train, "--steps", 2, "--max-length", 160, "--json"))
+    assert [user["status"] for user in summary["users"]] == ["trained", "trained"]
+    exported = json.loads(
+        cogenesis("export", "adapter", "--peft", trained, "--bundle", bundle_both, "--force", "--json")
+    )
+    assert [user["user"] for user in summary["users"]] == sorted(
+        (adapter["user"] for adapter in exported["exported"]), key=[u["user"] for u in summary["users"]].index
+    )
+    assert all(adapter["size_bytes"] <= 1_000_000 for adapter in exported["exported"])
+    return bundle_both, [user["user"] for user in summary["users"]]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def assistant(personal, request):
+    return edge_runtime.load(personal[0], request.param, verify=False)
+
+
+@pytest.fixture(scope="module")
+def cloud(cloud_address):
+    connection = connect(cloud_address, call_timeout=120)
+    yield connection
+    connection.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_documented_commands_end_in_a_fused_answer_of_which_nothing_private_leaves(
+    backend, personal, cloud_address, tmp_path
+):
+    bundle, (user, _) = personal
+    ledger = tmp_path / "ledger.jsonl"
+    answer = ("generate", "--bundle", bundle, "--backend", backend, "--user", user, "--request", REQUEST)
+    fused = ("--mode", "fused", "--cloud", cloud_address, "--max-new-tokens", 12, "--ledger", ledger, "--json")
+    result = json.loads(cogenesis(*answer, *fused))
+    assert (result["mode"], len(result["token_ids"]), result["cloud_error"]) == ("fused", 12, "")
+    assert any(result["fused"])
+    assert run_cogenesis("privacy", "audit", "--ledger", ledger, "--request", REQUEST).returncode == 0
+
+
+def test_what_a_user_wrote_does_not_leave_with_their_adapter_even_without_a_prompt_of_it(assistant, personal, cloud):
+    _, (user, _) = personal
+    assistant.use_user(user)
+    learned = assistant.adapters.load(user).learned
+    assert learned is not None and len(learned.history) == 4
+    ledger = Ledger()
+    task = PublicInstruction(learned.history[0].title)
+    options = Options(24, SAMPLED, patience=100)
+    result = assistant.generate(task, None, mode="fused", cloud=cloud, options=options, ledger=ledger).finish()
+    assert result.cloud_error == ""
+    assert audit(ledger.entries, task, learned) == ()
+
+
+def test_users_swap_at_any_turn_and_each_gets_their_own_answer(assistant, personal):
+    _, (one, other) = personal
+    rows = {}
+    for user in (one, None, other, one, None, other):
+        assistant.use_user(user)
+        assistant.decoder.rewind(0)
+        row = assistant.decoder.extend([1, 2683, 198, 6068, 253], rows=5)
+        np.testing.assert_array_equal(rows.setdefault(user, row), row)
+    for first, second in pairwise(rows.values()):
+        assert np.abs(first - second).max() > 1e-3
+
+
+def test_windows_change_the_speed_and_not_the_answer(assistant, personal, cloud):
+    assistant.use_user(personal[1][0])
+    answers = [
+        assistant.generate(
+            INSTRUCTION,
+            PrivateContext("Name: Ada"),
+            mode="fused",
+            cloud=cloud,
+            options=Options(20, SAMPLED, window=window, policy=Policy.OPEN, patience=100),
+        )
+        .finish()
+        .token_ids
+        for window in (None, 1, 5)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("mode", ["edge", "cloud", "sketch", "fused"])
+def test_every_mode_works_on_both_runtimes(mode, assistant, cloud):
+    assistant.use_user(None)
+    request = load_request(REQUEST)
+    cloud = None if mode == "edge" else cloud
+    result = assistant.generate(
+        request.instruction, request.context, mode=mode, cloud=cloud, options=Options(6)
+    ).finish()
+    assert len(result.token_ids) == 6
+    assert result.text
+
+
+def test_a_prompt_cache_of_one_runtime_is_refused_by_the_other(bundle_both):
+    bundle = open_bundle(bundle_both, verify=False)
+    onnx, executorch = (open_decoder(bundle, backend, context_length=64) for backend in BACKENDS)
+    for decoder, other in ((onnx, executorch), (executorch, onnx)):
+        decoder.extend([1, 2, 3])
+        with pytest.raises(PromptCacheError, match="another model"):
+            other.restore(decoder.save())
+
+
+def test_both_runtimes_are_the_same_model(bundle_both, ctx_records):
+    """They round inputs differently, so they agree as two quantizations do."""
+    bundle = open_bundle(bundle_both, verify=False)
+    tokenizer = edge_runtime.load(bundle_both, context_length=512, verify=False).tokenizer
+    token_ids = tokenizer.encode(ctx_records[0].answer)[:256]
+    one, other = (
+        open_decoder(bundle, backend, context_length=512).extend(token_ids, rows=len(token_ids)) for backend in BACKENDS
+    )
+    assert (one.argmax(axis=1) == other.argmax(axis=1)).mean() > 0.85
+
+
+def test_the_bundle_verifies(bundle_both):
+    found = json.loads(cogenesis("export", "verify", bundle_both, "--json"))["decoders"]
+    assert set(found) == set(BACKENDS)
+    assert all(decoder["greedy_equal"] == decoder["greedy_total"] for decoder in found.values())
