@@ -33,7 +33,6 @@ SCHEMES = ("keep", "int8", "mixed", "int4")
 LONG_PROMPT, NEW_TOKENS = 2000, 64
 SHORT_PROMPT = 64
 COLD_STARTS = 5
-SWAPS = 50
 
 
 class Engine(Protocol):
@@ -74,12 +73,11 @@ def main() -> None:
         if "keep" in bundles:
             progress("Measuring memory and cold start in fresh processes")
             fresh = _fresh_processes(bundles["keep"], text, arguments.threads)
-        series, swap_ms = _all_engines(gguf, bundles, text, arguments)
+        series = _all_engines(gguf, bundles, text, arguments)
     rows, headline = _results(series, arguments)
     default = next((row for row in rows if row["weights"] == "keep"), None)
     if default is not None:
         headline |= {"size_mb": default["size_mb"]} | fresh
-        headline["adapter_swap_ms"] = swap_ms
     emit(
         headline,
         rows,
@@ -107,9 +105,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _all_engines(
-    gguf: Path, bundles: dict[str, Path], text: Path, arguments: argparse.Namespace
-) -> tuple[list[Series], float]:
+def _all_engines(gguf: Path, bundles: dict[str, Path], text: Path, arguments: argparse.Namespace) -> list[Series]:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.tokenizer import Tokenizer
 
@@ -117,7 +113,6 @@ def _all_engines(
     tokenizer = Tokenizer.load(first.path(first.manifest.tokenizer.path))
     token_ids = tokenizer.encode(text.read_text(encoding="utf-8"))[: arguments.prompt_tokens]
     series = [_ours(scheme, bundle, arguments) for scheme, bundle in bundles.items()]
-    swap_ms = _adapter_swap_ms(series[0].engine)
     if not arguments.no_llamacpp:
         series.append(Series("llama.cpp", _LlamaCpp(gguf, arguments), gguf.stat().st_size / 1e6))
     bandwidth = ReadBandwidth(arguments.threads)
@@ -131,7 +126,7 @@ def _all_engines(
             for one, prefill, decode in runs:
                 one.prefill.append(prefill)
                 one.decode.append(decode)
-    return series, swap_ms
+    return series
 
 
 def _run(engine: Engine, token_ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
@@ -238,37 +233,6 @@ class _LlamaCpp:
 
     def step(self, token_id: int) -> None:
         self.model.eval([token_id])
-
-
-def _adapter_swap_ms(engine: Engine) -> float:
-    """Milliseconds to change between two users' adapters of rank 16 on all projections."""
-    import numpy as np
-
-    from edge_runtime.adapter import Adapter
-
-    assert isinstance(engine, _Ours)
-    decoder: Any = engine.decoder
-    spec = decoder._model.spec
-    users = [
-        Adapter(
-            decoder.fingerprint,
-            f"{user}",
-            {
-                (layer, name): (np.zeros((site.in_features, 16), np.float32), np.zeros((16, width), np.float32))
-                for layer in range(spec.layers)
-                for site in spec.lora
-                for name, width in site.projections
-            },
-        )
-        for user in range(2)
-    ]
-    times = []
-    for number in range(SWAPS):
-        started = time.perf_counter()
-        decoder.use_adapter(users[number % 2])
-        times.append((time.perf_counter() - started) * 1e3)
-    decoder.use_adapter(None)
-    return round(median(times[2:]), 3)
 
 
 def _prompt_text() -> str:

@@ -6,9 +6,13 @@ import functools
 import hashlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from off_grid import write_shuffled
 from report import CACHE, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def hf_directory(gguf: Path) -> Path:
@@ -38,15 +42,30 @@ def shuffled_directory(plain: Path) -> Path:
     return target
 
 
-def exported_bundle(model: Path, scheme: str, calibration: Path | None = None) -> Path:
-    """The exported bundle, made again whenever the exporter or the calibration text changes."""
-    from export.onnx_export import export_onnx
+def base_directory(gguf: Path) -> Path:
+    """The GGUF file's model as `cogenesis export hf` writes it for training: with that file's identity."""
+    from export.hf_directory import write_hf_directory
 
-    target = CACHE / f"{model.stem}-{scheme}-{_exporter_digest(calibration)}"
+    target = CACHE / f"base-{_digest(gguf.name.encode(), str(gguf.stat().st_size).encode())}"
+    if not target.exists():
+        progress(f"Writing {gguf.name} as a float32 directory")
+        write_hf_directory(gguf, target)
+    return target
+
+
+def exported_bundle(model: Path, scheme: str, calibration: Path | None = None, backend: str = "onnx") -> Path:
+    """The exported bundle, made again whenever the exporter or the calibration text changes."""
+    suffix = "" if backend == "onnx" else f"-{backend}"
+    target = CACHE / f"{model.stem}-{scheme}{suffix}-{_exporter_digest(calibration)}"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        progress(f"Exporting {model.name} as {scheme}")
-        export_onnx(model, target, scheme, calibration=calibration)  # type: ignore[arg-type]
+        progress(f"Exporting {model.name} as {scheme} for {backend}")
+        export: Callable[..., object]
+        if backend == "onnx":
+            from export.onnx_export import export_onnx as export
+        else:
+            from export.executorch_export import export_executorch as export
+        export(model, target, scheme, calibration=calibration)
     return target
 
 
