@@ -63,7 +63,8 @@ def try_program(path: Path, model: DecoderModel, architecture: Architecture) -> 
         with torch.no_grad():
             expected = model(*inputs, expected_caches, adapter)
         try:
-            (found,) = program.forward((*inputs, *caches, *adapter))
+            with quiet():  # the first call loads the method
+                (found,) = program.forward((*inputs, *caches, *adapter))
         except RuntimeError as error:
             raise _wrong(path, f"can't be run ({error})") from None
         errors.append(_error(found, expected))
