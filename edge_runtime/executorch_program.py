@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def load_runtime() -> tuple[Any, Any]:
     It brings torch, which nothing else on the device loads: hence here, and only when a program is opened.
     """
     try:
-        with quiet():
+        with quiet(), _one_openmp_thread():
             # The first two register kernels, of the embedding and of attention.
             import executorch.kernels.quantized  # noqa: F401
             import torch
@@ -141,6 +142,25 @@ def load_runtime() -> tuple[Any, Any]:
             "or use --backend onnx."
         ) from None
     return portable_lib, torch.from_numpy
+
+
+@contextlib.contextmanager
+def _one_openmp_thread() -> Iterator[None]:
+    """Have torch's OpenMP use one thread, where torch is not loaded yet.
+
+    The attention kernel would start a team of them in each thread of the pool: twice the time of a prompt, and many
+    times the processor's.
+    """
+    name, before = "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")
+    if "torch" not in sys.modules:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager
