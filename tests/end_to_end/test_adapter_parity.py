@@ -1,0 +1,133 @@
+"""Adapters on the real model do what they do in torch PEFT: exactly where nothing is quantized, nearly where it is."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from peft_adapters import SHAPES, PeftModel
+
+from edge_runtime.adapter_store import AdapterStore
+from edge_runtime.bundle import open_bundle
+from edge_runtime.open_decoder import open_decoder
+from edge_runtime.tokenizer import Tokenizer
+from export.adapter_export import export_adapter
+
+BACKENDS = ("onnx",)
+WEIGHTS = ("fp32", "fp16")
+GREEDY_TOKENS = 64
+RECORDS = 6
+PROMPT = (
+    "<|im_start|>user\nWrite a short letter to a friend who moved away, and say what has changed in the street since "
+    "then.<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+@pytest.fixture(scope="module")
+def peft(smollm2_hf):
+    return PeftModel(smollm2_hf)
+
+
+@pytest.fixture(scope="module")
+def trained(peft, smollm2_hf, tmp_path_factory):
+    """PEFT directories of adapters that have learnt a little."""
+    text = (ROOT / "export" / "calibration_text.txt").read_text(encoding="utf-8")
+    token_ids = Tokenizer.load(smollm2_hf / "tokenizer.json").encode(text[:5000])
+    root = tmp_path_factory.mktemp("trained")
+    return {shape: peft.train(root / shape, shape, token_ids) for shape in SHAPES}
+
+
+@pytest.fixture(scope="module")
+def with_adapters(trained, smollm2_hf, tmp_path_factory):
+    """Of a bundle, without a copy of its files, one that has the adapters in it."""
+
+    def make(bundle):
+        out = tmp_path_factory.mktemp("adapted") / "bundle"
+        shutil.copytree(bundle, out, copy_function=os.link)
+        for shape, directory in trained.items():
+            for weights in WEIGHTS:
+                export_adapter(directory, out, f"{shape}, {weights}", weights, base=smollm2_hf)
+        return open_bundle(out)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def exact(bundle_fp32, with_adapters, request):
+    bundle = with_adapters(bundle_fp32)
+    return bundle, open_decoder(bundle, request.param)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def kept(bundle_keep, with_adapters, request):
+    bundle = with_adapters(bundle_keep)
+    return bundle, open_decoder(bundle, request.param)
+
+
+def use(bundle, decoder, user):
+    decoder.use_adapter(None if user is None else AdapterStore(bundle.root / "adapters", bundle.base).load(user))
+    decoder.rewind(0)
+
+
+def greedy(decoder, prompt):
+    """The rows of a prompt and of the tokens that follow it, and those tokens."""
+    rows = list(decoder.extend(prompt, rows=len(prompt)))
+    tokens = []
+    for _ in range(GREEDY_TOKENS):
+        tokens.append(int(rows[-1].argmax()))
+        rows.append(decoder.extend([tokens[-1]])[0])
+    return np.array(rows), tokens
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_agree_with_peft_to_a_thousandth_and_greedy_tokens_exactly(shape, peft, trained, exact):
+    bundle, decoder = exact
+    prompt = Tokenizer.load(bundle.path("tokenizer.json")).encode(PROMPT)
+    found = {}
+    for weights in WEIGHTS:
+        use(bundle, decoder, f"{shape}, {weights}")
+        found[weights] = greedy(decoder, prompt)
+    tokens = found["fp32"][1]
+    expected = peft.rows(prompt + tokens, trained[shape])
+    # Each token is the one that PEFT finds likeliest behind those before it, so PEFT's own greedy answer is this one.
+    assert expected[len(prompt) - 1 : -1].argmax(axis=1).tolist() == tokens
+    for weights, (rows, same_tokens) in found.items():
+        assert same_tokens == tokens, weights
+        assert np.abs(rows - expected).max() <= 1e-3, weights
+    use(bundle, decoder, None)
+    effect = np.abs(decoder.extend(prompt, rows=len(prompt)) - expected[: len(prompt)]).max()
+    assert effect > 0.5
+
+
+@pytest.fixture(scope="module")
+def conversations(smollm2_hf, ctx_records):
+    tokenizer = Tokenizer.load(smollm2_hf / "tokenizer.json")
+    return [
+        tokenizer.encode(f"<|im_start|>user\n{one.instruction.text}<|im_end|>\n<|im_start|>assistant\n{one.answer}")
+        for one in ctx_records[:RECORDS]
+    ]
+
+
+def agreement(peft, decoder, conversations, directory=None):
+    """Share of positions where torch and a decoder find the same token likeliest."""
+    same = []
+    for token_ids in conversations:
+        decoder.rewind(0)
+        found = decoder.extend(token_ids, rows=len(token_ids)).argmax(axis=1)
+        same += (found == peft.rows(token_ids, directory).argmax(axis=1)).tolist()
+    return np.mean(same)
+
+
+@pytest.fixture(scope="module")
+def bare_agreement(peft, kept, conversations):
+    use(*kept, None)
+    return agreement(peft, kept[1], conversations)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_quantized_base_agrees_with_peft_as_often_as_without_an_adapter(
+    shape, peft, trained, kept, conversations, bare_agreement
+):
+    use(*kept, f"{shape}, fp16")
+    assert agreement(peft, kept[1], conversations, trained[shape]) >= bare_agreement - 0.01
