@@ -25,7 +25,7 @@ demo: $(or $(wildcard $(DEV)),$(DEMO))  ## a private, fused answer on real model
 	@$(RUN) $(BIN)/cogenesis demo
 
 test: $(DEV)  ## run all tests
-	@$(RUN) $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(RUN) $(BIN)/python -m pytest -n 2
 
 lint: $(DEV)  ## check style, types and the direction of imports
 	@echo "ruff check";   $(BIN)/ruff check --quiet .

@@ -1,7 +1,6 @@
 """Real things that many tests share, made once a run: the SmolLM2 model, its bundles, a served cloud, real records.
 
-Under pytest-xdist what is made lies in one place for all workers, each worker has cores of its own, and a file's tests
-stay together.
+What is made lies in one place for all workers of pytest-xdist; `two_workers` says how they share the tests.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import pytest
 import records
 from filelock import FileLock
 from hypothesis import settings
+from two_workers import pytest_collection_modifyitems, pytest_configure, pytest_xdist_make_scheduler  # noqa: F401
 
 # Several processes share few cores here; threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -35,29 +35,6 @@ settings.load_profile("no deadline")
 MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where the long tests are: what is started last should be short, or one worker waits for another at the end.
-LONG = ("end_to_end", "export", "cloud_bridge")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Give a worker its own cores, for all that it starts: threads of two workers on one core would only take turns."""
-    name = os.environ.get("PYTEST_XDIST_WORKER")
-    if name is None or not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    workers, index = int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), int(name.removeprefix("gw"))
-    os.sched_setaffinity(0, cores[index::workers] or {cores[index % len(cores)]})
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, which makes its fixtures once, unless they name a group of their own."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope="session")

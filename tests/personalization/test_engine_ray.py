@@ -21,7 +21,6 @@ from edge_runtime.errors import RequestError
 from personalization.engine import LocalEngine, RayEngine
 from personalization.errors import EngineError
 
-pytestmark = pytest.mark.xdist_group("ray")
 TESTS = Path(__file__).parents[1]
 TWO = RayEngine(workers=2, threads=1)
 

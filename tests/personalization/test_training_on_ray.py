@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import pytest
 from doomed_trainer import DoomedTrainer
 from personal_data import user
 
@@ -16,7 +15,6 @@ from personalization.trained_adapter import BaseIdentity
 from personalization.user_data import UserFile
 from personalization.worker import WorkerSpec
 
-pytestmark = pytest.mark.xdist_group("ray")
 USERS = tuple(user(name, items=5) for name in ("ann", "bea", "cid", "dan"))
 SETTINGS = AdapterSettings(epochs=2, dropout=0.1, threads=1, seed=7)
 
