@@ -24,12 +24,14 @@ from bandwidth import ReadBandwidth
 from models import exported_bundle, hf_directory
 from report import emit, median, progress, ratio, spread
 
+from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from export.sources import locate_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMES = ("keep", "int8", "mixed", "int4")
+EXECUTORCH = "ExecuTorch keep"
 LONG_PROMPT, NEW_TOKENS = 2000, 64
 SHORT_PROMPT = 64
 COLD_STARTS = 5
@@ -65,6 +67,7 @@ def main() -> None:
         sys.exit(f"This benchmark compares with llama.cpp, so it needs a GGUF file: {gguf} is a directory.")
     schemes = [scheme for scheme in arguments.quantize.split(",") if scheme]
     bundles = {scheme: exported_bundle(gguf if scheme == "keep" else hf_directory(gguf), scheme) for scheme in schemes}
+    program = None if arguments.no_executorch else exported_bundle(gguf, "keep", backend=BACKEND_EXECUTORCH)
 
     with tempfile.TemporaryDirectory() as work:
         text = Path(work) / "prompt.txt"
@@ -73,7 +76,7 @@ def main() -> None:
         if "keep" in bundles:
             progress("Measuring memory and cold start in fresh processes")
             fresh = _fresh_processes(bundles["keep"], text, arguments.threads)
-        series = _all_engines(gguf, bundles, text, arguments)
+        series = _all_engines(gguf, bundles, program, text, arguments)
     rows, headline = _results(series, arguments)
     default = next((row for row in rows if row["weights"] == "keep"), None)
     if default is not None:
@@ -100,19 +103,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of every engine (default 9)")
     parser.add_argument("--threads", type=int, default=_cores(), help="of every engine (default: all usable cores)")
+    parser.add_argument("--no-executorch", action="store_true", help="skip ExecuTorch")
     parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp and the ratios")
     parser.add_argument("--json", action="store_true", help="print for machines")
     return parser.parse_args()
 
 
-def _all_engines(gguf: Path, bundles: dict[str, Path], text: Path, arguments: argparse.Namespace) -> list[Series]:
+def _all_engines(
+    gguf: Path, bundles: dict[str, Path], program: Path | None, text: Path, arguments: argparse.Namespace
+) -> list[Series]:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.tokenizer import Tokenizer
 
     first = open_bundle(next(iter(bundles.values())))
     tokenizer = Tokenizer.load(first.path(first.manifest.tokenizer.path))
     token_ids = tokenizer.encode(text.read_text(encoding="utf-8"))[: arguments.prompt_tokens]
-    series = [_ours(scheme, bundle, arguments) for scheme, bundle in bundles.items()]
+    series = [_ours(scheme, bundle, BACKEND_ONNX, arguments) for scheme, bundle in bundles.items()]
+    if program is not None:
+        series.append(_ours(EXECUTORCH, program, BACKEND_EXECUTORCH, arguments))
     if not arguments.no_llamacpp:
         series.append(Series("llama.cpp", _LlamaCpp(gguf, arguments), gguf.stat().st_size / 1e6))
     bandwidth = ReadBandwidth(arguments.threads)
@@ -142,7 +150,8 @@ def _run(engine: Engine, token_ids: Sequence[int], new_tokens: int) -> tuple[flo
 
 def _results(series: Sequence[Series], arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
     peer = next((one for one in series if one.name == "llama.cpp"), None)
-    rows, headline = [], {}
+    rows: list[dict[str, Any]] = []
+    headline: dict[str, float] = {}
     for one in series:
         row: dict[str, Any] = {
             "weights": one.name,
@@ -161,8 +170,10 @@ def _results(series: Sequence[Series], arguments: argparse.Namespace) -> tuple[l
             row["prefill_ratio"] = round(ratio(one.prefill, peer.prefill), 3)
             row["decode_ratio"] = round(ratio(one.decode, peer.decode), 3)
         if one.name == "keep":
-            headline = {name: row[name] for name in ("decode_ratio", "prefill_ratio", "bandwidth_share") if name in row}
+            headline |= {n: row[n] for n in ("decode_ratio", "prefill_ratio", "bandwidth_share") if n in row}
             headline["bandwidth_gb_s"] = round(median(arguments.bandwidth) / 1e9, 1)
+        if one.name == EXECUTORCH:
+            headline |= {f"et_{n}": row[n] for n in ("decode_ratio", "prefill_ratio", "size_mb") if n in row}
         rows.append(row)
     return rows, headline
 
@@ -188,7 +199,7 @@ def _fresh_processes(bundle: Path, text: Path, threads: int) -> dict[str, float]
     return {"peak_rss_mb_2000": round(peak, 1), "cold_first_token_s": round(median(colds), 3)}
 
 
-def _ours(name: str, bundle: Path, arguments: argparse.Namespace) -> Series:
+def _ours(name: str, bundle: Path, backend: str, arguments: argparse.Namespace) -> Series:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.manifest import ROLE_WEIGHTS
 
@@ -197,16 +208,17 @@ def _ours(name: str, bundle: Path, arguments: argparse.Namespace) -> Series:
     weights = sum(entry.size for entry in opened.manifest.files if entry.role == ROLE_WEIGHTS)
     mean_length = arguments.prompt_tokens + arguments.new_tokens / 2
     cache = 2 * 4 * spec.layers * spec.kv_heads * spec.head_dim * mean_length
-    size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
-    return Series(name, _Ours(bundle, arguments.threads), size, weights + cache)
+    kept = bundle if backend == BACKEND_ONNX else bundle / backend
+    size = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file()) / 1e6
+    return Series(name, _Ours(bundle, backend, arguments.threads), size, weights + cache)
 
 
 class _Ours:
-    def __init__(self, bundle: Path, threads: int) -> None:
+    def __init__(self, bundle: Path, backend: str, threads: int) -> None:
         from edge_runtime.bundle import open_bundle
         from edge_runtime.open_decoder import open_decoder
 
-        self.decoder = open_decoder(open_bundle(bundle), threads=threads)
+        self.decoder = open_decoder(open_bundle(bundle), backend, threads=threads)
 
     def start(self, token_ids: Sequence[int]) -> None:
         self.decoder.rewind(0)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from models import exported_bundle, hf_directory, shuffled_directory
 from report import SHARED_DATA, emit, progress
 
+from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from export.sources import locate_model
 
 if TYPE_CHECKING:
@@ -87,6 +89,9 @@ def _arguments() -> argparse.Namespace:
         default="keep,fp32,int8,mixed,int4",
         help="which to measure, by commas (default: keep,fp32,int8,mixed,int4)",
     )
+    parser.add_argument(
+        "--executorch", default="keep", help='which to measure on ExecuTorch, by commas (default: keep; "" for none)'
+    )
     parser.add_argument("--no-shuffled", action="store_true", help="skip the model with shuffled channels")
     parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp")
     parser.add_argument("--calibration", type=Path, help="text for the calibrated schemes (default: what is shipped)")
@@ -109,7 +114,17 @@ def _variants(gguf: Path, plain: Path, arguments: argparse.Namespace) -> Iterato
             if wanted:
                 bundle = exported_bundle(path, scheme, arguments.calibration)
                 size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
-                yield Variant(name, scheme, size, lambda bundle=bundle: _onnx_scorer(bundle, arguments.threads))
+                yield Variant(name, scheme, size, partial(_scorer, bundle, BACKEND_ONNX, arguments.threads))
+    for scheme in filter(None, arguments.executorch.split(",")):
+        path = gguf if scheme == "keep" else plain
+        bundle = exported_bundle(path, scheme, arguments.calibration, BACKEND_EXECUTORCH)
+        size = sum(file.stat().st_size for file in (bundle / BACKEND_EXECUTORCH).iterdir()) / 1e6
+        yield Variant(
+            "gguf" if scheme == "keep" else "fp32",
+            f"ExecuTorch {scheme}",
+            size,
+            partial(_scorer, bundle, BACKEND_EXECUTORCH, arguments.threads),
+        )
 
 
 def _measure(variant: Variant, answers: Sequence[Answer], reference: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
@@ -141,6 +156,8 @@ def _headline(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             headline["dnll_llamacpp"] = row["dnll"]
         elif row["weights"] == "keep":
             headline |= {"dnll_default": row["dnll"], "top1_default": row["top1"], "size_default_mb": row["size_mb"]}
+        elif row["weights"] == "ExecuTorch keep":
+            headline |= {"dnll_et": row["dnll"], "top1_et": row["top1"], "et_size_mb": row["size_mb"]}
         elif row["weights"] in ("int8", "mixed", "int4"):
             name = row["weights"]
             headline[f"dnll_{name}"] = max(row["dnll"], headline.get(f"dnll_{name}", row["dnll"]))
@@ -186,11 +203,11 @@ def _torch_scorer(model: Path, threads: int) -> Scorer:
     return score
 
 
-def _onnx_scorer(bundle: Path, threads: int) -> Scorer:
+def _scorer(bundle: Path, backend: str, threads: int) -> Scorer:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.open_decoder import open_decoder
 
-    decoder = open_decoder(open_bundle(bundle), threads=threads)
+    decoder = open_decoder(open_bundle(bundle), backend, threads=threads)
 
     def score(token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
         decoder.rewind(0)
