@@ -64,27 +64,29 @@ def main() -> None:
         for backend in backends:
             exact = open_bundle(exported_bundle(base, "fp32", backend=backend))
             adapters = {shape: _adapter(exact, directory) for shape, directory in trained.items()}
-            found, parity = _parity(peft, exact, backend, trained, adapters, arguments)
-            rows += found
+            parity = _parity(peft, exact, backend, trained, adapters, arguments)
             bundle = open_bundle(exported_bundle(gguf, "keep", backend=backend))
-            found, costs = _costs(bundle, backend, adapters, token_ids, arguments)
-            rows += found
-            found, many = _many(bundle, backend, adapters[PERSONAL], Path(work), arguments)
-            rows += found
+            costs = _costs(bundle, backend, adapters, token_ids, arguments)
+            rows += [{"backend": backend, "adapter": shape} | parity[shape] | costs[shape] for shape in SHAPES]
+            few, many = _stores(bundle, backend, adapters[PERSONAL], Path(work), arguments)
+            rows += [few, many]
+            found = {"parity_fp32": max(parity[shape]["diff_fp32"] for shape in SHAPES)}
+            found |= {name: costs[PERSONAL][name] for name in ("file_mb", "load_ms", "swap_ms", "decode_with_adapter")}
+            found |= {"list_ms": many["list_ms"], "more_rss_mb": round(many["peak_rss_mb"] - few["peak_rss_mb"], 1)}
             suffix = "" if backend == backends[0] else f"_{backend}"
-            headline |= {f"{name}{suffix}": value for name, value in (parity | costs | many).items()}
+            headline |= {f"{name}{suffix}": value for name, value in found.items()}
     emit(
         headline,
         rows,
         arguments.json,
         title=f"Adapters of {gguf.name}, {arguments.threads} threads",
         notes=(
-            f"Headline: {PERSONAL}, fp16. swap: between two users whose adapters are in memory; first_swap: an adapter "
-            "that is loaded is laid out for the graph first. decode_with_adapter: tokens a second, over those of the "
-            "same round without one.",
-            f"max_logit_difference: to torch PEFT, over a prompt and {GREEDY_TOKENS} greedy tokens, fp32 base.",
+            f"Headline: {PERSONAL}, fp16. diff: largest difference of a logit to torch PEFT, by the adapter's weights, "
+            f"over a prompt and {GREEDY_TOKENS} greedy tokens on the fp32 base.",
+            "load: from the file until it is in use; swap: between two users' in memory. decode_with_adapter: tokens a "
+            "second, over those of the same round without one (fp16, on the base as it ships).",
             f"more_rss_mb: peak of a process that serves {arguments.users:,} users, over that of one that serves "
-            f"{FEW_USERS}; what was used last is kept, up to 80 MB.",
+            f"{FEW_USERS}; what was used last is kept, up to 80 MB. use: an assistant's use_user, users at random.",
         ),
     )
 
@@ -148,13 +150,14 @@ def _parity(
     trained: Mapping[str, Path],
     adapters: Mapping[str, Adapter],
     arguments: argparse.Namespace,
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Largest difference of a logit to torch PEFT, by shape and weights."""
+) -> dict[str, dict[str, Any]]:
+    """By shape, the largest difference of a logit to torch PEFT, by weights, and how many greedy tokens are equal."""
     decoder = open_decoder(bundle, backend, threads=arguments.threads)
     prompt = _token_ids(bundle.root)[:PARITY_TOKENS]
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
     for shape, adapter in adapters.items():
         progress(f"Comparing {shape} on {backend} with PEFT")
+        rows[shape] = {}
         for weights in WEIGHTS:
             decoder.use_adapter(_stored(adapter, weights))
             decoder.rewind(0)
@@ -165,10 +168,9 @@ def _parity(
                 found.append(decoder.extend([tokens[-1]])[0])
             expected = peft.rows([*prompt, *tokens], trained[shape])
             same = int((expected[len(prompt) - 1 : -1].argmax(axis=1) == tokens).sum())
-            difference = float(np.abs(np.array(found) - expected).max())
-            row = {"what": "parity", "backend": backend, "adapter": shape, "weights": weights}
-            rows.append(row | {"max_logit_difference": difference, "greedy_equal": f"{same}/{GREEDY_TOKENS}"})
-    return rows, {"parity_fp32": max(row["max_logit_difference"] for row in rows if row["weights"] == "fp32")}
+            rows[shape][f"diff_{weights}"] = float(f"{np.abs(np.array(found) - expected).max():.2g}")
+            rows[shape].setdefault("greedy_equal", f"{same}/{GREEDY_TOKENS}")  # of fp32
+    return rows
 
 
 def _costs(
@@ -177,8 +179,8 @@ def _costs(
     adapters: Mapping[str, Adapter],
     token_ids: Sequence[int],
     arguments: argparse.Namespace,
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """File size, load, swap and decoding of each shape, on the base as it ships."""
+) -> dict[str, dict[str, Any]]:
+    """By shape, file size, load, swap and decoding, on the base as it ships."""
     decoder = open_decoder(bundle, backend, threads=arguments.threads)
     stored = {shape: _stored(adapter, "fp16") for shape, adapter in adapters.items()}
     speeds: dict[str | None, list[float]] = {shape: [] for shape in (None, *stored)}
@@ -188,18 +190,17 @@ def _costs(
             speed = _decode(decoder, stored[shape] if shape else None, token_ids, arguments)
             if number:
                 measured.append(speed)
-    rows = []
+    rows = {}
     for shape, adapter in adapters.items():
-        sizes = {weights: len(encode_adapter(adapter, weights)) / 1e6 for weights in WEIGHTS}
         ratios = [mine / bare for mine, bare in zip(speeds[shape], speeds[None], strict=True)]
-        rows.append(
-            {"what": "costs", "backend": backend, "adapter": shape, "weights": "fp16"}
-            | {"file_mb": round(sizes["fp16"], 3), "int8_mb": round(sizes["int8"], 3)}
-            | _swaps(decoder, adapter)
-            | {"decode_with_adapter": round(ratio(speeds[shape], speeds[None]), 3), "±": round(spread(ratios), 3)}
-        )
-    personal = next(row for row in rows if row["adapter"] == PERSONAL)
-    return rows, {name: personal[name] for name in ("file_mb", "load_ms", "swap_ms", "decode_with_adapter")}
+        rows[shape] = {
+            "file_mb": round(len(encode_adapter(adapter)) / 1e6, 3),
+            "int8_mb": round(len(encode_adapter(adapter, "int8")) / 1e6, 3),
+            **_swaps(decoder, adapter),
+            "decode_with_adapter": round(ratio(speeds[shape], speeds[None]), 3),
+            "±": round(spread(ratios), 3),
+        }
+    return rows
 
 
 def _decode(
@@ -216,19 +217,20 @@ def _decode(
 
 
 def _swaps(decoder: Decoder, adapter: Adapter) -> dict[str, float]:
-    """Milliseconds to load a user's adapter, to use it for the first time, and to swap it for another user's."""
+    """Milliseconds from a user's file until it is in use, and of a swap between two users whose adapters are loaded."""
+    loads = []
     with tempfile.NamedTemporaryFile() as file:
-        file.write(encode_adapter(adapter))
-        file.flush()
-        load = median([_milliseconds(lambda: load_adapter(file.name)) for _ in range(REPEATS)])
-        loaded = load_adapter(file.name)
-    users = [replace(loaded, fingerprint=f"{number}") for number in range(REPEATS)]
-    first = median([_milliseconds(lambda: decoder.use_adapter(user)) for user in users])  # noqa: B023 (called at once)
-    pair = users[:2]
+        for number in range(REPEATS):
+            file.seek(0)
+            file.write(encode_adapter(replace(adapter, user=f"user {number:3}")))
+            file.flush()
+            loads.append(_milliseconds(lambda: decoder.use_adapter(load_adapter(file.name))))
+        last = load_adapter(file.name)
+    pair = [last, replace(last, fingerprint="another")]
     for user in pair:
         decoder.use_adapter(user)
-    swap = median([_milliseconds(lambda: decoder.use_adapter(pair[number % 2])) for number in range(REPEATS)])  # noqa: B023
-    return {"load_ms": round(load, 3), "first_swap_ms": round(first, 3), "swap_ms": round(swap, 3)}
+    swaps = [_milliseconds(lambda: decoder.use_adapter(pair[number % 2])) for number in range(REPEATS)]  # noqa: B023
+    return {"load_ms": round(median(loads), 3), "swap_ms": round(median(swaps), 3)}
 
 
 def _milliseconds(action: Callable[[], object]) -> float:
@@ -237,17 +239,16 @@ def _milliseconds(action: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _many(
+def _stores(
     bundle: Bundle, backend: str, adapter: Adapter, work: Path, arguments: argparse.Namespace
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """A store of many users against one of few: listing, loading, first swaps, and peak memory."""
+) -> list[dict[str, Any]]:
+    """A store of few users and one of many: listing, use of users at random, and peak memory."""
     rows = []
-    for count in sorted({min(FEW_USERS, arguments.users), arguments.users}):
+    for count in (FEW_USERS, arguments.users):
         root = work / f"{backend}-{count}"
         store = AdapterStore(root, bundle.base)
+        progress(f"Putting {count:,} users' adapters in place")
         for number in range(count):
-            if number % 100 == 0:
-                progress(f"Putting {count:,} users' adapters in place, {number:,} done")
             store.install(encode_adapter(replace(adapter, user=f"user-{number}")))
         script = Path(__file__).with_name("adapters_process.py")
         command = [sys.executable, str(script), str(bundle.root), "--adapters", str(root), "--backend", backend]
@@ -256,10 +257,9 @@ def _many(
         if done.returncode:
             sys.exit(f"The device process failed: {' '.join(command)}.")
         measured = {name: round(value, 3) for name, value in json.loads(done.stdout).items()}
-        rows.append({"what": "many", "backend": backend, "adapter": PERSONAL, "weights": "fp16"} | measured)
+        rows.append({"backend": backend, "adapter": f"{count:,} users'"} | measured)
         shutil.rmtree(root)
-    more = rows[-1]["peak_rss_mb"] - rows[0]["peak_rss_mb"]
-    return rows, {"list_ms": rows[-1]["list_ms"], "more_rss_mb": round(more, 1)}
+    return rows
 
 
 def _token_ids(directory: Path) -> list[int]:
