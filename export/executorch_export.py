@@ -47,8 +47,10 @@ def export_executorch(
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
     progress("Reading the model", 0, 1)
+    from export.executorch_conditioning import condition
     from export.executorch_model import DecoderModel, lora_sites
     from export.graph import expected_names
+    from export.schemes import calibration_tokens
 
     source = open_source(path)
     architecture = source.architecture.with_context(context_length)
@@ -65,6 +67,11 @@ def export_executorch(
 
     def write(directory: Path) -> DecoderSpec:
         decoder = DecoderModel(architecture, matrix, source.read)
+        condition(
+            decoder,
+            calibration_tokens(source, calibration),
+            lambda done, total: progress("Conditioning", done, total),
+        )
         _write_program(decoder, architecture, directory / PROGRAM_NAME, progress)
         return DecoderSpec(
             graph=f"{BACKEND_EXECUTORCH}/{PROGRAM_NAME}",

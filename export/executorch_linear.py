@@ -11,6 +11,7 @@ runs on the device, and a group of matrices rounds its common input once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +43,9 @@ def block_linear(matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32
     return _Joined(shared_linears(matrices, biases))
 
 
-def shared_linears(matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> nn.Module:
+def shared_linears(matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> SharedLinears:
     """As `block_linear`, but the module returns one tensor for each matrix: nothing has to be split afterwards."""
-    return _SharedLinears(matrices, biases)
+    return SharedLinears(matrices, biases)
 
 
 def embedding_module(matrix: Matrix) -> nn.Module:
@@ -56,7 +57,7 @@ def embedding_module(matrix: Matrix) -> nn.Module:
 
 def head_module(matrix: Matrix) -> nn.Module:
     """A module that maps hidden states (1, R, hidden) float32 to logits (1, R, vocabulary)."""
-    return _Joined(_SharedLinears([matrix]))
+    return _Joined(SharedLinears([matrix]))
 
 
 class _Joined(nn.Module):
@@ -69,24 +70,74 @@ class _Joined(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 
 
-class _SharedLinears(nn.Module):
+@dataclass(frozen=True, eq=False, slots=True)
+class Conditioning:
+    """How an input is made fit for 8 bits a token; the product stays what it was.
+
+    Attributes:
+        scales: (K,) float32 above 0, equal within a block: the input is divided by it, the weights multiplied.
+        precise: columns of the input that are not rounded at all.
+    """
+
+    scales: NDArray[np.float32]
+    precise: NDArray[np.int64]
+
+
+class SharedLinears(nn.Module):
+    """Matrices with one input; what is rounded is rounded once."""
+
     def __init__(self, matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> None:
         super().__init__()
-        self.weights = nn.ModuleList(_weight(matrix) for matrix in matrices)
+        self._matrices = tuple(matrices)
         self.bias = nn.ParameterList(nn.Parameter(torch.from_numpy(bias), requires_grad=False) for bias in biases)
-        if any(weight.offsets is not None for weight in self.weights):
-            blocks = matrices[0].shape[1] // BLOCK_SIZE
-            sums = np.kron(np.eye(blocks, dtype=np.float32), np.ones((1, BLOCK_SIZE), np.float32))
-            self.register_buffer("sums", torch.from_numpy(sums))
+        columns = matrices[0].shape[1]
+        self.condition(Conditioning(np.ones(columns, np.float32), np.empty(0, np.int64)))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether any of the matrices takes a rounded input."""
+        return any(weight.rounds for weight in self.weights)
+
+    def condition(self, conditioning: Conditioning) -> None:
+        """Make the weights anew for an input that is conditioned before it is rounded."""
+        scales, precise = conditioning.scales, conditioning.precise
+        self.weights = nn.ModuleList(_weight(matrix, scales) for matrix in self._matrices)
+        inverse = 1 / scales
+        inverse[precise] = 0
+        plain = bool((inverse == 1).all())
+        self.register_buffer("inverse", None if plain or not self.rounds else torch.from_numpy(inverse))
+        self._choose("picks", np.eye(len(scales), dtype=np.float32)[precise] if self.rounds else None)
+        # The same for all inputs of one width, and in the file once.
+        sums = np.kron(np.eye(len(scales) // BLOCK_SIZE), np.ones((1, BLOCK_SIZE)))
+        self._choose("sums", sums if any(weight.offsets is not None for weight in self.weights) else None)
+        for weight, matrix in zip(self.weights, self._matrices, strict=True):
+            if weight.rounds and isinstance(matrix, QuantizedMatrix) and len(precise):
+                columns = matrix.dequantize()[:, precise]
+                if weight.offsets is not None:  # those reach the columns through the sums already
+                    columns = columns - weight.offsets.numpy()[:, precise // BLOCK_SIZE]
+                weight.register_buffer("columns", torch.from_numpy(np.ascontiguousarray(columns)))
+
+    def _choose(self, name: str, matrix: NDArray[Any] | None) -> None:
+        """A product with this matrix picks what of the input is not rounded; none where it has no rows."""
+        rows = None if matrix is None or not len(matrix) else torch.from_numpy(matrix.astype(np.float32))
+        self.register_buffer(name, rows)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        rounded = _rounded(x) if any(weight.rounds for weight in self.weights) else x
-        sums = linear(x, self.sums) if hasattr(self, "sums") else None
+        """(1, S, K) to one (1, S, N_i) for each matrix."""
+        rounded = x
+        if self.rounds:
+            rounded = _rounded(x if self.inverse is None else x * self.inverse)
+        picked = None if self.picks is None else linear(x, self.picks)
+        sums = None if self.sums is None else linear(x, self.sums)
         biases = [*self.bias] or [None] * len(self.weights)
         outputs = []
         for weight, bias in zip(self.weights, biases, strict=True):
             output = linear(rounded if weight.rounds else x, weight(), bias)
-            outputs.append(output if weight.offsets is None else output + linear(sums, weight.offsets))
+            if weight.offsets is not None:
+                output = output + linear(sums, weight.offsets)
+            if weight.columns is not None:
+                output = output + linear(picked, weight.columns)
+            outputs.append(output)
         return tuple(outputs)
 
 
@@ -109,6 +160,7 @@ class _Blocks(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("offsets", None if offsets is None else torch.from_numpy(offsets))
+        self.register_buffer("columns", None)
         self.register_buffer("codes", torch.from_numpy(codes))
         self.register_buffer("scales", torch.from_numpy(scales))
         self.register_buffer("zeros", torch.zeros(scales.shape, dtype=torch.int8))
@@ -127,6 +179,7 @@ class _Rows(nn.Module):
 
     def __init__(self, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
         super().__init__()
+        self.register_buffer("columns", None)
         self.register_buffer("codes", torch.from_numpy(codes))
         self.register_buffer("scales", torch.from_numpy(scales))
         self.register_buffer("zeros", torch.zeros(scales.shape, dtype=torch.int64))
@@ -139,7 +192,7 @@ class _Rows(nn.Module):
 
 
 class _Dense(nn.Module):
-    rounds, offsets = False, None
+    rounds, offsets, columns = False, None, None
 
     def __init__(self, matrix: NDArray[np.float32]) -> None:
         super().__init__()
@@ -165,21 +218,22 @@ class _Embedding(nn.Module):
         return found
 
 
-def _weight(matrix: Matrix) -> nn.Module:
+def _weight(matrix: Matrix, conditioned: NDArray[np.float32]) -> nn.Module:
     if not isinstance(matrix, QuantizedMatrix):
         return _Dense(matrix)
     if matrix.bits == 8:
-        return _Rows(*_to_rows(matrix.dequantize()))
-    codes, scales, offsets = _symmetric_blocks(matrix)
+        return _Rows(*_to_rows(matrix.dequantize() * conditioned))
+    codes, scales, offsets = _symmetric_blocks(matrix, conditioned[::BLOCK_SIZE])
     return _Blocks(codes, scales, offsets if offsets.any() else None)
 
 
 def _symmetric_blocks(
-    matrix: QuantizedMatrix,
+    matrix: QuantizedMatrix, conditioned: NDArray[np.float32]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
     """Codes from -8 to 7, positive bfloat16 scales, and what every weight of a block is short of.
 
-    What bfloat16 takes from a scale is made good on average.
+    Codes and scales are for an input divided by `conditioned` (blocks,), the rest for the input itself. What bfloat16
+    takes from a scale is made good on average.
     """
     rows, columns = matrix.shape
     blocks = matrix.codes.reshape(rows, -1, BLOCK_SIZE)
@@ -188,8 +242,8 @@ def _symmetric_blocks(
     zeros = np.float32(_MIDDLE) if matrix.zeros is None else matrix.zeros.astype(np.float32)
     zeros = np.where(flipped, 15 - zeros, zeros)
     wanted = np.abs(matrix.scales)
-    scales = np.maximum(_bfloat16(wanted), _SMALLEST_SCALE)
-    offsets = wanted * (_MIDDLE - zeros) + (wanted - scales) * codes.mean(axis=2, dtype=np.float32)
+    scales = np.maximum(_bfloat16(wanted * conditioned), _SMALLEST_SCALE)
+    offsets = wanted * (_MIDDLE - zeros) + (wanted - scales / conditioned) * codes.mean(axis=2, dtype=np.float32)
     if matrix.residual is not None:
         offsets = offsets + matrix.residual
     return codes.reshape(rows, columns), scales, offsets.astype(np.float32)

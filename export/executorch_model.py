@@ -61,6 +61,7 @@ class DecoderModel(nn.Module):
         """
         super().__init__()
         a = architecture
+        self.cache_shape = (a.kv_heads, a.head_dim)
         self.embedding_scale = a.embedding_scale
         self.rope_factor = a.rope.attention_factor
         table = matrix(EMBEDDING)
@@ -104,6 +105,13 @@ class DecoderModel(nn.Module):
             sides = adapter[index * width : (index + 1) * width]
             x = layer(x, turn, start, caches[2 * index], caches[2 * index + 1], sides)
         logits: torch.Tensor = self.head(self.norm(x.index_select(1, rows)))
+        return logits
+
+    def read(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Logits (S, vocabulary) of a whole text: token ids (S,) int64."""
+        positions = torch.arange(len(token_ids))
+        caches = [torch.zeros((1, len(token_ids), *self.cache_shape)) for _ in range(2 * len(self.layers))]
+        logits: torch.Tensor = self(token_ids[None], positions, positions, caches, ())[0]
         return logits
 
 

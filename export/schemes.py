@@ -84,7 +84,7 @@ def quantize_model(
 def _calibrated(
     source: WeightSource, scheme: Scheme, calibration_text: Path | None, progress: Progress | None
 ) -> dict[str, QuantizedMatrix]:
-    windows = _windows(source, calibration_text)
+    windows = calibration_tokens(source, calibration_text)
     sizes = _site_sizes(source)
     if scheme == "int8":
         wide, windows = frozenset(sizes), _spread(windows, _WINDOWS_FOR_8_BITS)
@@ -123,7 +123,8 @@ def _site_sizes(source: WeightSource) -> dict[tuple[int, int], int]:
     return {(layer, index): size for layer in range(a.layers) for index, size in enumerate(sizes)}
 
 
-def _windows(source: WeightSource, calibration_text: Path | None) -> NDArray[np.int64]:
+def calibration_tokens(source: WeightSource, calibration_text: Path | None) -> NDArray[np.int64]:
+    """Calibration text as windows of token ids (n, window); see `quantize_model`."""
     from tokenizers import Tokenizer
 
     assets = source.tokenizer()
