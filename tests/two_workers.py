@@ -23,6 +23,8 @@ class FileByFile(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
+        if file.endswith("_ray.py"):
+            return "those that share a cluster"
         return nodeid if test.partition("[")[0] in APART else file
 
 
