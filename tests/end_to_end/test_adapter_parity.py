@@ -1,5 +1,6 @@
 """Adapters on the real model do what they do in torch PEFT: exactly where nothing is quantized, nearly where it is."""
 
+import json
 import os
 import shutil
 
@@ -17,7 +18,7 @@ from export.adapter_export import export_adapter
 BACKENDS = ("onnx",)
 WEIGHTS = ("fp32", "fp16")
 GREEDY_TOKENS = 64
-RECORDS = 6
+LEARNT = 2
 PROMPT = (
     "<|im_start|>user\nWrite a short letter to a friend who moved away, and say what has changed in the street since "
     "then.<|im_end|>\n<|im_start|>assistant\n"
@@ -30,11 +31,21 @@ def peft(smollm2_hf):
 
 
 @pytest.fixture(scope="module")
-def trained(peft, smollm2_hf, tmp_path_factory):
-    """PEFT directories of adapters that have learnt a little."""
-    text = (ROOT / "export" / "calibration_text.txt").read_text(encoding="utf-8")
-    token_ids = Tokenizer.load(smollm2_hf / "tokenizer.json").encode(text[:5000])
+def conversations(smollm2_hf):
+    """A user's tasks and answers, as tokens."""
+    tokenizer = Tokenizer.load(smollm2_hf / "tokenizer.json")
+    user = json.loads((ROOT / "examples" / "adapters" / "records.json").read_text(encoding="utf-8"))[0]
+    return [
+        tokenizer.encode(f"<|im_start|>user\n{item['title']}<|im_end|>\n<|im_start|>assistant\n{item['text']}")
+        for item in user["profile"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(peft, conversations, tmp_path_factory):
+    """PEFT directories of adapters that have learnt a little of the user's first texts."""
     root = tmp_path_factory.mktemp("trained")
+    token_ids = [token for conversation in conversations[:LEARNT] for token in conversation]
     return {shape: peft.train(root / shape, shape, token_ids) for shape in SHAPES}
 
 
@@ -100,19 +111,10 @@ def test_logits_agree_with_peft_to_a_thousandth_and_greedy_tokens_exactly(shape,
     assert effect > 0.5
 
 
-@pytest.fixture(scope="module")
-def conversations(smollm2_hf, ctx_records):
-    tokenizer = Tokenizer.load(smollm2_hf / "tokenizer.json")
-    return [
-        tokenizer.encode(f"<|im_start|>user\n{one.instruction.text}<|im_end|>\n<|im_start|>assistant\n{one.answer}")
-        for one in ctx_records[:RECORDS]
-    ]
-
-
 def agreement(peft, decoder, conversations, directory=None):
     """Share of positions where torch and a decoder find the same token likeliest."""
     same = []
-    for token_ids in conversations:
+    for token_ids in conversations[LEARNT:]:
         decoder.rewind(0)
         found = decoder.extend(token_ids, rows=len(token_ids)).argmax(axis=1)
         same += (found == peft.rows(token_ids, directory).argmax(axis=1)).tolist()
