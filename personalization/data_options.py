@@ -9,7 +9,7 @@ import typer
 
 from personalization.engine import EngineName
 from personalization.errors import DataError, SettingsError
-from personalization.lamp_tasks import LAMP_TASKS
+from personalization.lamp_tasks import LAMP_TASKS, find_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +90,9 @@ def read_users(
             raise SettingsError("--task and --outputs belong to --questions. Leave them out for --records.")
         return _chosen(read_records(records), records, names, limit)
     assert questions is not None
-    found = next((known for name, known in LAMP_TASKS.items() if name.lower() == (task or "").lower()), None)
-    if found is None:
-        wrong = "--questions needs a --task" if task is None else f"There is no task '{task}'"
-        raise SettingsError(f"{wrong}. Use one of: {', '.join(LAMP_TASKS)}.")
-    return _chosen(read_lamp(questions, found, outputs=outputs, seed=seed), questions, names, limit)
+    if task is None:
+        raise SettingsError(f"--questions needs a --task. Use one of: {', '.join(LAMP_TASKS)}.")
+    return _chosen(read_lamp(questions, find_task(task), outputs=outputs, seed=seed), questions, names, limit)
 
 
 def base_of(model: Path) -> tuple[Path, BaseIdentity]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from personalization.errors import DataError
 from personalization.json_file import label_field, list_field, read_json, text_field
+from personalization.lamp_outputs import read_outputs
 from personalization.lamp_tasks import LampTask
 from personalization.user_data import Pair, UserFile
 from personalization.user_groups import UserEntry, group_users
@@ -30,7 +31,7 @@ def read_lamp(questions: Path, task: LampTask, *, outputs: Path | None = None, s
     body = read_json(questions)
     if not isinstance(body, list):
         raise DataError(f"This is not a questions file of LaMP: {questions}. It must be a list of questions.")
-    golds = {} if outputs is None else _golds(outputs)
+    golds = {} if outputs is None else read_outputs(outputs).by_id
     return group_users(task.name, _entries(body, task, golds, seed))
 
 
@@ -61,16 +62,3 @@ def _entry(question: Any, where: str, task: LampTask, golds: Mapping[str, str], 
     gold = golds.get(identity)
     asked = [] if gold is None else [Pair(text_field(question, "input", where).strip(), gold.strip())]
     return UserEntry(pairs, asked)
-
-
-def _golds(path: Path) -> dict[str, str]:
-    body = read_json(path)
-    if not isinstance(body, dict):
-        raise DataError(f"This is not an outputs file of LaMP: {path}. It must be an object with 'golds'.")
-    try:
-        return {
-            label_field(gold, "id", f"golds[{index}]"): label_field(gold, "output", f"golds[{index}]")
-            for index, gold in enumerate(list_field(body, "golds", "it"))
-        }
-    except DataError as error:
-        raise DataError(f"This is not an outputs file of LaMP: {path}, {error}.") from None

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from personalization.lamp_tasks import LAMP_TASKS, cut_text
 
-FIELDS = {"title": "T t", "abstract": "A a", "description": "D d", "tag": "comedy", "text": "X x", "score": "4"}
+FIELDS = {
+    "title": "T t",
+    "abstract": "A a",
+    "description": "D d",
+    "tag": "comedy",
+    "text": "X x",
+    "score": "4",
+    "category": "crime",
+}
 LINES = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 TWEETS = st.lists(st.text("abcdef#@é漢", min_size=1, max_size=12), min_size=1, max_size=40).map(" ".join)
 
