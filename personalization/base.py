@@ -32,15 +32,21 @@ _IGNORED = -100  # what torch's cross entropy leaves out
 class Base:
     """A model with room for one adapter at a time."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, device: str = "cpu") -> None:
         """Load a model directory in float32; torch uses `threads` threads from here on.
+
+        Args:
+            path: the directory.
+            threads: of the processor.
+            device: "cpu", "cuda" or "cuda:1".
 
         Raises:
             ExportError: the directory is incomplete or damaged.
-            SettingsError: the model has no chat template.
+            SettingsError: the model has no chat template, or there is no such device.
         """
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        # Not all that a GPU does has such a form; on the processor, what has none is an error.
+        torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
         config = read_config(path)
         self.seq2seq = bool(config.get("is_encoder_decoder"))
         kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
@@ -48,8 +54,16 @@ class Base:
             model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
         except Exception as error:  # transformers raises whatever its many parts do
             raise SourceError(f"The model can't be loaded: {path} ({str(error).strip().splitlines()[0]}).") from None
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise SettingsError(f"The device can't be used: {device} ({reason}). Use cpu.") from None
         self.path = path
-        self.writer = ExampleWriter(hf_tokenizer(path, config), seq2seq=self.seq2seq, name=str(path))
+        self.device = device
+        assets = hf_tokenizer(path, config)
+        self.stops = assets.stop_token_ids
+        self.writer = ExampleWriter(assets, seq2seq=self.seq2seq, name=str(path))
         # T5 and the like have none: their positions are relative.
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         self._model: Any = model.requires_grad_(False).eval()
@@ -100,9 +114,18 @@ class Base:
             yield
 
     @property
+    def model(self) -> Any:
+        """The model itself, with the adapter in it while there is one."""
+        return self._model
+
+    @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The adapter's matrices, to be trained."""
+        """What is to be trained: the adapter's matrices, after `train_whole` the model's."""
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    def train_whole(self) -> None:
+        """Let the model's own weights be trained; it is no base for adapters any more."""
+        self._model.requires_grad_(True)
 
     def state(self) -> dict[str, torch.Tensor]:
         """A copy of the adapter's matrices."""
@@ -146,6 +169,7 @@ class Base:
             ids[row, longest - example.length :] = tokens[:-1]
             mask[row, longest - example.length :] = 1
             labels[row, answers - len(example.answer) :] = tokens[len(example.prompt) :]
+        ids, mask, labels = (tensor.to(self.device) for tensor in (ids, mask, labels))
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         if self._takes_positions:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
@@ -161,6 +185,7 @@ class Base:
             ids[row, : len(example.prompt)] = torch.tensor(example.prompt)
             mask[row, : len(example.prompt)] = 1
             labels[row, : len(example.answer)] = torch.tensor(example.answer)
+        ids, mask, labels = (tensor.to(self.device) for tensor in (ids, mask, labels))
         shifted = self._model.prepare_decoder_input_ids_from_labels(labels=labels)
         output = self._model(input_ids=ids, attention_mask=mask, decoder_input_ids=shifted, use_cache=False)
         return output.logits, labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.adapter_store import directory_name
-from personalization.errors import TrainingError
 from personalization.libraries import prepare_libraries
-from personalization.trained_adapter import CONFIG_NAME, WEIGHTS_NAME, read_card
+from personalization.trained_adapter import load_adapter
 from personalization.user_data import Pair, UserData
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
-    from torch import Tensor
-
     from personalization.base import Base
     from personalization.examples import Example
 
@@ -123,7 +118,7 @@ class AdapterJudge:
         Raises:
             TrainingError: there is no adapter of the user, it is damaged, or it belongs to another base.
         """
-        config, state = _load(self._spec.adapters / directory_name(job.data.user), self._spec.base)
+        config, state = load_adapter(self._spec.adapters / directory_name(job.data.user), self._spec.base)
         write, length = self._base.writer.write_all, self._length()
         asked = {ALONE: write(job.pairs, length)}
         if self._spec.context:
@@ -172,22 +167,3 @@ def compare(likelihoods: Sequence[Likelihood], *, seed: int = 0) -> Comparison:
         high=float(high),
         improved=int((differences < 0).sum()),
     )
-
-
-def _load(directory: Path, base: str) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """PEFT's configuration and matrices of a user's directory."""
-    from peft import LoraConfig
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    card = read_card(directory)
-    if card is None:
-        raise TrainingError(f"There is no adapter of this user: {directory}. Train one with `cogenesis adapter train`.")
-    if card.get("base", {}).get("sha256") != base:
-        raise TrainingError(f"The adapter was trained on another base model: {directory}. Name that one with --model.")
-    try:
-        fields = json.loads((directory / CONFIG_NAME).read_bytes())
-        state = load_file(directory / WEIGHTS_NAME)
-        return LoraConfig(**{name: value for name, value in fields.items() if name != "peft_type"}), state
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise TrainingError(f"The adapter can't be read: {directory} ({error}). Train it again with --force.") from None

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from edge_runtime.chat_template import ChatTemplate
 from edge_runtime.errors import ContextOverflowError
 from edge_runtime.privacy import PrivateContext, PublicInstruction
-from edge_runtime.prompt import build_prompt
+from edge_runtime.prompt import Prompt, build_prompt
 from edge_runtime.tokenizer import Tokenizer
 from personalization.errors import SettingsError, TrainingError
 from personalization.user_data import Pair, context_of
@@ -74,6 +74,23 @@ class ExampleWriter:
         self._seq2seq = seq2seq
         self._added = self.tokenizer.backend.num_special_tokens_to_add(is_pair=False) if seq2seq else 0
         self._ending = () if seq2seq else self._end_of_turn(assets.stop_token_ids)
+
+    @property
+    def added_tokens(self) -> int:
+        """Special tokens that the tokenizer adds to a prompt; 0 for decoders, where the template writes them."""
+        return self._added
+
+    def prompt(self, message: str) -> tuple[int, ...]:
+        """Token ids of a message that the model is to answer, whole, just as the edge runtime feeds it."""
+        built = build_prompt(self.tokenizer, self.template, PublicInstruction(message), None, None, _ENDLESS)
+        return self._fed(built)
+
+    def answered(self, message: str, answer: str, most: int) -> Example:
+        """Make an example of a message, whole, and its answer; past `most` tokens that is cut, without an end mark."""
+        ids = self._answer(answer)
+        cut = len(ids) > most
+        ending = 0 if cut else self._added or len(self._ending)
+        return Example(self.prompt(message), ids[:most], ending, cut)
 
     def write(self, pair: Pair, context: PrivateContext | None, max_length: int) -> Example:
         """Make an example.
@@ -149,10 +166,10 @@ class ExampleWriter:
                         "Raise --max-length."
                     ) from None
                 continue
-            ids = built.token_ids
-            if self._seq2seq:
-                ids = tuple(self.tokenizer.backend.encode(built.text).ids)
-            return ids, shortened is not task, len(built.dropped)
+            return self._fed(built), shortened is not task, len(built.dropped)
+
+    def _fed(self, built: Prompt) -> tuple[int, ...]:
+        return tuple(self.tokenizer.backend.encode(built.text).ids) if self._seq2seq else built.token_ids
 
     def _end_of_turn(self, stops: Sequence[int]) -> tuple[int, ...]:
         """What the model writes when its answer is over: the first token after it, in the template, that ends one."""

@@ -15,6 +15,7 @@ from personalization.user_data import context_of
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
 
     from personalization.settings import AdapterSettings
     from personalization.user_data import UserData
@@ -138,6 +139,33 @@ def read_card(directory: Path) -> dict[str, Any] | None:
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise TrainingError(f"This is not a note of a training of format '{FORMAT}': {path}. Delete its directory.")
     return body
+
+
+def load_adapter(directory: Path, base: str) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """PEFT's configuration and matrices of a user's directory.
+
+    Args:
+        directory: of the user.
+        base: digest of the weights that the adapter must have been trained on.
+
+    Raises:
+        TrainingError: there is no adapter, it is damaged, or it belongs to another base.
+    """
+    from peft import LoraConfig
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    card = read_card(directory)
+    if card is None:
+        raise TrainingError(f"There is no adapter of this user: {directory}. Train one with `cogenesis adapter train`.")
+    if card.get("base", {}).get("sha256") != base:
+        raise TrainingError(f"The adapter was trained on another base model: {directory}. Name that one with --model.")
+    try:
+        fields = json.loads((directory / CONFIG_NAME).read_bytes())
+        state = load_file(directory / WEIGHTS_NAME)
+        return LoraConfig(**{name: value for name, value in fields.items() if name != "peft_type"}), state
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise TrainingError(f"The adapter can't be read: {directory} ({error}). Train it again with --force.") from None
 
 
 def report_of(card: Mapping[str, Any]) -> TrainingReport:
