@@ -16,6 +16,8 @@ from edge_runtime.privacy_commands import app as privacy_commands
 from edge_runtime.store_commands import app as store_commands
 from export.commands import app as export_commands
 from personalization.commands import app as adapter_commands
+from personalization.ropg_commands import app as ropg_commands
+from personalization.rspg_commands import app as rspg_commands
 
 UNEXPECTED = 70
 
@@ -34,6 +36,8 @@ app.command()(generate)
 app.command()(chat)
 app.add_typer(export_commands, name="export")
 app.add_typer(adapter_commands, name="adapter")
+app.add_typer(ropg_commands, name="ropg")
+app.add_typer(rspg_commands, name="rspg")
 app.add_typer(cloud_commands, name="cloud")
 app.add_typer(store_commands, name="store")
 app.add_typer(privacy_commands, name="privacy")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 
@@ -29,14 +29,6 @@ class Method(StrEnum):
     RL = "rl"
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """An example as the encoder takes it: token ids of the query and of each document, and what those are worth."""
-
-    texts: list[list[int]]
-    gains: torch.Tensor
-
-
 class RetrieverObjective:
     """Put first what is worth most; see `personalization.fine_tuning.Objective`."""
 
@@ -50,16 +42,14 @@ class RetrieverObjective:
     ) -> None:
         self.module: torch.nn.Module = encoder.pooling
         self._encoder, self._method, self._temperature = encoder, method, temperature
-        self._training, self._judging = (
-            [self._tokens(example) for example in examples] for examples in (training, judging)
-        )
+        self._training, self._judging = training, judging
         self.count, self.held_out = len(training), len(judging)
 
     def loss(self, index: int, draw: random.Random) -> torch.Tensor:
         """See `Objective.loss`; what is drawn is the item that is reinforced."""
         example = self._training[index]
         scores = self._scores(example)
-        gains = example.gains.to(scores)
+        gains = torch.tensor(example.gains).to(scores)
         if self._method is Method.KD:
             return distillation_loss(scores, gains, self._temperature)
         odds = torch.softmax(scores.detach().double(), dim=0).tolist()
@@ -68,16 +58,11 @@ class RetrieverObjective:
     def gain(self, index: int) -> float:
         """See `Objective.gain`: what the item is worth that is ranked first."""
         example = self._judging[index]
-        return float(example.gains[self._scores(example).argmax()])
+        return example.gains[int(self._scores(example).argmax())]
 
-    def _scores(self, example: _Tokens) -> torch.Tensor:
-        vectors = self._encoder.pooling(**self._encoder.padded(example.texts))
-        scores: torch.Tensor = vectors[1:] @ vectors[0]
-        return scores
-
-    def _tokens(self, example: RetrieverExample) -> _Tokens:
-        texts = self._encoder.tokens((example.query, *example.documents))
-        return _Tokens(texts, torch.tensor(example.gains, dtype=torch.float64))
+    def _scores(self, example: RetrieverExample) -> torch.Tensor:
+        vectors = self._encoder.vectors((example.query, *example.documents))
+        return vectors[1:] @ vectors[0]
 
 
 def train_retriever(

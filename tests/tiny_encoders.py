@@ -1,4 +1,4 @@
-"""Tiny random text encoders, and questions whose best items are known: of each topic, asked in words, told in others."""
+"""Tiny random text encoders, and questions whose best items are known: topics are asked and told in other words."""
 
 from __future__ import annotations
 

@@ -1,0 +1,64 @@
+"""`cogenesis rspg predict`: a trained selector chooses a retriever for each question; its answer is the prediction."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.progress import progress_bar
+from personalization.lamp_outputs import write_outputs
+from personalization.lamp_tasks import find_task
+from personalization.libraries import prepare_libraries, require_training_libraries
+from personalization.rspg_data_command import bounds_in_words
+from personalization.selection import bounds, mean_gain, read_selection
+from personalization.tuning_options import DEFAULTS, Device, DeviceOption, JsonOption, ThreadsOption
+
+
+def predict(
+    task: Annotated[str, typer.Option(metavar="LaMP-N", help="Whose questions: LaMP-1 to LaMP-7, or LaMP-2-news.")],
+    data: Annotated[Path, typer.Option(help="Questions answered with each retriever, by `rspg data`.")],
+    selector: Annotated[Path, typer.Option(help="Directory by `rspg train`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of predictions, in LaMP's form.")],
+    threads: ThreadsOption = DEFAULTS.threads,
+    device: DeviceOption = Device.CPU,
+    as_json: JsonOption = False,
+) -> None:
+    """Select a retriever for each question, and write its answers as predictions.
+
+    Beside what the selection gained it shows the bounds: each retriever alone, chance, and the best for each question.
+
+    Example:
+      cogenesis rspg predict --task LaMP-5 --data dev.json --selector selector -o predictions.json
+    """
+    found = find_task(task)
+    require_training_libraries()
+    prepare_libraries()
+    import torch
+
+    from personalization.rspg import select
+    from personalization.selector import Selector
+
+    torch.set_num_threads(threads)
+    selection = read_selection(data)
+    with progress_bar(visible=True) as progress:
+        choices = select(Selector.load(selector, device), selection, progress)
+    answers = {
+        question.id: question.answers[choice].output
+        for question, choice in zip(selection.questions, choices, strict=True)
+    }
+    write_outputs(out, found, answers)
+    gained, limits = mean_gain(selection, choices), bounds(selection)
+    counts = Counter(selection.retrievers[choice] for choice in choices)
+    chosen = {name: counts[name] for name in selection.retrievers}
+    if as_json:
+        body = {"out": str(out), "metric": selection.metric, "selected": gained, "chosen": chosen, **asdict(limits)}
+        typer.echo(json.dumps(body, ensure_ascii=False))
+        return
+    lines = [f"Mean {selection.metric} of {len(choices)} questions:", *bounds_in_words(limits)]
+    lines += [f"selected  {gained:.4f}", f"Chosen: {', '.join(f'{name} {count}' for name, count in chosen.items())}"]
+    typer.echo("\n".join([*lines, f"Predictions: {out}"]))
