@@ -76,6 +76,8 @@ class Encoder:
         missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
         if missing:
             raise SourceError(f"The encoder lacks weights: {path} ({missing[0]}). Download or train it again.")
+        if not tokenizer.is_fast:
+            raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {path}.")
         if tokenizer.pad_token_id is None:
             raise SourceError(f"The encoder's tokenizer has no padding token: {path}. Set its 'pad_token'.")
         if getattr(model, "pooler", None) is not None:
@@ -146,6 +148,9 @@ class Encoder:
         Raises:
             OSError: it can't be written.
         """
+        # Else it would be saved as it was last used.
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
         self.pooling.backbone.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 

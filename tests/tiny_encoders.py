@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,20 @@ def _text(draw: random.Random, word: str) -> str:
     words = [*draw.choices(FILLERS, k=2), word]
     draw.shuffle(words)
     return " ".join(words)
+
+
+def write_feedback(directory: Path, examples: Sequence[RetrieverExample]) -> dict[str, Path]:
+    """Write examples as LaMP-5 questions and feedback on their profile items; options of `ropg` and their files."""
+    questions, feedback = [], {}
+    for number, example in enumerate(examples):
+        profile = []
+        for place, (document, gain) in enumerate(zip(example.documents, example.gains, strict=True)):
+            title, abstract = document.split(" ", 1)
+            profile.append({"id": f"{number}-{place}", "title": title, "abstract": abstract})
+            feedback[f"{number}-{number}-{place}"] = {"rouge-1": gain}
+        questions.append({"id": str(number), "input": f"A title for: {example.query}", "profile": profile})
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {"--questions": directory / "questions.json", "--feedback": directory / "feedback.json"}
+    for file, body in zip(files.values(), (questions, feedback), strict=True):
+        file.write_text(json.dumps(body), encoding="utf-8")
+    return files
