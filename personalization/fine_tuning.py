@@ -66,7 +66,7 @@ def fine_tune(
     identity: str,
     progress: Progress,
 ) -> TuningReport:
-    """Train the objective's module in place, with Adam.
+    """Train the objective's module in place, with AdamW.
 
     Every random choice follows from the seed, the epoch and the example. So an interrupted run that is started again
     gives the same bits, and another number of processes others only by the rounding of sums.
@@ -111,7 +111,7 @@ class _Run:
         self._objective, self._settings, self._team = objective, settings, team
         self._file, self._identity, self._progress = state_file, identity, progress
         self._parameters = [each for each in objective.module.parameters() if each.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.rate)
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=settings.rate, weight_decay=settings.weight_decay)
         self._epoch_steps = math.ceil(objective.count / settings.batch)
         self._step = 0
         self._loss_sum = 0.0

@@ -1,4 +1,4 @@
-"""A trained encoder's directory: made once, and left alone by a run that would make the same."""
+"""A trained model's directory: made once, and left alone by a run that would make the same."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from personalization.fine_tuning import Objective, TuningReport, fine_tune
 from personalization.tuning_settings import TuningSettings
 
 CARD_NAME = "training.json"
-FORMAT = "cogenesis-encoder/1"
+FORMAT = "cogenesis-tuning/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained encoder.
+    """A trained model.
 
     Attributes:
         path: its directory.
