@@ -6,7 +6,7 @@ Every score here is a function of means over the samples, F1 as well. So one tes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,20 @@ def gain(task: LampTask, gold: str, predicted: str) -> float:
     rating = _stars(task, gold.strip())
     worst = max(rating - _LOWEST, _HIGHEST - rating)
     return (worst - first) / worst
+
+
+def mean_scores(task: LampTask, answers: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """Scores of all answers together, by the metric's name.
+
+    Args:
+        task: whose.
+        answers: gold and predicted, at least one pair.
+
+    Raises:
+        DataError: a gold is not an answer of this task.
+    """
+    means = np.array([statistics(task, gold, predicted) for gold, predicted in answers]).mean(axis=0)
+    return {name: float(metric.score(means)) for name, metric in metrics_of(task).items()}
 
 
 def metrics_of(task: LampTask) -> Mapping[str, Metric]:
