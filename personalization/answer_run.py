@@ -28,12 +28,14 @@ class Asked:
 
     Attributes:
         key: names it among all that are asked in a run.
+        id: of the question.
         question: the question's input.
         items: fields of the profile items to show, best first.
         user: whose adapter to use; None for the base alone.
     """
 
     key: str
+    id: str
     question: str = field(repr=False)
     items: tuple[Mapping[str, str], ...] = field(repr=False)
     user: str | None = None
@@ -120,7 +122,7 @@ class AnswerWorker:
         try:
             return fit_prompt(self._task.prompt, one.question, one.items, self._writer.tokens, room)
         except DataError as error:
-            raise DataError(f"Question '{one.key}' {error}.") from None
+            raise DataError(f"Question '{one.id}' {error}.") from None
 
 
 def answer_all(

@@ -1,7 +1,8 @@
-"""Reads what a language model's answers were worth: for profile items shown alone, or for a whole retriever."""
+"""Reads and writes what a language model's answers were worth: for profile items shown alone, or for a retriever."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from typing import Any
 
 from personalization.errors import DataError, SettingsError
 from personalization.json_file import read_json, text_field
+from personalization.lamp_metrics import metrics_of
+from personalization.lamp_tasks import LampTask
+from personalization.whole_file import whole_file
 
 SCORES_NAME = "scores.json"
 
@@ -17,6 +21,27 @@ SCORES_NAME = "scores.json"
 def item_key(question: str, item: str) -> str:
     """What a profile item of a question is called in a feedback file."""
     return f"{question}-{item}"
+
+
+def gain_name(task: LampTask) -> str:
+    """What the gain of an answer is called in feedback: its main metric, if that is one of which more is better."""
+    main = next(iter(metrics_of(task).values()))
+    return "gain" if main.lower_is_better else main.name
+
+
+def write_item_feedback(path: Path, task: LampTask, gains: Mapping[str, float]) -> None:
+    """Write feedback on profile items, at once or not at all.
+
+    Args:
+        path: of the file.
+        task: whose questions they belong to.
+        gains: by `item_key`, what the item was worth.
+
+    Raises:
+        WriteError: it can't be written.
+    """
+    name = gain_name(task)
+    _write(path, {key: {name: gain} for key, gain in gains.items()})
 
 
 def read_item_feedback(path: Path, metric: str | None = None) -> dict[str, float]:
@@ -45,6 +70,29 @@ class Answer:
     prompt: str = field(repr=False)
     output: str = field(repr=False)
     gain: float
+
+
+def write_retriever_feedback(folder: Path, task: LampTask, answers: Mapping[str, Answer]) -> Path:
+    """Write a retriever's `scores.json`, at once or not at all.
+
+    Args:
+        folder: of the retriever.
+        task: whose questions they are.
+        answers: by the question's id.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        WriteError: it can't be written.
+    """
+    name, path = gain_name(task), folder / SCORES_NAME
+    entries = {
+        identity: {"metric": {name: answer.gain}, "output": answer.output, "input": answer.prompt}
+        for identity, answer in answers.items()
+    }
+    _write(path, entries)
+    return path
 
 
 def read_retriever_feedback(folder: Path, metric: str | None = None) -> tuple[str, dict[str, Answer]]:
@@ -78,6 +126,12 @@ def read_retriever_feedback(folder: Path, metric: str | None = None) -> tuple[st
             raise _wrong(path, str(error)) from None
         answers[identity] = Answer(prompt, output, _value(values[identity], name, f"'metric' of {where}", path))
     return name, answers
+
+
+def _write(path: Path, body: Mapping[str, Any]) -> None:
+    with whole_file(path) as file:
+        json.dump(body, file, ensure_ascii=False, indent=1)
+        file.write("\n")
 
 
 def _object(body: Any, what: str) -> dict[str, Any]:

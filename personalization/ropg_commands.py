@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from personalization.ropg_feedback_command import feedback
 from personalization.ropg_train_command import train_kd, train_rl
 
 app = typer.Typer(
@@ -11,5 +12,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Optimize a retriever by what the items it finds are worth to a language model (ROPG).",
 )
+app.command()(feedback)
 app.command("train-kd")(train_kd)
 app.command("train-rl")(train_rl)

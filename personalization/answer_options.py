@@ -1,0 +1,167 @@
+"""Options that the commands share which have LaMP's questions answered: by whom, how they are put, and where to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_runtime.bundle import open_bundle
+from personalization.answer_run import Answered, AnswerPlan, Asked, answer_all
+from personalization.answer_writer import WriterSpec
+from personalization.data_options import WHERE, base_of
+from personalization.engine import EngineName, engine_of
+from personalization.errors import SettingsError
+from personalization.lamp_tasks import LampTask
+from personalization.libraries import require_training_libraries
+from personalization.run import Shard
+from personalization.tuning_options import Device
+from personalization.user_report import ProgressLines
+
+WHO, HOW = "Who answers", "How questions are put and answered"
+
+_DEFAULTS = WriterSpec(Path(), "", is_bundle=False)
+
+TaskOption = Annotated[str, typer.Option(metavar="LaMP-N", help="Whose questions: LaMP-1 to LaMP-7, or LaMP-2-news.")]
+MergedOption = Annotated[
+    Path, typer.Option("--questions", "-q", help="Questions, merged with ranking and outputs by `lamp merge`.")
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Directory of what comes out, and of what is done so far.")
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", "-m", help="A model directory in Hugging Face format.", rich_help_panel=WHO, show_default=False
+    ),
+]
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--bundle", "-b", help="A bundle, on the edge runtime.", rich_help_panel=WHO, show_default=False),
+]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(help="Of the bundle: onnx or executorch.", rich_help_panel=WHO, show_default=False),
+]
+AdaptersOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Answer each user with their adapter: a directory that `adapter train` wrote, or a bundle's `adapters`.",
+        rich_help_panel=WHO,
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where a model runs.", rich_help_panel=WHO)]
+ItemsOption = Annotated[
+    int,
+    typer.Option(
+        "--num-retrieved", "-k", min=0, help="Profile items in a prompt; 0: no personalization.", rich_help_panel=HOW
+    ),
+]
+MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens of a prompt.", rich_help_panel=HOW)]
+MaxNewTokensOption = Annotated[int, typer.Option(help="Most tokens of an answer.", rich_help_panel=HOW)]
+BeamsOption = Annotated[
+    int | None,
+    typer.Option(help="Of the search; 4 for a model, 1 for a bundle.", rich_help_panel=HOW, show_default=False),
+]
+BatchOption = Annotated[
+    int, typer.Option(min=1, help="Questions that go through a model together.", rich_help_panel=HOW)
+]
+OneLineOption = Annotated[
+    bool,
+    typer.Option(
+        "--one-line/--all-lines", help="End an answer with its first line: chat models write on.", rich_help_panel=HOW
+    ),
+]
+QuestionLimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the file's first so many questions.", show_default=False)
+]
+ShardOption = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Only the I-th of N parts; what comes out is written when all are there.",
+        rich_help_panel=WHERE,
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Begin anew where a run with other settings is.")]
+
+MAX_LENGTH, BATCH = 512, 8
+MAX_NEW_TOKENS, THREADS, ONE_LINE = _DEFAULTS.most_tokens, _DEFAULTS.threads, _DEFAULTS.one_line
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What the options of a command say of who answers, how and where; see their help."""
+
+    model: Path | None
+    bundle: Path | None
+    backend: str | None
+    adapters: Path | None
+    device: Device
+    max_length: int
+    max_new_tokens: int
+    beams: int | None
+    batch: int
+    one_line: bool
+    shard: str
+    threads: int
+    engine: EngineName
+    address: str | None
+    workers: int | None
+    force: bool
+
+    def answers(
+        self, task: LampTask, asked: Sequence[Asked], out: Path, *, keep_prompts: bool = False
+    ) -> dict[str, Answered] | None:
+        """Have questions answered; see `personalization.answer_run.answer_all`.
+
+        Raises:
+            SettingsError: options contradict each other, or an earlier run had others.
+            CogenesisError: there is no such model or bundle, it is damaged, or questions could not be answered.
+        """
+        where = engine_of(self.engine, self.address, self.workers, self.threads)
+        shard = Shard.parse(self.shard)
+        plan = AnswerPlan(task.name, self._writer(), self.max_length, self.batch, keep_prompts)
+        lines = ProgressLines()
+
+        def report(done: int, total: int) -> None:
+            lines(task.name, "answered", done, total, worked=True)
+
+        return answer_all(asked, plan, where, out.absolute(), shard=shard, force=self.force, report=report)
+
+    def _writer(self) -> WriterSpec:
+        """Who answers; hashes the weights."""
+        if (self.model is None) == (self.bundle is None):
+            raise SettingsError("Give either --model DIR or --bundle DIR.")
+        adapters = None if self.adapters is None else self.adapters.absolute()
+        spec = partial(
+            WriterSpec,
+            backend=self.backend,
+            adapters=adapters,
+            most_tokens=self.max_new_tokens,
+            threads=self.threads,
+            device=str(self.device),
+            one_line=self.one_line,
+        )
+        if self.bundle is not None:
+            bundle = open_bundle(self.bundle, verify=False)
+            identity = bundle.fingerprint(bundle.decoder(self.backend))
+            beams = 1 if self.beams is None else self.beams
+            return spec(self.bundle.absolute(), identity, is_bundle=True, beams=beams)
+        assert self.model is not None
+        require_training_libraries()
+        directory, base = base_of(self.model)
+        beams = _DEFAULTS.beams if self.beams is None else self.beams
+        return spec(directory, base.sha256, is_bundle=False, beams=beams)
+
+
+def say_incomplete(out: Path, as_json: bool) -> None:
+    """Print that other shards are not done, so there is nothing to write yet."""
+    words = f"This part is done. The other parts are not in {out} yet: the last of them writes what comes out."
+    typer.echo(json.dumps({"out": str(out), "complete": False}) if as_json else words)
