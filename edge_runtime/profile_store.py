@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
-from edge_runtime.errors import RequestError, StoreError
-from edge_runtime.privacy import HistoryItem, PrivateContext
-from edge_runtime.request import load_json, parse_context
+import numpy as np
+from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x436F4765  # "CoGe": tells our files from other SQLite files
-_SQLITE_MAGIC = b"SQLite format 3\0"
-_BUSY_SECONDS = 10.0
+from edge_runtime.context import HistoryItem, PrivateContext
+from edge_runtime.errors import RequestError
+from edge_runtime.posting_lists import MAX_SLOTS
+from edge_runtime.store_file import StoreFile
+from edge_runtime.store_import import read_import
+from edge_runtime.store_schema import item_digest
+from edge_runtime.stored_item import NewItem, StoredItem, filled, iso_date, searched_text, storable
+from edge_runtime.vector_index import VectorIndex
+from edge_runtime.word_index import add_to_index, remove_from_index
+from edge_runtime.word_search import WordSearch
 
-_SCHEMA = (
-    "CREATE TABLE profile (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL)",
-    """CREATE TABLE history (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, text TEXT NOT NULL, date TEXT)""",
-)
+Progress: TypeAlias = Callable[[int, int], None]
 
-
-@dataclass(frozen=True, slots=True)
-class StoredItem:
-    """A past text as stored: `id` never names another one later; `date` is ISO 8601 (YYYY-MM-DD) or None."""
-
-    id: int
-    title: str = field(repr=False)
-    text: str = field(repr=False)
-    date: str | None = None
+_INDEXED_AT_ONCE = MAX_SLOTS  # items whose words are held in memory
+_ASKED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +36,15 @@ class Imported:
     profile: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Unembedded:
+    """A past text that an encoder has no vector of: what to embed, and a digest that tells whether it is still so."""
+
+    id: int
+    digest: bytes = field(repr=False)
+    text: str = field(repr=False)
+
+
 class ProfileStore:
     """The store. Every change is one transaction: after a crash or a power cut it is there as a whole or not at all.
 
@@ -52,44 +52,25 @@ class ProfileStore:
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Open a store, or make a new one, readable by its owner alone.
+        """Open a store, or make a new one, readable by its owner alone. One of an older version is brought up to date.
 
         Raises:
             StoreError: the file can't be opened, is damaged, is not a store, or was written by a newer version.
         """
-        self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # SQLite gives its side files (-wal, -shm) the mode of the main one.
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                start = os.read(descriptor, len(_SQLITE_MAGIC))
-            finally:
-                os.close(descriptor)
-            # SQLite takes a short file of another kind for an empty database and would overwrite it.
-            if start not in (b"", _SQLITE_MAGIC):
-                raise StoreError(f"This is not a profile store: {self.path}. Choose another --store file.")
-            if self.path.stat().st_mode & 0o077:
-                self.path.chmod(0o600)
-        except OSError as error:
-            raise StoreError(
-                f"The profile store can't be opened: {self.path} ({error.strerror}). Choose another --store file."
-            ) from None
-        with self._explained():
-            # Transactions are opened and closed by `_transaction` alone.
-            self._connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
-        try:
-            with self._explained():
-                self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+        self._file = StoreFile(path)
+        self._words = WordSearch(self._file.connection)
+        self._vectors: dict[str, VectorIndex] = {}
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
 
     @property
     def profile(self) -> str:
         """The profile, "" where none was set."""
-        with self._explained():
-            row = self._connection.execute("SELECT text FROM profile").fetchone()
+        with self._file.explained():
+            row = self._file.execute("SELECT text FROM profile").fetchone()
         return str(row[0]) if row else ""
 
     def set_profile(self, text: str) -> None:
@@ -98,15 +79,39 @@ class ProfileStore:
         Raises:
             StoreError: it can't be written.
         """
-        with self._transaction():
-            self._set_profile(_storable("profile", text))
+        with self._file.transaction():
+            self._set_profile(storable("profile", text))
 
     @property
     def items(self) -> tuple[StoredItem, ...]:
         """All past texts, in the order they were added."""
-        with self._explained():
-            rows = self._connection.execute("SELECT id, title, text, date FROM history ORDER BY id").fetchall()
+        with self._file.explained():
+            rows = self._file.execute("SELECT id, title, text, date, origin FROM history ORDER BY id").fetchall()
         return tuple(StoredItem(*row) for row in rows)
+
+    def __len__(self) -> int:
+        """How many past texts there are."""
+        with self._file.explained():
+            [count] = self._file.execute("SELECT items FROM totals").fetchone()
+        return int(count)
+
+    def get(self, item_ids: Sequence[int]) -> tuple[StoredItem, ...]:
+        """Some past texts, in the order of their ids here.
+
+        Raises:
+            RequestError: there is no such item.
+        """
+        found: dict[int, StoredItem] = {}
+        with self._file.explained():
+            for start in range(0, len(item_ids), _ASKED_AT_ONCE):
+                part = item_ids[start : start + _ASKED_AT_ONCE]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT id, title, text, date, origin FROM history WHERE id IN ({marks})"
+                found.update((row[0], StoredItem(*row)) for row in self._file.execute(query, list(part)))
+        for item_id in item_ids:
+            if item_id not in found:
+                raise self._unknown(item_id)
+        return tuple(found[item_id] for item_id in item_ids)
 
     def add(self, title: str, text: str, date: str | None = None) -> int:
         """Add a past text.
@@ -123,9 +128,11 @@ class ProfileStore:
             RequestError: the text is empty or the date is none.
             StoreError: it can't be written.
         """
-        row = (_storable("title", title), _filled("text", text), _iso_date(date))
-        with self._transaction():
-            return self._add(*row)
+        item = NewItem(storable("title", title), filled("text", text), iso_date(date))
+        with self._file.transaction():
+            item_id = self._add(item)
+            add_to_index(self._file.connection, [(item_id, item.searched)])
+        return item_id
 
     def update(
         self, item_id: int, *, title: str | None = None, text: str | None = None, date: str | None = None
@@ -136,19 +143,27 @@ class ProfileStore:
             RequestError: there is no such item, or a value is of the wrong form.
             StoreError: it can't be written.
         """
-        values = {
-            "title": None if title is None else _storable("title", title),
-            "text": None if text is None else _filled("text", text),
-            "date": _iso_date(date),
-        }
-        with self._transaction():
-            changed = self._connection.execute(
-                "UPDATE history SET title = coalesce(:title, title), text = coalesce(:text, text), "
-                "date = coalesce(:date, date) WHERE id = :id",
-                {**values, "id": item_id},
-            ).rowcount
-            if not changed:
-                raise self._unknown(item_id)
+        new_title = None if title is None else storable("title", title)
+        new_text = None if text is None else filled("text", text)
+        new_date = iso_date(date)
+        with self._file.transaction():
+            old = self._row(item_id)
+            new = NewItem(
+                old.title if new_title is None else new_title,
+                old.text if new_text is None else new_text,
+                old.date if new_date is None else new_date,
+                old.origin,
+                old.title_counts,
+            )
+            self._file.execute(
+                "UPDATE history SET title = ?, text = ?, date = ?, digest = ? WHERE id = ?",
+                (new.title, new.text, new.date, item_digest(new.title, new.text, new.origin), item_id),
+            )
+            if new.searched != old.searched:
+                remove_from_index(self._file.connection, [(item_id, old.searched)])
+                add_to_index(self._file.connection, [(item_id, new.searched)])
+                self._file.execute("DELETE FROM vectors WHERE item = ?", (item_id,))
+        self._file.leave_no_copy()
 
     def remove(self, *item_ids: int) -> None:
         """Remove past texts, all or none.
@@ -157,59 +172,117 @@ class ProfileStore:
             RequestError: there is no such item.
             StoreError: it can't be written.
         """
-        with self._transaction():
-            for item_id in dict.fromkeys(item_ids):
-                if not self._connection.execute("DELETE FROM history WHERE id = ?", (item_id,)).rowcount:
-                    raise self._unknown(item_id)
-        with self._explained():
-            # The log still holds the text; folding it in and cutting it off leaves no copy.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with self._file.transaction():
+            gone = [(item_id, self._row(item_id).searched) for item_id in dict.fromkeys(item_ids)]
+            remove_from_index(self._file.connection, gone)
+            for item_id, _ in gone:
+                self._file.execute("DELETE FROM history WHERE id = ?", (item_id,))
+                self._file.execute("DELETE FROM vectors WHERE item = ?", (item_id,))
+        self._file.leave_no_copy()
 
-    def import_file(self, path: Path | str) -> Imported:
-        """Take over the private context of a JSON file, all or nothing; doing it again changes nothing.
+    def import_file(
+        self, path: Path | str, *, task: str | None = None, user: str | None = None, progress: Progress | None = None
+    ) -> Imported:
+        """Take over what a file says of one user, all or nothing; doing it again changes nothing.
 
         Args:
-            path: a request file, or a user file with `profile` and `history` at the top (as `show --json` prints).
-                A history item may have a `date`.
+            path: a request file, a user file with `profile` and `history` at the top (as `show --json` prints), LaMP
+                questions or CoGenesis records.
+            task: of LaMP questions, "LaMP-5".
+            user: whose, where the file has several users.
+            progress: called with items done and items in all.
 
         Raises:
-            RequestError: the file is not one.
+            RequestError: the file is not one, or has no such user.
             StoreError: it can't be written.
         """
-        body = load_json(path)
-        if not isinstance(body, dict) or not {"context", "profile", "history"} & body.keys():
-            raise RequestError(
-                f"There is nothing to import: {path} has no context, profile or history. Choose a request or user file."
-            )
-        prefix, value = ("context", body["context"]) if "context" in body else ("", body)
-        context = parse_context(value, path, prefix)
-        dates = [_iso_date(item.get("date")) for item in (value or {}).get("history") or ()]
+        incoming = read_import(path, task, user)
+        return self.import_items(incoming.items, incoming.profile, progress)
+
+    def import_items(self, items: Sequence[NewItem], profile: str = "", progress: Progress | None = None) -> Imported:
+        """Add past texts that are not known yet, all or nothing; doing it again changes nothing.
+
+        Args:
+            items: known is what agrees in title, text and origin; the values must be those that `add` takes.
+            profile: replaces the present one unless it is empty.
+            progress: called with items done and items in all.
+
+        Raises:
+            StoreError: it can't be written.
+        """
         added = 0
-        with self._transaction():
-            if context.profile:
-                self._set_profile(context.profile)
-            for item, date in zip(context.history, dates, strict=True):
-                known = self._connection.execute(
-                    "SELECT 1 FROM history WHERE title = ? AND text = ?", (item.title, item.text)
-                ).fetchone()
-                if not known:
-                    self._add(item.title, item.text, date)
-                    added += 1
-        return Imported(added, len(context.history) - added, bool(context.profile))
+        with self._file.transaction():
+            if profile:
+                self._set_profile(profile)
+            for start in range(0, len(items), _INDEXED_AT_ONCE):
+                part = items[start : start + _INDEXED_AT_ONCE]
+                new = [(self._add(item), item.searched) for item in part if not self._knows(item)]
+                add_to_index(self._file.connection, new)
+                added += len(new)
+                if progress is not None:
+                    progress(start + len(part), len(items))
+        return Imported(added, len(items) - added, bool(profile))
 
     def context(self) -> PrivateContext:
         """Profile and past texts as the prompt takes them."""
-        with self._explained():
-            self._connection.execute("BEGIN")
-            try:
-                profile, items = self.profile, self.items
-            finally:
-                self._connection.execute("COMMIT")
+        with self._file.reading():
+            profile, items = self.profile, self.items
         return PrivateContext(profile, tuple(HistoryItem(item.title, item.text) for item in items))
+
+    def word_scores(self, query: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """BM25 scores of all past texts, as `edge_runtime.bm25` gives them.
+
+        Returns:
+            Ids (n,), in no particular order, and scores (n,).
+        """
+        with self._file.reading(), self._file.sound():
+            return self._words.scores(query)
+
+    def vector_scores(self, encoder: str, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Dot products of a query's vector with those of all past texts that have one.
+
+        Args:
+            encoder: fingerprint of the encoder that made them.
+            query: (d,) float32.
+
+        Returns:
+            Ids (n,), in no particular order, and dot products (n,).
+        """
+        with self._file.reading(), self._file.sound():
+            return self._vectors_of(encoder).scores(query)
+
+    def without_vector(self, encoder: str, count: int) -> list[Unembedded]:
+        """At most `count` past texts that the encoder has not embedded."""
+        with self._file.reading():
+            rows = self._vectors_of(encoder).missing(count)
+        return [
+            Unembedded(item_id, digest, searched_text(title, text, title_counts))
+            for item_id, digest, title, text, title_counts in rows
+        ]
+
+    def count_without_vector(self, encoder: str) -> int:
+        """How many past texts the encoder has not embedded."""
+        with self._file.reading():
+            return self._vectors_of(encoder).missing_count()
+
+    def put_vectors(self, encoder: str, items: Sequence[Unembedded], vectors: NDArray[np.float32]) -> None:
+        """Store vectors (n, d) of past texts; of those that were changed or removed in the meantime, none is stored.
+
+        Raises:
+            StoreError: they can't be written.
+        """
+        with self._file.transaction():
+            self._vectors_of(encoder).put([(item.id, item.digest) for item in items], vectors)
+
+    def newest(self, count: int) -> tuple[int, ...]:
+        """Ids of at most `count` past texts: by date, newest first, none last; of equal ones the last added first."""
+        query = "SELECT id FROM history ORDER BY date DESC, id DESC LIMIT ?"
+        with self._file.explained():
+            return tuple(row[0] for row in self._file.execute(query, (count,)))
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._file.close()
 
     def __enter__(self) -> ProfileStore:
         return self
@@ -217,91 +290,31 @@ class ProfileStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self) -> None:
-        execute = self._connection.execute
-        execute("PRAGMA secure_delete = ON").fetchall()
-        execute("PRAGMA synchronous = FULL")
-        if self._version() == (0, 0) and not execute("SELECT 1 FROM sqlite_master").fetchone():
-            execute("PRAGMA journal_mode = WAL").fetchall()
-            with self._transaction():
-                if not execute("SELECT 1 FROM sqlite_master").fetchone():  # another process may have been quicker
-                    for statement in _SCHEMA:
-                        execute(statement)
-                    execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                    execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        application, version = self._version()
-        if application != _APPLICATION_ID:
-            raise StoreError(f"This is not a profile store: {self.path}. Choose another --store file.")
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"The profile store was written by a newer version: {self.path} (schema {version}, this program reads "
-                f"{SCHEMA_VERSION}). Update cogenesis-edge."
-            )
-
-    def _version(self) -> tuple[int, int]:
-        [application] = self._connection.execute("PRAGMA application_id").fetchone()
-        [version] = self._connection.execute("PRAGMA user_version").fetchone()
-        return application, version
-
     def _set_profile(self, text: str) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO profile (id, text) VALUES (1, ?)", (text,))
+        self._file.execute("INSERT OR REPLACE INTO profile (id, text) VALUES (1, ?)", (text,))
 
-    def _add(self, title: str, text: str, date: str | None) -> int:
-        cursor = self._connection.execute(
-            "INSERT INTO history (title, text, date) VALUES (?, ?, ?)", (title, text, date)
+    def _add(self, item: NewItem) -> int:
+        digest = item_digest(item.title, item.text, item.origin)
+        cursor = self._file.execute(
+            "INSERT INTO history (title, text, date, origin, title_counts, digest) VALUES (?, ?, ?, ?, ?, ?)",
+            (item.title, item.text, item.date, item.origin, item.title_counts, digest),
         )
         return int(cursor.lastrowid or 0)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explained():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+    def _knows(self, item: NewItem) -> bool:
+        digest = item_digest(item.title, item.text, item.origin)
+        return bool(self._file.execute("SELECT 1 FROM history WHERE digest = ?", (digest,)).fetchone())
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OverflowError:
-            raise RequestError(f"There is no past text with an id so large: {self.path}.") from None
-        except sqlite3.OperationalError as error:
-            raise StoreError(
-                f"The profile store can't be used: {self.path} ({error}). "
-                "Check its permissions and the free space, and that no other program holds it."
-            ) from None
-        except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"The profile store is damaged or is not one: {self.path} ({error}). Restore a copy of the file."
-            ) from None
+    def _row(self, item_id: int) -> NewItem:
+        query = "SELECT title, text, date, origin, title_counts FROM history WHERE id = ?"
+        row = self._file.execute(query, (item_id,)).fetchone()
+        if row is None:
+            raise self._unknown(item_id)
+        title, text, date, origin, title_counts = row
+        return NewItem(title, text, date, origin, bool(title_counts))
+
+    def _vectors_of(self, encoder: str) -> VectorIndex:
+        return self._vectors.setdefault(encoder, VectorIndex(self._file.connection, encoder))
 
     def _unknown(self, item_id: int) -> RequestError:
         return RequestError(f"There is no past text with id {item_id}: {self.path}. `cogenesis store show` lists them.")
-
-
-def _storable(name: str, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RequestError(f"This can't be stored: the {name} holds half of a surrogate pair. Remove it.") from None
-    return text
-
-
-def _filled(name: str, text: str) -> str:
-    if not text.strip():
-        raise RequestError(f"This can't be stored: the {name} is empty. Give some.")
-    return _storable(name, text)
-
-
-def _iso_date(value: object) -> str | None:
-    if value is None:
-        return None
-    try:
-        return datetime.date.fromisoformat(value).isoformat()  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise RequestError("This can't be stored: the date is not of the form YYYY-MM-DD. Correct it.") from None
