@@ -16,6 +16,7 @@ from edge_runtime.privacy_commands import app as privacy_commands
 from edge_runtime.store_commands import app as store_commands
 from export.commands import app as export_commands
 from personalization.commands import app as adapter_commands
+from personalization.lamp_commands import app as lamp_commands
 from personalization.ropg_commands import app as ropg_commands
 from personalization.rspg_commands import app as rspg_commands
 
@@ -36,6 +37,7 @@ app.command()(generate)
 app.command()(chat)
 app.add_typer(export_commands, name="export")
 app.add_typer(adapter_commands, name="adapter")
+app.add_typer(lamp_commands, name="lamp")
 app.add_typer(ropg_commands, name="ropg")
 app.add_typer(rspg_commands, name="rspg")
 app.add_typer(cloud_commands, name="cloud")

@@ -1,0 +1,16 @@
+"""`cogenesis lamp`: LaMP's tasks from ranked profiles to scores."""
+
+from __future__ import annotations
+
+import typer
+
+from personalization.lamp_merge_command import merge
+from personalization.lamp_rank_command import rank
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Rank profiles, answer and score the tasks of LaMP, the benchmark of personalization.",
+)
+app.command()(rank)
+app.command()(merge)
