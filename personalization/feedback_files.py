@@ -16,6 +16,7 @@ from personalization.lamp_tasks import LampTask
 from personalization.whole_file import whole_file
 
 SCORES_NAME = "scores.json"
+_ERRORS = ("mae", "rmse")
 
 
 def item_key(question: str, item: str) -> str:
@@ -143,13 +144,22 @@ def _object(body: Any, what: str) -> dict[str, Any]:
 def _metric(entries: Mapping[str, Any], wanted: str | None, path: Path) -> str:
     names = sorted({str(name) for values in entries.values() if isinstance(values, dict) for name in values})
     if wanted is None and len(names) == 1:
-        return names[0]
+        return _gaining(names[0], path)
     if not names:
         raise _wrong(path, "there is no metric in it")
     if wanted not in names:
         which = "several metrics" if wanted is None else f"no metric '{wanted}'"
         raise SettingsError(f"The feedback has {which}: {path}. Choose one with --metric: {', '.join(names)}.")
-    return wanted
+    return _gaining(wanted, path)
+
+
+def _gaining(metric: str, path: Path) -> str:
+    if metric in _ERRORS:
+        raise SettingsError(
+            f"The feedback's metric {metric} is an error, of which less is better: {path}. Make it again with "
+            "`ropg feedback` or `rspg feedback`, which write gains."
+        )
+    return metric
 
 
 def _value(values: Any, metric: str, where: str, path: Path) -> float:

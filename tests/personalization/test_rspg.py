@@ -217,8 +217,9 @@ def test_the_bounds_are_shown(tmp_path):
         (lambda scores: scores["3"].update(metric={"rouge-1": "1"}), DataError, "must be a finite number"),
         (lambda scores: scores.update({"3": 1}), DataError, "question '3' must be an object"),
         (lambda scores: scores.clear(), DataError, "an entry or more"),
-        (lambda scores: [s.update(metric={"mae": 1}) for s in scores.values()], SettingsError, "different metrics"),
+        (lambda scores: [s.update(metric={"rouge-l": 1}) for s in scores.values()], SettingsError, "different metrics"),
         (lambda scores: scores["3"]["metric"].update(mae=1), SettingsError, "several metrics"),
+        (lambda scores: [s.update(metric={"mae": 1}) for s in scores.values()], SettingsError, "less is better"),
     ],
 )
 def test_feedback_that_does_not_fit_together_is_named(tmp_path, change, error, says):
