@@ -122,7 +122,7 @@ class AnswerWorker:
         try:
             return fit_prompt(self._task.prompt, one.question, one.items, self._writer.tokens, room)
         except DataError as error:
-            raise DataError(f"Question '{one.id}' {error}.") from None
+            raise DataError(f"Question '{one.id}': {error}.") from None
 
 
 def answer_all(

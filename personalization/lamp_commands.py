@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from personalization.lamp_evaluate_command import evaluate
 from personalization.lamp_merge_command import merge
 from personalization.lamp_rank_command import rank
+from personalization.lamp_score_command import score
+from personalization.lamp_train_command import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,3 +17,6 @@ app = typer.Typer(
 )
 app.command()(rank)
 app.command()(merge)
+app.command()(train)
+app.command()(evaluate)
+app.command()(score)

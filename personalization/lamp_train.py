@@ -114,7 +114,7 @@ def _example(base: Base, task: LampTask, lengths: Lengths, lesson: Lesson) -> Ex
     try:
         prompt = fit_prompt(task.prompt, lesson.asked.question, lesson.asked.items, tokens, room)
     except DataError as error:
-        raise DataError(f"Question '{lesson.asked.id}' {error}.") from None
+        raise DataError(f"Question '{lesson.asked.id}': {error}.") from None
     example = base.writer.answered(prompt, lesson.gold, lengths.answer)
     if base.context_length is not None and example.length > base.context_length:
         raise SettingsError(
