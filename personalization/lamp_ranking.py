@@ -133,9 +133,13 @@ def rank_profiles(
         for number, start in enumerate(range(0, size, QUESTIONS_A_JOB))
     }
     journal = Journal(out.with_name(f"{out.name}.journal"), spec.document(), force=force)
-    run_remaining(partial(ProfileRanker, spec), jobs, engine, journal, report)
+    try:
+        run_remaining(partial(ProfileRanker, spec), jobs, engine, journal, report)
+    finally:
+        if not journal.results:  # nothing to go on with
+            journal.path.unlink(missing_ok=True)
     write_ranking(out, {identity: items for number in jobs for identity, items in journal.results[number]})
-    journal.path.unlink()
+    journal.path.unlink(missing_ok=True)
 
 
 def read_ranking(path: Path | str) -> dict[str, list[str]]:
