@@ -15,7 +15,7 @@ from personalization.lamp_outputs import write_outputs
 from personalization.lamp_tasks import find_task
 from personalization.libraries import prepare_libraries, require_training_libraries
 from personalization.rspg_data_command import bounds_in_words
-from personalization.selection import bounds, mean_gain, read_selection
+from personalization.selection import bounds, compare_with_best, read_selection
 from personalization.tuning_options import DEFAULTS, Device, DeviceOption, JsonOption, ThreadsOption
 
 
@@ -30,7 +30,8 @@ def predict(
 ) -> None:
     """Select a retriever for each question, and write its answers as predictions.
 
-    Beside what the selection gained it shows the bounds: each retriever alone, chance, and the best for each question.
+    Beside what the selection gained it shows the bounds (each retriever alone, chance, and the best for each question),
+    and by a paired test whether the selection differs from the best retriever alone.
 
     Example:
       cogenesis rspg predict --task LaMP-5 --data dev.json --selector selector -o predictions.json
@@ -52,13 +53,25 @@ def predict(
         for question, choice in zip(selection.questions, choices, strict=True)
     }
     write_outputs(out, found, answers)
-    gained, limits = mean_gain(selection, choices), bounds(selection)
+    limits, compared = bounds(selection), compare_with_best(selection, choices)
     counts = Counter(selection.retrievers[choice] for choice in choices)
     chosen = {name: counts[name] for name in selection.retrievers}
     if as_json:
-        body = {"out": str(out), "metric": selection.metric, "selected": gained, "chosen": chosen, **asdict(limits)}
+        body = {
+            "out": str(out),
+            "metric": selection.metric,
+            "selected": compared.score,
+            "against_best": compared.document(),
+            "chosen": chosen,
+            **asdict(limits),
+        }
         typer.echo(json.dumps(body, ensure_ascii=False))
         return
     lines = [f"Mean {selection.metric} of {len(choices)} questions:", *bounds_in_words(limits)]
-    lines += [f"selected  {gained:.4f}", f"Chosen: {', '.join(f'{name} {count}' for name, count in chosen.items())}"]
-    typer.echo("\n".join([*lines, f"Predictions: {out}"]))
+    lines += [
+        f"Selected: {compared.score:.4f}, {compared.difference:+.4f} against {limits.best} alone "
+        f"(95 % interval {compared.low:+.4f} to {compared.high:+.4f}, p {compared.p:.4f})",
+        f"Chosen: {', '.join(f'{name} {count}' for name, count in chosen.items())}",
+        f"Predictions: {out}",
+    ]
+    typer.echo("\n".join(lines))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from personalization.errors import DataError, SettingsError
 from personalization.feedback_files import Answer, read_retriever_feedback
 from personalization.json_file import list_field, read_json, text_field
+from personalization.significance import Comparison, compare_systems
 from personalization.whole_file import whole_file
 
 FORMAT = "cogenesis-selection/1"
@@ -145,9 +146,21 @@ def read_selection(path: Path) -> Selection:
         raise DataError(f"The data of retriever selection is damaged: {path}, {error}. Make it again.") from None
 
 
-def mean_gain(selection: Selection, choices: Sequence[int]) -> float:
-    """What choices are worth: of each question the index of a retriever."""
-    return float(selection.gains[np.arange(len(choices)), choices].mean())
+def compare_with_best(selection: Selection, choices: Sequence[int]) -> Comparison:
+    """What choices are worth, and whether that is more or less than the best retriever alone, or chance.
+
+    Args:
+        selection: what was chosen from.
+        choices: of each question the index of a retriever.
+    """
+    gains = selection.gains
+    selected = gains[np.arange(len(choices)), choices]
+    best = gains[:, selection.retrievers.index(bounds(selection).best)]
+    return compare_systems(selected[:, None], best[:, None], {selection.metric: _mean})[selection.metric]
+
+
+def _mean(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    return means[..., 0]
 
 
 def _question(body: Mapping[str, Any], pool: int, where: str) -> SelectionQuestion:

@@ -104,6 +104,7 @@ def test_a_selector_beats_every_retriever_where_the_best_differs(encoder, tmp_pa
     assert predicted["oracle"] == pytest.approx(0.9)
     assert predicted["random"] == pytest.approx(0.5)
     assert predicted["selected"] > predicted["retrievers"][predicted["best"]] + 0.2
+    assert predicted["against_best"]["p"] < 0.01
     assert sum(predicted["chosen"].values()) == 60
     outputs = read_outputs(tmp_path / "predictions.json")
     assert outputs.task == "LaMP_5"
