@@ -16,7 +16,7 @@ from personalization.answer_run import Answered, AnswerPlan, Asked, answer_all
 from personalization.answer_writer import WriterSpec
 from personalization.data_options import WHERE, base_of
 from personalization.engine import EngineName, engine_of
-from personalization.errors import SettingsError
+from personalization.errors import DataError, SettingsError
 from personalization.lamp_tasks import LampTask
 from personalization.libraries import require_training_libraries
 from personalization.run import Shard
@@ -122,9 +122,14 @@ class AnswerOptions:
         """Have questions answered; see `personalization.answer_run.answer_all`.
 
         Raises:
+            DataError: nothing is asked.
             SettingsError: options contradict each other, or an earlier run had others.
             CogenesisError: there is no such model or bundle, it is damaged, or questions could not be answered.
         """
+        if not asked:
+            raise DataError(
+                "There is nothing to answer: the file has no questions, or none of the profiles has an item."
+            )
         where = engine_of(self.engine, self.address, self.workers, self.threads)
         shard = Shard.parse(self.shard)
         plan = AnswerPlan(task.name, self._writer(), self.max_length, self.batch, keep_prompts)
