@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from personalization.lamp_avocado_command import avocado
 from personalization.lamp_evaluate_command import evaluate
 from personalization.lamp_merge_command import merge
 from personalization.lamp_rank_command import rank
@@ -20,3 +21,4 @@ app.command()(merge)
 app.command()(train)
 app.command()(evaluate)
 app.command()(score)
+app.command()(avocado)
