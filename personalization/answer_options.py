@@ -136,7 +136,7 @@ class AnswerOptions:
         lines = ProgressLines()
 
         def report(done: int, total: int) -> None:
-            lines(task.name, "answered", done, total, worked=True)
+            lines(out.name, "answered", done, total, worked=True)
 
         return answer_all(asked, plan, where, out.absolute(), shard=shard, force=self.force, report=report)
 

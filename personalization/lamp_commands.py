@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from personalization.lamp_avocado_command import avocado
+from personalization.lamp_compare_command import compare
 from personalization.lamp_evaluate_command import evaluate
 from personalization.lamp_merge_command import merge
 from personalization.lamp_rank_command import rank
@@ -20,5 +21,6 @@ app.command()(rank)
 app.command()(merge)
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(score)
 app.command()(avocado)
