@@ -14,6 +14,7 @@ from personalization.errors import DataError
 
 _BLOCK = 1 << 20
 _SPACE = " \t\r\n"
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +116,14 @@ class _Text:
         self._text, self._at = "", 0
         self._ended = False
         self.place = 0
-        if self._more(_BLOCK) and self._text.startswith("\ufeff"):
-            self.skip(1)
 
     def next_character(self) -> str:
         """The next that is no white space; "" at the end of the file."""
         while True:
             while self._at < len(self._text):
-                if self._text[self._at] not in _SPACE:
-                    return self._text[self._at]
+                character = self._text[self._at]
+                if character not in _SPACE and not (character == _BYTE_ORDER_MARK and self.place == 0):
+                    return character
                 self.skip(1)
             if not self._more(_BLOCK):
                 return ""
