@@ -93,8 +93,8 @@ class CompareSpec:
         wrong = [ranker for ranker in self.rankers if ranker.needs_encoder]
         if wrong:
             raise SettingsError(
-                f"The ranker {wrong[0]} needs an encoder. Use `lamp rank`, `lamp merge` and `lamp evaluate` for it, and "
-                "compare by `lamp score --against`."
+                f"The ranker {wrong[0]} needs an encoder. Use `lamp rank`, `lamp merge` and `lamp evaluate` for it and "
+                "`lamp score --against`."
             )
 
 
