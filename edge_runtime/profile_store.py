@@ -25,6 +25,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _INDEXED_AT_ONCE = MAX_SLOTS  # items whose words are held in memory
 _ASKED_AT_ONCE = 500
+_COLUMNS = "id, title, text, date, origin, title_counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ class ProfileStore:
     def items(self) -> tuple[StoredItem, ...]:
         """All past texts, in the order they were added."""
         with self._file.explained():
-            rows = self._file.execute("SELECT id, title, text, date, origin FROM history ORDER BY id").fetchall()
-        return tuple(StoredItem(*row) for row in rows)
+            rows = self._file.execute(f"SELECT {_COLUMNS} FROM history ORDER BY id").fetchall()
+        return tuple(_stored(*row) for row in rows)
 
     def __len__(self) -> int:
         """How many past texts there are."""
@@ -106,8 +107,8 @@ class ProfileStore:
             for start in range(0, len(item_ids), _ASKED_AT_ONCE):
                 part = item_ids[start : start + _ASKED_AT_ONCE]
                 marks = ",".join("?" * len(part))
-                query = f"SELECT id, title, text, date, origin FROM history WHERE id IN ({marks})"
-                found.update((row[0], StoredItem(*row)) for row in self._file.execute(query, list(part)))
+                query = f"SELECT {_COLUMNS} FROM history WHERE id IN ({marks})"
+                found.update((row[0], _stored(*row)) for row in self._file.execute(query, list(part)))
         for item_id in item_ids:
             if item_id not in found:
                 raise self._unknown(item_id)
@@ -274,6 +275,23 @@ class ProfileStore:
         with self._file.transaction():
             self._vectors_of(encoder).put([(item.id, item.digest) for item in items], vectors)
 
+    def keep_vectors_of(self, encoders: Sequence[str]) -> int:
+        """Remove the vectors of all encoders but some, given by their fingerprints.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            StoreError: they can't be removed.
+        """
+        with self._file.transaction():
+            marks = ",".join("?" * len(encoders))
+            others = f"encoder NOT IN (SELECT id FROM encoders WHERE fingerprint IN ({marks}))"
+            removed = self._file.execute(f"DELETE FROM vectors WHERE {others}", list(encoders)).rowcount
+            self._file.execute(f"DELETE FROM encoders WHERE fingerprint NOT IN ({marks})", list(encoders))
+        self._vectors.clear()
+        return removed
+
     def newest(self, count: int) -> tuple[int, ...]:
         """Ids of at most `count` past texts: by date, newest first, none last; of equal ones the last added first."""
         query = "SELECT id FROM history ORDER BY date DESC, id DESC LIMIT ?"
@@ -318,3 +336,7 @@ class ProfileStore:
 
     def _unknown(self, item_id: int) -> RequestError:
         return RequestError(f"There is no past text with id {item_id}: {self.path}. `cogenesis store show` lists them.")
+
+
+def _stored(item_id: int, title: str, text: str, date: str | None, origin: str | None, title_counts: int) -> StoredItem:
+    return StoredItem(item_id, title, text, date, origin, bool(title_counts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,25 +12,38 @@ import typer
 
 from edge_runtime.errors import RequestError
 from edge_runtime.profile_store import ProfileStore
+from edge_runtime.search_commands import embed, search
+from edge_runtime.store_options import DEFAULT_STORE, AsJson, StoreFile
+from edge_runtime.terminal_progress import terminal_progress
 
 app = typer.Typer(name="store", help="The profile and past texts on this device.", no_args_is_help=True)
 
-StoreFile = Annotated[
-    Path, typer.Option("--store", envvar="COGENESIS_STORE", metavar="FILE", help="The store's file; made if missing.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-_DEFAULT = Path(typer.get_app_dir("cogenesis")) / "profile.db"
+app.command()(search)
+app.command()(embed)
 
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="A request or user file (JSON).", show_default=False)],
-    store: StoreFile = _DEFAULT,
+    file: Annotated[
+        Path,
+        typer.Argument(help="A request or user file, LaMP questions or CoGenesis records (JSON).", show_default=False),
+    ],
+    task: Annotated[str | None, typer.Option(help="Of LaMP questions: LaMP-1 to LaMP-7 or LaMP-2-news.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="ID", help="Whose texts to take, where the file has several users.")
+    ] = None,
+    store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Take over profile and past texts from a file; what is known already is left alone."""
-    with ProfileStore(store) as opened:
-        done = opened.import_file(file)
+    """Take over profile and past texts from a file; what is known already is left alone.
+
+    Examples:
+      cogenesis store import examples/user/user.json
+
+      cogenesis store import LaMP_5/dev_questions.json --task LaMP-5 --user 12
+    """
+    with ProfileStore(store) as opened, terminal_progress("Importing") as progress:
+        done = opened.import_file(file, task=task, user=user, progress=progress)
     profile = "profile set" if done.profile else "profile left as it was"
     _say(
         {"added": done.added, "known": done.known, "profile": done.profile, "store": str(store)},
@@ -39,11 +53,11 @@ def import_file(
 
 
 @app.command()
-def show(store: StoreFile = _DEFAULT, as_json: AsJson = False) -> None:
+def show(store: StoreFile = DEFAULT_STORE, as_json: AsJson = False) -> None:
     """Show everything in the store; the JSON form can be imported again."""
     with ProfileStore(store) as opened:
         profile, items = opened.profile, opened.items
-    history = [{"id": item.id, "date": item.date, "title": item.title, "text": item.text} for item in items]
+    history = [asdict(item) for item in items]
     lines = [profile or "(no profile)", "", f"Past texts: {len(items)}"]
     lines += [f"{item.id:>5}  {item.date or '':10}  {item.title}  ({len(item.text):,} characters)" for item in items]
     _say({"profile": profile, "history": history}, "\n".join(lines), as_json)
@@ -55,7 +69,7 @@ def add(
     text: Annotated[str | None, typer.Option(help="The text itself.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with the text; - reads standard input.")] = None,
     date: Annotated[str | None, typer.Option(help="When it was written, YYYY-MM-DD.")] = None,
-    store: StoreFile = _DEFAULT,
+    store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Add a past text."""
@@ -68,9 +82,31 @@ def add(
 
 
 @app.command()
+def update(
+    item_id: Annotated[int, typer.Argument(metavar="ID", help="As `show` lists it.", show_default=False)],
+    title: Annotated[str | None, typer.Option(help="The new title.")] = None,
+    text: Annotated[str | None, typer.Option(help="The new text.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with the new text; - reads standard input.")] = None,
+    date: Annotated[str | None, typer.Option(help="The new date, YYYY-MM-DD.")] = None,
+    store: StoreFile = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Change what is given of a past text.
+
+    Example: cogenesis store update 3 --date 2024-02-29
+    """
+    content = _content(text, file)
+    if title is None and content is None and date is None:
+        raise RequestError("There is nothing to change. Give --title, --text, --file or --date.")
+    with ProfileStore(store) as opened:
+        opened.update(item_id, title=title, text=content, date=date)
+    _say({"id": item_id}, f"Changed {item_id}.", as_json)
+
+
+@app.command()
 def remove(
     ids: Annotated[list[int], typer.Argument(help="Ids, as `show` lists them.", show_default=False)],
-    store: StoreFile = _DEFAULT,
+    store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Remove past texts, all or none."""
@@ -83,7 +119,7 @@ def remove(
 def profile(
     text: Annotated[str | None, typer.Argument(help="The new profile; without it the profile is shown.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with the new profile; - reads standard input.")] = None,
-    store: StoreFile = _DEFAULT,
+    store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
     """Show or replace the profile."""

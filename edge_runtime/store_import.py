@@ -67,9 +67,19 @@ def read_import(path: Path | str, task: str | None = None, user: str | None = No
         )
     prefix, value = ("context", body["context"]) if "context" in body else ("", body)
     context = parse_context(value, path, prefix)
-    dates = [iso_date(item.get("date")) for item in (value or {}).get("history") or ()]
-    items = [NewItem(item.title, item.text, date) for item, date in zip(context.history, dates, strict=True)]
+    raw = (value or {}).get("history") or ()
+    items = [
+        NewItem(
+            item.title, item.text, iso_date(extra.get("date")), _origin(extra), extra.get("title_counts") is not False
+        )
+        for item, extra in zip(context.history, raw, strict=True)
+    ]
     return Incoming(context.profile, tuple(items))
+
+
+def _origin(item: Mapping[str, Any]) -> str | None:
+    value = item.get("origin")
+    return storable("origin", value) if isinstance(value, str) else None
 
 
 def _from_list(body: list[Any], path: Path | str, task: str | None, user: str | None) -> Incoming:

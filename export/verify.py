@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import open_bundle
 from edge_runtime.open_decoder import open_decoder
+from edge_runtime.retrieval_kit import bundle_retrieval, open_retrieval_kit
 from edge_runtime.tokenizer import Tokenizer
 from export.conformance import Conformance, compare, read_vectors
 from export.errors import ConformanceError
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was checked: `files` with `size` bytes in all, and each decoder's `conformance`, by backend."""
+    """What was checked: `files` with `size` bytes in all, and each decoder's `conformance`, by backend.
+
+    `encoders` are the text encoders for retrieval by name, with the largest difference to their golden vectors.
+    """
 
     files: int
     size: int
     conformance: Mapping[str, Conformance]
+    encoders: Mapping[str, float]
 
 
 def verify_bundle(path: Path, *, threads: int | None = None) -> Verification:
@@ -49,4 +54,22 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> Verification:
         vectors = read_vectors(golden.read_bytes(), str(golden), manifest.vocab_size)
         decoder = open_decoder(bundle, spec.backend, threads=threads)
         conformance[spec.backend] = compare(decoder, vectors, f"{path}, {spec.backend}")
-    return Verification(len(manifest.files), sum(item.size for item in manifest.files), conformance)
+    retrieval = bundle_retrieval(path)
+    encoders = {} if retrieval is None else verify_encoders(retrieval)
+    return Verification(len(manifest.files), sum(item.size for item in manifest.files), conformance, encoders)
+
+
+def verify_encoders(root: Path) -> dict[str, float]:
+    """Check the text encoders of a directory: every file's hash and the golden vectors.
+
+    Args:
+        root: an encoder's directory, or one whose subdirectories are encoders.
+
+    Returns:
+        The largest difference to a golden vector, as a share of its length, by the encoder's name.
+
+    Raises:
+        BundleError: something is missing or damaged, or a vector is another one.
+    """
+    kit = open_retrieval_kit(root)
+    return {name: kit.encoder(name).check() for name in kit.encoders}
