@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 
 from personalization.errors import DataError
+from personalization.zip_member import ZIP_DAMAGE, read_member
 
 MAIL_NAME = re.compile(r"\b(\d{3})-(\d{6})-EM(?:\.txt)?\b")
 
@@ -69,17 +70,13 @@ class MailArchive:
             archive, members = self._mailbox(custodian, path)
             if stem not in members:
                 raise DataError(f"There is no e-mail {stem} in {path}. Check that the collection is complete.")
-            with archive.open(members[stem]) as file:
-                content = file.read(_LARGEST_MAIL + 1)
+            return parse_mail(read_member(archive, members[stem], _LARGEST_MAIL, f"{stem} in {path}"))
         except FileNotFoundError:
             raise DataError(f"There is no mailbox {path}, which has {stem}. Copy it from the collection.") from None
         except OSError as error:
             raise DataError(f"The mailbox can't be read: {path} ({error.strerror}). Check who may read it.") from None
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        except ZIP_DAMAGE as error:
             raise DataError(f"The mailbox is damaged: {path} ({error}). Copy it again from the collection.") from None
-        if len(content) > _LARGEST_MAIL:
-            raise DataError(f"The e-mail {stem} is larger than {_LARGEST_MAIL >> 20} MB: {path}. Copy it again.")
-        return parse_mail(content)
 
     def close(self) -> None:
         """Close the files."""

@@ -16,6 +16,7 @@ from personalization.lamp_metrics import Array, metrics_of, sample_scores, stati
 from personalization.lamp_outputs import Outputs, parse_outputs
 from personalization.lamp_tasks import LAMP_TASKS, Judging, LampTask
 from personalization.significance import Comparison, compare_systems
+from personalization.zip_member import ZIP_DAMAGE, read_member
 
 _LARGEST_MEMBER = 1 << 30
 """Bytes of a file within a zip; gold outputs of a task take a hundredth of that."""
@@ -131,7 +132,7 @@ def read_zip(path: Path) -> dict[str, Outputs]:
         raise DataError(f"There is no such file: {path}. Check its name.") from None
     except OSError as error:
         raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except ZIP_DAMAGE as error:
         raise DataError(f"The zip file can't be read: {path} ({error}). Make it again, without a password.") from None
     if not found:
         raise DataError(f"There is no outputs file (*.json) in the zip file: {path}.")
@@ -152,11 +153,7 @@ def pair_tasks(golds: Mapping[str, Outputs], predictions: Mapping[str, Outputs],
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Any:
-    with archive.open(member) as file:
-        # What the directory says of the size need not be true.
-        content = file.read(_LARGEST_MEMBER + 1)
-    if len(content) > _LARGEST_MEMBER:
-        raise DataError(f"The file is larger than {_LARGEST_MEMBER >> 20} MB: {where}. It is no outputs file.")
+    content = read_member(archive, member, _LARGEST_MEMBER, where)
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):

@@ -151,8 +151,8 @@ def _dense(encoder: Encoder, batch: int, questions: Sequence[Searched]) -> list[
     vectors = dict(zip(texts, encoder.embed(list(texts), batch), strict=True))
     orders = []
     for asked in questions:
-        documents = np.array([vectors[text] for text in asked.documents]).reshape(len(asked.documents), -1)
-        scores = documents @ vectors[asked.query] if len(documents) else np.zeros(0)
+        documents = np.array([vectors[text] for text in asked.documents]).reshape(-1, encoder.dimension)
+        scores = documents @ vectors[asked.query]
         if not np.isfinite(scores).all():
             raise PersonalizationError(
                 f"The encoder's scores for question '{asked.question.id}' are not finite numbers. Train it again."
