@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 from typer.testing import CliRunner
 
-from cogenesis.cli import app
+from personalization.lamp_commands import app
 from personalization.lamp_tasks import LAMP_TASKS, Judging
 
 REAL = records.DATA.parent / "lamp" / "LaMP_5"
@@ -52,10 +52,10 @@ def judged_by_others(task, expected, predicted):
 def chain(task: str, source: Path, outputs: Path, out: Path, *options, items: int = 2) -> dict[str, float]:
     """Rank, merge, evaluate and score; what comes out is what outside judges say."""
     ranking, merged, answers = out / "ranking.json", out / "merged.json", out / "answers"
-    run("lamp", "rank", "--task", task, "-q", source, "-o", ranking)
-    run("lamp", "merge", "-q", source, "--outputs", outputs, "--ranking", ranking, "-o", merged)
-    evaluated = run("lamp", "evaluate", "--task", task, "-q", merged, "-k", items, "-o", answers, *options)
-    scored = run("lamp", "score", "--task", task, "--golds", outputs, "--preds", answers / "predictions.json")
+    run("rank", "--task", task, "-q", source, "-o", ranking)
+    run("merge", "-q", source, "--outputs", outputs, "--ranking", ranking, "-o", merged)
+    evaluated = run("evaluate", "--task", task, "-q", merged, "-k", items, "-o", answers, *options)
+    scored = run("score", "--task", task, "--golds", outputs, "--preds", answers / "predictions.json")
     scores = scored[task]["scores"]
     assert scores == evaluated["scores"]
     expected, predicted = (
@@ -91,9 +91,9 @@ def test_a_model_that_learnt_the_answers_gives_them(llama, tmp_path):
     source = write_json(tmp_path / "questions.json", questions("LaMP-2"))
     outputs = write_json(tmp_path / "outputs.json", golds("LaMP-2"))
     merged, tuned = tmp_path / "gold.json", tmp_path / "tuned"
-    run("lamp", "merge", "-q", source, "--outputs", outputs, "-o", merged)
+    run("merge", "-q", source, "--outputs", outputs, "-o", merged)
     hard = ("--epochs", 12, "--rate", 1e-2, "--batch", 4, "--threads", 1)
-    trained = run("lamp", "train", "--task", "LaMP-2", "-q", merged, "-m", llama, "-k", 0, "-o", tuned, *hard)
+    trained = run("train", "--task", "LaMP-2", "-q", merged, "-m", llama, "-k", 0, "-o", tuned, *hard)
     assert trained["losses"][-1] < 0.1 < trained["losses"][0]
     scores = chain("LaMP-2", source, outputs, tmp_path, "-m", tuned, "--max-length", 256, "--threads", 1, items=0)
     assert scores["accuracy"] == 1.0
