@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from personalization.rspg_data_command import data, show_bounds
+from personalization.rspg_export_command import export
 from personalization.rspg_feedback_command import feedback
 from personalization.rspg_predict_command import predict
 from personalization.rspg_train_command import train
@@ -19,3 +20,4 @@ app.command()(data)
 app.command("bounds")(show_bounds)
 app.command()(train)
 app.command()(predict)
+app.command()(export)

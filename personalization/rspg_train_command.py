@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from edge_runtime.selector_card import SelectorMode
 from export.progress import progress_bar
 from personalization.libraries import prepare_libraries, require_training_libraries
 from personalization.selection import read_selection
-from personalization.selector_card import SelectorMode
 from personalization.tuning_options import (
     DEFAULTS,
     HOW,

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
+from edge_runtime.selector_card import SELECTOR_NAME, SelectorCard, SelectorMode, read_selector_card
 from edge_runtime.selector_tokens import candidate_tokens
 from export.errors import SourceError
 from personalization.encoder import Encoder
 from personalization.errors import SettingsError
-from personalization.selector_card import SELECTOR_NAME, SelectorCard, SelectorMode, read_card
 
 _HEAD_NAME = "head.safetensors"
 _MOST_TOKENS = 512
@@ -74,9 +74,9 @@ class Selector:
         """Load a trained selector's directory.
 
         Raises:
-            ExportError: it is incomplete or damaged.
+            CogenesisError: it is incomplete or damaged.
         """
-        card = read_card(path / SELECTOR_NAME)
+        card = read_selector_card(path)
         selector = cls(Encoder.load(path, device), card)
         try:
             selector.module.head.load_state_dict(safetensors.torch.load_file(path / _HEAD_NAME))

@@ -16,9 +16,11 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from edge_runtime.errors import CogenesisError
+from edge_runtime import selector as device
+from edge_runtime.errors import BundleError, CogenesisError
+from edge_runtime.selector_card import SelectorMode
 from edge_runtime.selector_tokens import candidate_tokens
-from export.errors import SourceError
+from export.errors import SourceError, WriteError
 from export.progress import silent
 from personalization import rspg_commands
 from personalization.data_parallel import Team
@@ -28,7 +30,6 @@ from personalization.lamp_outputs import read_outputs
 from personalization.rspg import select, train_selector
 from personalization.selection import Selection, SelectionQuestion, bounds, combine, read_selection
 from personalization.selector import Selector
-from personalization.selector_card import SelectorMode
 from personalization.tuning_settings import TuningSettings
 
 POOL = ("none", "bm25", "recency")
@@ -141,10 +142,36 @@ def test_a_saved_selector_scores_as_it_did(encoder, tmp_path):
     torch.testing.assert_close(loaded.scores(candidates), selector.scores(candidates), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", list(SelectorMode))
+def test_on_a_device_an_exported_selector_scores_and_chooses_as_in_training(encoder, tmp_path, mode):
+    selector = Selector.new(encoder, mode, POOL, 20, "cpu")
+    torch.nn.init.normal_(selector.module.head.weight)
+    torch.nn.init.constant_(selector.module.head.bias, 0.3)
+    (tmp_path / "trained").mkdir()
+    selector.save(tmp_path / "trained")
+    done, error = run("export", "--selector", tmp_path / "trained", "-o", tmp_path / "device")
+    assert error is None and done["difference"] < 1e-5
+
+    exported = device.Selector.load(tmp_path / "device", threads=1)
+    assert (exported.mode, exported.retrievers) == (mode, POOL)
+    for number in range(20):
+        draw = random.Random(number)
+        texts = [[" ".join(draw.choices(FILLERS, k=draw.randrange(30))) for _ in range(2)] for _ in POOL]
+        with torch.no_grad():
+            scores = selector.scores([selector.tokens(prompt, output) for prompt, output in texts])
+        chosen = exported.choose([device.Candidate(prompt, output) for prompt, output in texts])
+        assert chosen == int(scores.argmax())
+
+    _, error = run("export", "--selector", tmp_path / "trained", "-o", tmp_path / "device")
+    assert isinstance(error, WriteError) and "--force" in str(error)
+    _, error = run("export", "--selector", tmp_path / "trained", "-o", tmp_path / "trained", "--force")
+    assert isinstance(error, WriteError) and "not replaced" in str(error)
+
+
 def test_selectors_that_can_not_be_used_are_named(encoder, tmp_path):
     with pytest.raises(SettingsError, match="takes 64 tokens, not 100"):
         Selector.new(encoder, SelectorMode.PRE, POOL, 100, "cpu")
-    with pytest.raises(SourceError, match=r"no selector\.json"):
+    with pytest.raises(BundleError, match=r"no selector\.json"):
         Selector.load(encoder)
     selector = Selector.new(encoder, SelectorMode.PRE, POOL, None, "cpu")
     (tmp_path / "saved").mkdir()
@@ -157,7 +184,7 @@ def test_selectors_that_can_not_be_used_are_named(encoder, tmp_path):
     with pytest.raises(SourceError, match="head can't be read"):
         Selector.load(tmp_path / "saved")
     (tmp_path / "saved" / "selector.json").write_text('{"format": "cogenesis-selector/2"}')
-    with pytest.raises(SourceError, match="format is not cogenesis-selector/1"):
+    with pytest.raises(BundleError, match="format is not cogenesis-selector/1"):
         Selector.load(tmp_path / "saved")
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from export.errors import SourceError
+from edge_runtime.errors import BundleError
 
 SELECTOR_NAME = "selector.json"
 FORMAT = "cogenesis-selector/1"
 
 
 class SelectorMode(StrEnum):
-    """When a retriever is selected: before generation by the prompt, or after it by prompt and output."""
+    """When a retriever is selected: PRE by the prompts alone, POST by the prompts and what was written from them."""
 
     PRE = "pre"
     POST = "post"
@@ -22,11 +22,11 @@ class SelectorMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SelectorCard:
-    """What a device must know of a selector, beside its graph and tokenizer; `selector.json`.
+    """What `selector.json` says.
 
     Attributes:
         mode: what of a candidate it reads.
-        retrievers: names of the pool that it was trained on, in order.
+        retrievers: names of the retrievers that it chooses from, in order; of equally good ones the first is taken.
         max_tokens: of a candidate.
     """
 
@@ -45,18 +45,22 @@ class SelectorCard:
         return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_card(path: Path) -> SelectorCard:
-    """Read a `selector.json`.
+def read_selector_card(directory: Path) -> SelectorCard:
+    """Read a directory's `selector.json`.
 
     Raises:
-        SourceError: there is none, or it is damaged.
+        BundleError: there is none, or it is damaged or from another version.
     """
+    path = directory / SELECTOR_NAME
     try:
         body = json.loads(path.read_bytes())
         if body["format"] != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
-        return SelectorCard(SelectorMode(body["mode"]), tuple(map(str, body["retrievers"])), int(body["max_tokens"]))
+        card = SelectorCard(SelectorMode(body["mode"]), tuple(map(str, body["retrievers"])), int(body["max_tokens"]))
+        if not card.retrievers or card.max_tokens < 1:
+            raise ValueError("it has no retrievers, or no room for tokens")
     except FileNotFoundError:
-        raise SourceError(f"This is no selector: {path.parent} (no {SELECTOR_NAME}).") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"The selector can't be read: {path} ({error}). Train it again.") from None
+        raise BundleError(f"There is no selector here: {directory} (no {SELECTOR_NAME}).") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"The selector can't be read: {path} ({error}). Make it again.") from None
+    return card
