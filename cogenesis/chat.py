@@ -24,6 +24,7 @@ from cogenesis.generate import (
     UserOption,
     use_adapter_of,
 )
+from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
 from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode, Options
@@ -51,7 +52,10 @@ def chat(
     user: Annotated[
         Path | None, typer.Option(help="JSON file with the user's profile and history (see examples/user/user.json).")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Profile store, see `cogenesis store`.")] = None,
+    store: StoreOption = None,
+    retriever: RetrieverOption = None,
+    items: ItemsOption = 4,
+    retrieval: RetrievalOption = None,
     mode: Annotated[
         Mode | None, typer.Option(help="Who writes; fused with a cloud, edge without, unless given.")
     ] = None,
@@ -92,7 +96,7 @@ def chat(
     use_adapter_of(assistant, writer, adapter)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")
     options = Options(max_new_tokens, Sampling(temperature, top_p=top_p, seed=seed), policy=policy)
-    with Ledger(ledger) as book:
+    with Ledger(ledger) as book, open_retrieval(store, retriever, items, retrieval, bundle) as found:
         while True:
             try:
                 line = console.input("[bold green]> [/bold green]").strip()
@@ -105,8 +109,13 @@ def chat(
                 state = _command(line, state, cloud is not None, context, book, assistant, console)
             elif line:
                 instruction = PublicInstruction(line)
+                try:
+                    used = context if found is None else found.context(instruction, PrivateContext()).context
+                except CogenesisError as error:
+                    console.print(str(error), markup=False, style="red")
+                    continue
                 answer = assistant.generate(
-                    instruction, context, mode=state, cloud=connection, options=options, ledger=book
+                    instruction, used, mode=state, cloud=connection, options=options, ledger=book
                 )
                 _stream(answer, console)
     if connection is not None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
+from edge_runtime.context import PrivateContext
 from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.ledger import Ledger
@@ -21,6 +23,7 @@ from edge_runtime.schedule import Schedule
 from edge_runtime.sparse import THIN, RowFormat, ValueType
 
 if TYPE_CHECKING:
+    from edge_runtime.answer import Answer
     from edge_runtime.assistant import Assistant
 
 FINISHED_WITHOUT_CLOUD = 6
@@ -117,6 +120,10 @@ def generate(
     ] = None,
     adapter: AdapterOption = None,
     ledger: LedgerOption = None,
+    store: StoreOption = None,
+    retriever: RetrieverOption = None,
+    items: ItemsOption = 4,
+    retrieval: RetrievalOption = None,
     backend: BackendOption = None,
     threads: ThreadsOption = None,
     context_length: ContextOption = None,
@@ -127,7 +134,12 @@ def generate(
     The request is {"instruction": "...", "context": {"profile": "...", "history": [{"title": "...", "text": "..."}]}}.
     Only the instruction, and in mode fused what the policy lets out of the answer, leave the device.
 
-    Example: cogenesis generate --bundle my-bundle --request request.json --mode fused --cloud 127.0.0.1:50051
+    With a store, its profile and the past texts that a retriever finds in it are private context, too.
+
+    Examples:
+      cogenesis generate --bundle my-bundle --request request.json --mode fused --cloud 127.0.0.1:50051
+
+      cogenesis generate --bundle my-bundle --request request.json --store profile.db --retriever bm25 --items 4
     """
     from edge_runtime.request import load_request
 
@@ -153,11 +165,27 @@ def generate(
     try:
         assistant = load(bundle, backend, threads=threads, context_length=context_length)
         use_adapter_of(assistant, user, adapter)
-        with Ledger(ledger) as book:
-            answer = assistant.generate(
-                asked.instruction, asked.context, mode=mode, cloud=connection, options=options, ledger=book
-            )
-            for piece in answer:
+        with Ledger(ledger) as book, open_retrieval(store, retriever, items, retrieval, bundle) as found:
+
+            def answer_with(context: PrivateContext) -> Answer:
+                return assistant.generate(
+                    asked.instruction, context, mode=mode, cloud=connection, options=options, ledger=book
+                )
+
+            written: dict[PrivateContext, Answer] = {}
+
+            def write(context: PrivateContext) -> str:
+                if context not in written:
+                    written[context] = answer_with(context)
+                return "".join(written[context]) or written[context].result.text
+
+            context, retriever_used = asked.context, None
+            if found is not None:
+                choice = found.context(asked.instruction, context, write if mode is Mode.EDGE else None)
+                context, retriever_used = choice.context, choice.retriever
+            answer = written.get(context) or answer_with(context)
+            pieces = [answer.result.text] if context in written else answer
+            for piece in pieces:
                 if not as_json:
                     print(piece, end="", flush=True)
             result = answer.result
@@ -165,10 +193,12 @@ def generate(
         if connection is not None:
             connection.close()
     if as_json:
-        print(json.dumps(result.to_json(), ensure_ascii=False))
+        print(json.dumps(result.to_json() | {"retriever": retriever_used}, ensure_ascii=False))
     else:
         stats = result.stats
         print()
+        if retriever_used:
+            print(f"[past texts: {len(context.history)}, by {retriever_used}]", file=sys.stderr)
         print(
             f"[{result.mode}: {len(result.token_ids)} tokens, {stats.tokens_per_second:.1f} tokens/s, first after "
             f"{stats.first_token_seconds:.2f} s, {stats.round_trips} round trips, {stats.bytes_up:,} bytes up, "

@@ -7,18 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.errors import BundleError, RequestError
+from edge_runtime.retriever_names import AUTO, DENSE, HYBRID, MIXED, RESERVED, WITHOUT_ENCODER
 from edge_runtime.selector import SELECTOR_NAME, Selector
 from edge_runtime.text_encoder import ENCODER_NAME, TextEncoder
 
 RETRIEVAL_DIRECTORY = "retrieval"
 """Where a bundle has it."""
 
-DENSE = "dense"
-"""The encoder of rankings that name none; what a directory's only encoder answers to, too."""
-
-NONE, RECENCY, BM25, HYBRID, MIXED, AUTO = "none", "recency", "bm25", "hybrid", "mixed", "auto"
-WITHOUT_ENCODER = (NONE, RECENCY, BM25)
-_RESERVED = (*WITHOUT_ENCODER, HYBRID, MIXED, AUTO)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -115,10 +110,10 @@ def retriever_directory(bundle: Path, name: str) -> Path:
     Raises:
         RequestError: no encoder can have that name.
     """
-    if not _NAME.fullmatch(name) or name in _RESERVED:
+    if not _NAME.fullmatch(name) or name in RESERVED:
         raise RequestError(
             f"An encoder can't be called '{name}': letters, digits, '.', '_' and '-', at most 64, and none of "
-            f"{', '.join(_RESERVED)}."
+            f"{', '.join(RESERVED)}."
         )
     return bundle / RETRIEVAL_DIRECTORY / name
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edge_runtime.errors import RequestError
-from edge_runtime.retrieval_kit import AUTO, BM25, open_retrieval_kit
+from edge_runtime.retriever_names import AUTO, BM25
 from edge_runtime.store_options import DEFAULT_STORE, AsJson, StoreFile
 from edge_runtime.terminal_progress import terminal_progress
 
@@ -42,6 +42,7 @@ def search(
       cogenesis store search "letter to the landlord" --retriever hybrid --retrieval encoders/minilm --json
     """
     from edge_runtime.profile_store import ProfileStore
+    from edge_runtime.retrieval_kit import open_retrieval_kit
     from edge_runtime.store_search import StoreSearch
 
     if retriever == AUTO:
@@ -81,6 +82,7 @@ def embed(
     Example: cogenesis store embed --retrieval bundles/smollm2/retrieval
     """
     from edge_runtime.profile_store import ProfileStore
+    from edge_runtime.retrieval_kit import open_retrieval_kit
     from edge_runtime.store_search import StoreSearch
 
     kit = open_retrieval_kit(retrieval)

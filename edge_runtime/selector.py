@@ -69,6 +69,11 @@ class Selector:
             raise BundleError(f"The selector can't be read: {path} ({error}). Export it again.") from None
         return cls(mode, retrievers, max_tokens, TextGraph(Path(directory), threads))
 
+    @property
+    def reads_answers(self) -> bool:
+        """Whether every candidate needs an answer."""
+        return self.mode is SelectorMode.POST
+
     def choose(self, candidates: Sequence[Candidate]) -> int:
         """Place of the best candidate, the first of equally good ones.
 
@@ -78,9 +83,10 @@ class Selector:
         Raises:
             BundleError: the graph fails.
         """
-        post = self.mode is SelectorMode.POST
         tokens = [
-            candidate_tokens(self._graph.tokenizer, one.prompt, (one.answer or "") if post else None, self._max_tokens)
+            candidate_tokens(
+                self._graph.tokenizer, one.prompt, (one.answer or "") if self.reads_answers else None, self._max_tokens
+            )
             for one in candidates
         ]
         scores = self._graph.run(tokens).reshape(-1)

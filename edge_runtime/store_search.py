@@ -13,7 +13,8 @@ from edge_runtime.bm25 import best_first
 from edge_runtime.context import HistoryItem, PrivateContext
 from edge_runtime.profile_store import ProfileStore
 from edge_runtime.rank_fusion import alternate, reciprocal_rank_scores
-from edge_runtime.retrieval_kit import BM25, DENSE, HYBRID, MIXED, NONE, RECENCY, RetrievalKit
+from edge_runtime.retrieval_kit import RetrievalKit
+from edge_runtime.retriever_names import BM25, DENSE, HYBRID, MIXED, NONE, RECENCY
 from edge_runtime.stored_item import StoredItem
 from edge_runtime.text_encoder import TextEncoder
 
