@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from lamp_data import merged_file, questions
+from lamp_data import merged, merged_file, questions
 from personal_data import torch_model, write_json
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -180,7 +180,7 @@ def test_the_command_trains_on_files_and_tells_its_losses(t5, file, tmp_path):
     [
         (("-q", "{plain}", "-m", "{llama}"), DataError, "4 questions have no gold output"),
         (("-q", "{none}", "-m", "{llama}"), DataError, "nothing to learn"),
-        (("-q", "{file}", "-m", "{llama}", "--max-length", 2000), SettingsError, "context has 1,024"),
+        (("-q", "{long}", "-m", "{llama}", "--max-length", 2000), SettingsError, "context has 1,024"),
         (("-q", "{file}", "-m", "{llama}", "--weight-decay", -1), SettingsError, "weight_decay must be"),
         (("-q", "{file}", "-m", "nowhere"), CogenesisError, "nowhere"),
     ],
@@ -189,11 +189,12 @@ def test_what_can_not_be_done_says_why(llama, tmp_path, arguments, kind, words):
     places = {
         "plain": write_json(tmp_path / "plain.json", questions("LaMP-5")),
         "none": write_json(tmp_path / "none.json", []),
-        "file": merged_file(tmp_path, "LaMP-5", items=12),
+        "file": merged_file(tmp_path, "LaMP-5", items=1),
+        "long": write_json(tmp_path / "long.json", [body | {"input": "boat " * 900} for body in merged("LaMP-5")]),
         "llama": llama,
     }
     arguments = [str(argument).format(**places) for argument in arguments]
-    _, error = run(*arguments, "-k", 12, "-o", tmp_path / "out")
+    _, error = run(*arguments, "-k", 1, "-o", tmp_path / "out")
     assert isinstance(error, kind)
     assert re.search(words, str(error)), error
     assert not (tmp_path / "out").exists()
