@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from edge_runtime.errors import CogenesisError
 from export.errors import WriteError
 from export.progress import silent
-from personalization import ropg_commands
+from personalization import lamp_commands, ropg_commands
 from personalization.data_parallel import Team
 from personalization.encoder import Encoder
 from personalization.errors import DataError, SettingsError, TrainingError
-from personalization.feedback_files import read_item_feedback
+from personalization.feedback_files import item_key, read_item_feedback
 from personalization.lamp_questions import QuestionFile
 from personalization.lamp_tasks import LAMP_TASKS
 from personalization.retriever_examples import retriever_examples
@@ -64,27 +64,28 @@ def options(files):
     return [part for pair in files.items() for part in pair]
 
 
-def mean_gain(directory: Path, examples) -> float:
-    """What the items are worth that an encoder ranks first, the way they are ranked: documents embedded together."""
-    encoder = Encoder.load(directory)
-    first = [
-        example.gains[int(np.argmax(encoder.embed(example.documents) @ encoder.embed([example.query])[0]))]
-        for example in examples
-    ]
-    return float(np.mean(first))
+def mean_gain(encoder: Path, questions: Path, feedback: Path, out: Path) -> float:
+    """What the items are worth that `lamp rank` puts first with an encoder."""
+    rank = ("rank", "--task", "LaMP-5", "-q", questions, "--ranker", encoder, "-o", out)
+    assert CliRunner().invoke(lamp_commands.app, [*map(str, rank)]).exception is None
+    worth = read_item_feedback(feedback)
+    return float(np.mean([worth[item_key(key, items[0])] for key, items in json.loads(out.read_text()).items()]))
 
 
 @pytest.mark.parametrize("command", list(TASKS))
 def test_the_item_that_is_worth_most_comes_first_on_questions_never_seen(encoder, tmp_path, command):
     question, settings = TASKS[command]
     training, judging = ([question(number) for number in numbers] for numbers in (ALL, HELD_OUT))
-    dev = {f"--dev-{name[2:]}": file for name, file in write_feedback(tmp_path / "dev", judging).items()}
+    held_out = write_feedback(tmp_path / "dev", judging)
+    dev = {f"--dev-{name[2:]}": file for name, file in held_out.items()}
     arguments = (*options(write_feedback(tmp_path / "train", training)), *options(dev), "--task", "LaMP-5")
     out = tmp_path / "out"
     answer, error = run(command, *arguments, "--encoder", encoder, "-o", out, "--epochs", 6, "--threads", 1, *settings)
     assert error is None
     assert (answer["questions"], answer["dev_questions"]) == (100, 60)
-    untrained, trained = mean_gain(encoder, judging), mean_gain(out, judging)
+    untrained, trained = (
+        mean_gain(directory, *held_out.values(), tmp_path / "ranking.json") for directory in (encoder, out)
+    )
     chance = np.mean([np.mean(example.gains) for example in judging])
     assert untrained < chance + 0.15
     assert trained > untrained + 0.3
