@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edge_runtime.errors import BundleError, RequestError
 from edge_runtime.retriever_names import AUTO, DENSE, HYBRID, MIXED, RESERVED, WITHOUT_ENCODER
-from edge_runtime.selector import SELECTOR_NAME, Selector
+from edge_runtime.selector import Selector
+from edge_runtime.selector_card import SELECTOR_NAME
 from edge_runtime.text_encoder import ENCODER_NAME, TextEncoder
 
 RETRIEVAL_DIRECTORY = "retrieval"

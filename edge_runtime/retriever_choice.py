@@ -35,7 +35,7 @@ def contexts_of(
         RequestError: the selector was trained on a retriever that is not there.
         BundleError: an encoder is damaged.
     """
-    return {name: joined(own, search.context(instruction.text, name, count)) for name in selector.retrievers}
+    return {name: joined(own, search.context(instruction.text, name, count)) for name in selector.card.retrievers}
 
 
 def choose_retriever(

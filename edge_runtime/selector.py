@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
 from edge_runtime.errors import BundleError
+from edge_runtime.selector_card import SelectorCard, SelectorMode, read_selector_card
 from edge_runtime.selector_tokens import candidate_tokens
 from edge_runtime.text_graph import TextGraph
-
-SELECTOR_NAME = "selector.json"
-FORMAT = "cogenesis-selector/1"
-
-
-class SelectorMode(StrEnum):
-    """When a retriever is selected: PRE by the prompts alone, POST by the prompts and what was written from them."""
-
-    PRE = "pre"
-    POST = "post"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +23,10 @@ class Candidate:
 
 
 class Selector:
-    """A selector's directory, loaded.
+    """A selector's directory, loaded; `card` says what it reads, and which retrievers it chooses from."""
 
-    Attributes:
-        mode: what it reads.
-        retrievers: names of the retrievers that it chooses from.
-    """
-
-    def __init__(self, mode: SelectorMode, retrievers: tuple[str, ...], max_tokens: int, graph: TextGraph) -> None:
-        self.mode = mode
-        self.retrievers = retrievers
-        self._max_tokens = max_tokens
+    def __init__(self, card: SelectorCard, graph: TextGraph) -> None:
+        self.card = card
         self._graph = graph
 
     @classmethod
@@ -54,25 +36,12 @@ class Selector:
         Raises:
             BundleError: a file is missing, damaged or from another version.
         """
-        path = Path(directory) / SELECTOR_NAME
-        try:
-            body = json.loads(path.read_bytes())
-            if body["format"] != FORMAT:
-                raise ValueError(f"its format is not {FORMAT}")
-            mode, max_tokens = SelectorMode(body["mode"]), int(body["max_tokens"])
-            retrievers = tuple(str(name) for name in body["retrievers"])
-            if not retrievers or max_tokens < 1:
-                raise ValueError("it has no retrievers, or no room for tokens")
-        except FileNotFoundError:
-            raise BundleError(f"There is no selector here: {directory} (no {SELECTOR_NAME}).") from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BundleError(f"The selector can't be read: {path} ({error}). Export it again.") from None
-        return cls(mode, retrievers, max_tokens, TextGraph(Path(directory), threads))
+        return cls(read_selector_card(Path(directory)), TextGraph(Path(directory), threads))
 
     @property
     def reads_answers(self) -> bool:
         """Whether every candidate needs an answer."""
-        return self.mode is SelectorMode.POST
+        return self.card.mode is SelectorMode.POST
 
     def choose(self, candidates: Sequence[Candidate]) -> int:
         """Place of the best candidate, the first of equally good ones.
@@ -85,7 +54,10 @@ class Selector:
         """
         tokens = [
             candidate_tokens(
-                self._graph.tokenizer, one.prompt, (one.answer or "") if self.reads_answers else None, self._max_tokens
+                self._graph.tokenizer,
+                one.prompt,
+                (one.answer or "") if self.reads_answers else None,
+                self.card.max_tokens,
             )
             for one in candidates
         ]
