@@ -153,7 +153,7 @@ def test_on_a_device_an_exported_selector_scores_and_chooses_as_in_training(enco
     assert error is None and done["difference"] < 1e-5
 
     exported = device.Selector.load(tmp_path / "device", threads=1)
-    assert (exported.mode, exported.retrievers) == (mode, POOL)
+    assert (exported.card.mode, exported.card.retrievers) == (mode, POOL)
     for number in range(20):
         draw = random.Random(number)
         texts = [[" ".join(draw.choices(FILLERS, k=draw.randrange(30))) for _ in range(2)] for _ in POOL]
