@@ -64,6 +64,8 @@ def fine_tune(
     team: Team,
     state_file: Path,
     identity: str,
+    *,
+    force: bool,
     progress: Progress,
 ) -> TuningReport:
     """Train the objective's module in place, with AdamW.
@@ -76,11 +78,12 @@ def fine_tune(
         settings: how.
         team: with whom.
         state_file: where the run is saved now and then; removing it is the caller's part, once the module is safe.
-        identity: of all that the result depends on; a saved run of another is not gone on with.
+        identity: of all that the result depends on.
+        force: begin anew where the state file is of another run.
         progress: called after each step.
 
     Raises:
-        SettingsError: the state file is of another run.
+        SettingsError: the state file is of another run, and `force` is not set.
         TrainingError: a gradient is no finite number, or the state file is damaged.
         WriteError: the state can't be saved.
     """
@@ -90,7 +93,9 @@ def fine_tune(
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
-        return _Run(objective, settings, team, state_file, identity, progress).train()
+        run = _Run(objective, settings, team, state_file, identity, progress)
+        run.resume(force)
+        return run.train()
     finally:
         torch.use_deterministic_algorithms(before)
         objective.module.eval()
@@ -119,10 +124,33 @@ class _Run:
         self._gains: list[float] = []
         self._best: dict[str, torch.Tensor] = {}
 
+    def resume(self, force: bool) -> None:
+        """Go on where an earlier run was, if there was one."""
+        if not self._file.exists():
+            return
+        try:
+            state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
+            same = state["identity"] == self._identity
+        except Exception as error:  # torch's reader raises whatever its many parts do
+            if force:
+                return
+            raise TrainingError(
+                f"The saved state of the training is damaged: {self._file} ({type(error).__name__}). Pass --force to "
+                "begin again."
+            ) from None
+        if same:
+            self._objective.module.load_state_dict(state["module"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._step, self._loss_sum = state["step"], state["loss_sum"]
+            self._losses, self._gains, self._best = state["losses"], state["gains"], state["best"]
+        elif not force:
+            raise SettingsError(
+                f"There is an unfinished training with other settings, data or weights: {self._file}. Go on with "
+                "those, choose another --out, or pass --force to begin again."
+            )
+
     def train(self) -> TuningReport:
-        if self._file.exists():
-            self._resume()
-        elif self._objective.held_out:
+        if self._objective.held_out and not self._gains:
             self._judge()
         total = self._epoch_steps * self._settings.epochs
         for indices in self._steps_left():
@@ -220,23 +248,3 @@ class _Run:
         except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
             partial.unlink(missing_ok=True)
             raise write_error(error if isinstance(error, OSError) else OSError(str(error)), self._file) from None
-
-    def _resume(self) -> None:
-        try:
-            state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
-            if state["identity"] != self._identity:
-                raise SettingsError(
-                    f"There is an unfinished training with other settings, data or weights: {self._file}. Go on with "
-                    "those, choose another --out, or remove the file."
-                )
-            self._objective.module.load_state_dict(state["module"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._step, self._loss_sum = state["step"], state["loss_sum"]
-            self._losses, self._gains, self._best = state["losses"], state["gains"], state["best"]
-        except SettingsError:
-            raise
-        except Exception as error:  # torch's reader raises whatever its many parts do
-            raise TrainingError(
-                f"The saved state of the training is damaged: {self._file} ({type(error).__name__}). Remove it to "
-                "begin again."
-            ) from None

@@ -61,28 +61,29 @@ def train_into(
         team: with whom.
         origin: what else the result depends on, as JSON.
         save: writes the module into a directory.
-        force: replace what was trained otherwise.
+        force: replace what was trained otherwise, and begin anew where an unfinished run was another.
         progress: called after each step.
 
     Raises:
         WriteError: something else is in the place of `out`, or it can't be written.
-        SettingsError: an unfinished training is there with other settings.
+        SettingsError: an unfinished run was another, and `force` is not set.
         TrainingError: see `fine_tune`.
     """
     described = {"settings": settings.document(), **origin}
     identity = hashlib.sha256(
         f"{json.dumps(described, sort_keys=True)}\0{weights_sha256(objective.module)}".encode()
     ).hexdigest()
-    card = _card(out)
+    card, state = _card(out), out.with_name(f".{out.name}.training")
     if card is not None and card["identity"] == identity:
+        if team.leads:
+            state.unlink(missing_ok=True)
         return Trained(out, _report(card, out), kept=True)
     if card is not None and not force:
         raise WriteError(f"There is one that was trained otherwise: {out}. Pass --force to replace it.")
     if card is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WriteError(f"Something else is in this place: {out}. Choose another, it is not replaced.")
-    state = out.with_name(f".{out.name}.training")
     with terminated_as_interrupt():
-        report = fine_tune(objective, settings, team, state, identity, progress)
+        report = fine_tune(objective, settings, team, state, identity, force=force, progress=progress)
         if team.leads:
             with staged_directory(out, replaceable=lambda path: _card(path) is not None, replace=force) as directory:
                 save(directory)

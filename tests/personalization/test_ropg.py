@@ -184,11 +184,13 @@ def test_an_unfinished_training_is_gone_on_with_by_the_same_settings_alone(encod
     with pytest.raises(KeyboardInterrupt):
         train_retriever(encoder, out, examples, (), Method.KD, QUICK, team, force=False, progress=stop)
     state = tmp_path / ".out.training"
-    with pytest.raises(SettingsError, match=r"unfinished training with other settings.*\.out\.training"):
+    with pytest.raises(SettingsError, match=r"unfinished training with other settings.*\.out\.training.*--force"):
         train_retriever(encoder, out, examples, (), Method.RL, QUICK, team, force=False, progress=silent)
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(TrainingError, match="damaged"):
         train_retriever(encoder, out, examples, (), Method.KD, QUICK, team, force=False, progress=silent)
+    trained = train_retriever(encoder, out, examples, (), Method.RL, QUICK, team, force=True, progress=silent)
+    assert not trained.kept and not state.exists()
 
 
 def test_the_first_items_with_feedback_are_learnt_from(tmp_path):
