@@ -7,12 +7,13 @@ The weight of a word is its idf, log(N - n + 0.5) - log(n + 0.5) with n of N tex
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, count
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_runtime.word_table import WordTable
 
 K1 = 1.5
 B = 0.75
@@ -80,23 +81,18 @@ class Bm25:
         Args:
             texts: any number; a text may be empty.
         """
-        words_of = [tokenize(text) for text in texts]
-        lengths = np.fromiter(map(len, words_of), np.int64, len(texts))
-        numbers: defaultdict[str, int] = defaultdict(count().__next__)
-        words = np.fromiter(map(numbers.__getitem__, chain.from_iterable(words_of)), np.int64, int(lengths.sum()))
-        self._numbers = dict(numbers)
+        self._words = WordTable(texts)
+        lengths, words, size = self._words.lengths, self._words.numbers, len(self._words)
         # numpy sorts numbers of 16 bits in linear time.
-        order = np.argsort(words.astype(np.uint16) if len(numbers) <= 1 << 16 else words, kind="stable")
+        order = np.argsort(words.astype(np.uint16) if size <= 1 << 16 else words, kind="stable")
         in_text, word = np.repeat(np.arange(len(texts)), lengths)[order], words[order]
         # Words in order, of each the texts in order: a posting ends where either changes.
         starts = np.flatnonzero(_changes(word) | _changes(in_text))
         times = np.diff(starts, append=len(order))
         self._texts = in_text[starts]
-        self._bounds = np.searchsorted(word[starts], np.arange(len(numbers) + 1))
-        having, many = np.unique(np.diff(self._bounds), return_counts=True)
-        self._mean_weight = mean_weight(list(zip(having.tolist(), many.tolist(), strict=True)), len(texts))
-        norms = length_norms(lengths)
-        self._parts = times / (times + norms[self._texts])
+        self._parts = times / (times + length_norms(lengths)[self._texts])
+        self._bounds = np.searchsorted(word[starts], np.arange(size + 1))
+        self._weights = _weights(np.diff(self._bounds), len(texts))
         self._size = len(texts)
 
     def __len__(self) -> int:
@@ -112,25 +108,38 @@ class Bm25:
         Returns:
             (n,) float64, higher is better.
         """
-        scores = np.zeros(self._size)
-        for word, times in Counter(tokenize(query)).items():
-            number = self._numbers.get(word)
-            if number is not None:
-                start, end = self._bounds[number], self._bounds[number + 1]
-                weight = times * self._weight(int(end - start))
-                scores[self._texts[start:end]] += self._parts[start:end] * (weight * (K1 + 1))
-        return scores
+        asked = Counter(self._words.find(query))
+        words = np.fromiter(asked, np.int64, len(asked))
+        times = np.fromiter(asked.values(), np.int64, len(asked))
+        starts, sizes = self._bounds[words], self._bounds[words + 1] - self._bounds[words]
+        # Places of all postings of these words, word by word.
+        places = np.arange(sizes.sum()) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+        parts = self._parts[places] * np.repeat(times * self._weights[words] * (K1 + 1), sizes)
+        return np.bincount(self._texts[places], weights=parts, minlength=self._size).astype(np.float64)
 
     def rank(self, query: str) -> NDArray[np.int64]:
         """Places of all texts, best first; see `best_first`: (n,) int64."""
         return best_first(self.scores(query))
 
-    def _weight(self, having: int) -> float:
-        idf = inverse_document_frequency(having, self._size)
-        return idf if idf >= 0 else EPSILON * self._mean_weight
+
+def _weights(having: NDArray[np.int64], texts: int) -> NDArray[np.float64]:
+    """Weights of words.
+
+    Args:
+        having: (words,), how many texts have each.
+        texts: how many there are.
+
+    Returns:
+        (words,) float64.
+    """
+    kinds, kind, many = np.unique(having, return_inverse=True, return_counts=True)
+    idf = np.array([inverse_document_frequency(number, texts) for number in kinds.tolist()], dtype=np.float64)
+    mean = mean_weight(list(zip(kinds.tolist(), many.tolist(), strict=True)), texts)
+    weights: NDArray[np.float64] = np.where(idf >= 0, idf, EPSILON * mean)[kind]
+    return weights
 
 
-def _changes(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _changes(values: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Whether each is the first or differs from the one before it."""
     changes = np.ones(len(values), dtype=bool)
     changes[1:] = values[1:] != values[:-1]
