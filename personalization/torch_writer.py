@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from edge_runtime.adapter_store import directory_name
+from edge_runtime.tokenizer import Tokenizer
 from personalization.answer_writer import WriterSpec, first_line
 from personalization.base import Base
 from personalization.errors import SettingsError
@@ -17,6 +18,19 @@ from personalization.trained_adapter import load_adapter
 
 # What a model's own settings say of its special tokens; the rest of them (sampling, penalties) is not LaMP's.
 _SPECIAL = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+
+
+class _LineIsOver(StoppingCriteria):
+    """Ends an answer behind its first line that has text."""
+
+    def __init__(self, tokenizer: Tokenizer, first: int) -> None:
+        """Begin to look at the token with this index."""
+        self._tokenizer, self._first = tokenizer, first
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:  # noqa: ARG002 (protocol)
+        """Which answers are over: (n) bool, of (n, tokens) ids."""
+        texts = (self._tokenizer.decode(row) for row in input_ids[:, self._first :].tolist())
+        return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
 
 
 class TorchWriter:
@@ -55,9 +69,11 @@ class TorchWriter:
             SettingsError: a prompt leaves no room for its answer.
         """
         ids, mask = self._padded([self._base.writer.prompt(prompt) for prompt in prompts])
-        with self._adapter(user), torch.inference_mode():
-            written = self._base.model.generate(input_ids=ids, attention_mask=mask)
         first = 1 if self._base.seq2seq else ids.shape[1]
+        with self._adapter(user), torch.inference_mode():
+            written = self._base.model.generate(
+                input_ids=ids, attention_mask=mask, stopping_criteria=StoppingCriteriaList(self._enough(first))
+            )
         return [self._text(row) for row in written[:, first:].tolist()]
 
     def _padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,6 +93,12 @@ class TorchWriter:
             ids[row, place] = torch.tensor(prompt)
             mask[row, place] = 1
         return ids.to(self._base.device), mask.to(self._base.device)
+
+    def _enough(self, first: int) -> list[StoppingCriteria]:
+        """What ends answers early; a beam's score needs all of its tokens, so only a greedy answer can be cut short."""
+        if not self._spec.one_line or self._spec.beams > 1:
+            return []
+        return [_LineIsOver(self._base.writer.tokenizer, first)]
 
     def _text(self, written: list[int]) -> str:
         stops = set(self._base.stops)

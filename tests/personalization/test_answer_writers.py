@@ -62,12 +62,25 @@ def lively_t5(t5, tmp_path_factory):
     return directory
 
 
+def with_lines(llama, directory):
+    """A tiny Llama that breaks a line in the middle of an answer."""
+    shutil.copytree(llama, directory)
+    tokenizer, model = make_tokenizer(), torch_model(llama)
+    (line_break,) = tokenizer.encode("\n")
+    instead = tokenizer.encode(open_writer(spec(llama, beams=1, one_line=False)).write(PROMPTS, None)[0])[3]
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        head[[line_break, instead]] = head[[instead, line_break]]
+    model.save_pretrained(directory)
+    return directory
+
+
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("kind", ["llama", "lively_t5"])
 def test_a_batch_gets_the_answers_of_each_prompt_alone(kind, beams, request):
     directory = request.getfixturevalue(kind)
     model = torch_model(directory)
-    answers = open_writer(spec(directory, beams=beams, one_line=False)).write(PROMPTS, None)
+    answers = open_writer(spec(directory, beams=1, one_line=False)).write(PROMPTS, None)
     assert answers == [by_transformers(model, directory, prompt, beams).strip() for prompt in PROMPTS]
     assert len(set(answers)) > 1
 
@@ -121,6 +134,15 @@ def test_a_bundle_writes_what_its_model_writes_with_adapters_and_without(llama, 
         assert edge_writer.write(PROMPTS, name) == torch_writer.write(PROMPTS, name)
     with pytest.raises(AdapterError, match="'zoe' has no adapter"):
         edge_writer.write(PROMPTS, "zoe")
+
+
+def test_an_answer_is_the_first_line_of_all_that_would_be_written(llama, tmp_path):
+    directory = with_lines(llama, tmp_path / "llama")
+    whole, lines = (
+        open_writer(spec(directory, beams=1, one_line=one_line)).write(PROMPTS, None) for one_line in (False, True)
+    )
+    assert any("\n" in text for text in whole)
+    assert lines == [first_line(text) for text in whole]
 
 
 def test_an_answer_is_one_line_unless_all_of_it_is_wanted():
