@@ -159,7 +159,7 @@ def main() -> None:
         arguments.json,
         title="Ranking a profile by BM25",
         notes=(
-            "index: from texts, splitting included. search: a query of an abstract's length, all scores and their order.",
+            "index: from texts, splitting included. search: an abstract as the query, all scores and their order.",
             "Every score of ours is that of rank_bm25 (1e-9). One thread.",
         ),
     )

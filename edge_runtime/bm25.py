@@ -108,7 +108,7 @@ class Bm25:
         Returns:
             (n,) float64, higher is better.
         """
-        asked = Counter(self._words.find(query))
+        asked = Counter(self._words.find(query).tolist())
         words = np.fromiter(asked, np.int64, len(asked))
         times = np.fromiter(asked.values(), np.int64, len(asked))
         starts, sizes = self._bounds[words], self._bounds[words + 1] - self._bounds[words]

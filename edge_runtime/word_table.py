@@ -26,6 +26,7 @@ _IS_ASCII_SPACE = bytes(chr(code) in _ASCII_SPACES for code in range(256))
 _OTHER_SPACE = re.compile(f"[{_OTHER_SPACES}]")
 _HALF, _WHOLE = 8, 16  # bytes of one integer, and of two
 _FEWEST_BITS = 4
+_NOT_FOUND = -1
 # Odd, with bits that look random; one pair a round.
 _MULTIPLIERS = tuple(
     (np.uint64(one), np.uint64(other))
@@ -80,19 +81,24 @@ class WordTable:
         """How many distinct words there are."""
         return len(self._samples)
 
-    def find(self, text: str) -> list[int]:
-        """Numbers of a text's words, in its order; words that the table does not have are left out."""
-        asked = _cut([text])
-        first = np.searchsorted(self._sorted, asked.low, "left").tolist()
-        behind = np.searchsorted(self._sorted, asked.low, "right").tolist()
-        found = []
-        for place, (start, end) in enumerate(zip(first, behind, strict=True)):
-            for number in self._order[start:end].tolist():
-                sample = int(self._samples[number])
-                if asked.word(place) == self._cut.word(sample):
-                    found.append(number)
-                    break
-        return found
+    def find(self, text: str) -> NDArray[np.int64]:
+        """Numbers of a text's words, in its order: (found,); words that the table does not have are left out."""
+        asked, cut = _cut([text]), self._cut
+        first = np.searchsorted(self._sorted, asked.low, "left")
+        several = np.searchsorted(self._sorted, asked.low, "right") - first
+        found = np.full(len(asked.low), _NOT_FOUND, np.int64)
+        # Nearly always one word at most begins so, and two integers hold all of it.
+        alone = np.flatnonzero((several == 1) & (asked.sizes <= _WHOLE))
+        numbers = self._order[first[alone]]
+        places = self._samples[numbers]
+        equal = (asked.high[alone] == cut.high[places]) & (asked.sizes[alone] == cut.sizes[places])
+        found[alone[equal]] = numbers[equal]
+        for place in np.flatnonzero((several > 1) | (several == 1) & (asked.sizes > _WHOLE)).tolist():
+            for number in self._order[first[place] : first[place] + several[place]].tolist():
+                if asked.word(place) == cut.word(int(self._samples[number])):
+                    found[place] = number
+        known: NDArray[np.int64] = found[found != _NOT_FOUND]
+        return known
 
 
 def _cut(texts: Sequence[str]) -> _Cut:

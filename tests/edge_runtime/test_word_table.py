@@ -28,7 +28,7 @@ def test_two_words_have_one_number_if_and_only_if_they_are_the_same(texts, query
         assert number_of.setdefault(word, number) == number
     assert sorted(number_of.values()) == list(range(len(table)))
     assert table.lengths.tolist() == [len(text.split()) for text in texts]
-    assert table.find(query) == [number_of[word] for word in query.split() if word in number_of]
+    assert table.find(query).tolist() == [number_of[word] for word in query.split() if word in number_of]
 
 
 def test_many_words_share_slots_and_stay_apart():
