@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from cogenesis.cli import app
 from edge_runtime.errors import CogenesisError
+from export.adapter_export import export_adapters
 from export.onnx_export import export_onnx
 from personalization.errors import DataError, SettingsError
 from personalization.feedback_files import read_item_feedback, read_retriever_feedback
@@ -106,6 +107,23 @@ def test_a_bundle_answers_as_its_model_does(llama, file, evaluated, tmp_path):
     assert (tmp_path / "out" / "predictions.json").read_bytes() == (evaluated[0] / "predictions.json").read_bytes()
 
 
+def test_users_adapters_answer_from_a_model_and_from_its_bundle_alike(llama, file, evaluated, tmp_path):
+    """PEFT and RAG together: adapters of `adapter train`, prompts with profile items."""
+    peft, bundle = tmp_path / "peft", tmp_path / "bundle"
+    strong = ("--rate", 0.05, "--targets", "all", "--epochs", 2, "--threads", 1)
+    _, error = run("adapter", "train", "--task", "LaMP-5", "--questions", file, "-m", llama, "-o", peft, *strong)
+    assert error is None
+    export_onnx(llama, bundle, "fp32")
+    export_adapters(peft, bundle, weights="fp32")
+    command = ("lamp", "evaluate", "--task", "LaMP-5", "-q", file, "-k", 2, *QUICK)
+    for source in (("-m", llama, "--adapters", peft), ("-b", bundle, "--adapters", bundle / "adapters")):
+        _, error = run(*command, *source, "-o", tmp_path / source[0])
+        assert error is None
+    from_model, from_bundle = ((tmp_path / name / "predictions.json").read_bytes() for name in ("-m", "-b"))
+    assert from_model == from_bundle
+    assert from_model != (evaluated[0] / "predictions.json").read_bytes()
+
+
 @pytest.mark.parametrize("task", ["LaMP-2", "LaMP-3", "LaMP-5"])
 def test_feedback_on_items_is_what_each_alone_is_worth(task, llama, tmp_path):
     file = merged_file(tmp_path, task, count=3)
@@ -180,3 +198,12 @@ def test_every_command_has_an_example():
     for command in (("lamp", "evaluate"), ("lamp", "train"), ("ropg", "feedback"), ("rspg", "feedback")):
         shown = CliRunner().invoke(app, [*command, "--help"]).stdout
         assert f"cogenesis {' '.join(command)}" in shown
+
+
+def test_the_commands_load_nothing_heavy_before_they_run():
+    code = (
+        "import sys, personalization.lamp_commands, personalization.ropg_commands, personalization.rspg_commands, "
+        "personalization.answer_run, personalization.edge_writer; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"torch", "transformers", "peft", "ray"} & set(done.stdout.split())
