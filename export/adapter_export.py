@@ -141,7 +141,7 @@ class _Exporter:
                 f"This bundle takes no adapters, its graph is the portable one: {self._bundle.root}. "
                 "Adapters need a model of the Llama family."
             )
-        self._decoder = decoders[0]
+        self._decoders = decoders
         self._store = AdapterStore(self._bundle.root / ADAPTERS_DIRECTORY, self._bundle.base)
         self._weights = weights
         self._force = force
@@ -156,7 +156,9 @@ class _Exporter:
         if not user:
             raise AdapterExportError(f"The adapter does not say whose it is: {peft}. Pass --user ID.")
         self._check_base(peft, training)
-        matrices = read_peft_matrices(peft, config, self._decoder)
+        # One that only some of the bundle's runtimes could use would fail on a device.
+        narrowest = min(self._decoders, key=lambda spec: len(spec.lora))
+        matrices = read_peft_matrices(peft, config, narrowest)
         name = f"{user}, {training.task}" if training.task else user
         texts = _learned(peft, learned)
         adapter = Adapter(self._bundle.base, "", matrices, name, user, training.base_name, texts)

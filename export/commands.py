@@ -65,6 +65,21 @@ ContextOption = Annotated[
 ]
 
 
+class Sites(enum.StrEnum):
+    """Choices of `--adapter-sites`."""
+
+    qkv = "qkv"
+    all = "all"
+
+
+SitesOption = Annotated[
+    Sites,
+    typer.Option(
+        help="Which of users' adapters fit. qkv: those on q, k and v alone. all: any, but every token takes longer."
+    ),
+]
+
+
 @app.command("onnx")
 def onnx_command(
     model: ModelOption,
@@ -110,6 +125,7 @@ def executorch_command(
     quantize: SchemeOption = None,
     calibration: CalibrationOption = None,
     context_length: ContextOption = None,
+    adapter_sites: SitesOption = Sites.qkv,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -133,6 +149,7 @@ def executorch_command(
             quantize.value if quantize else None,
             calibration=calibration,
             context_length=context_length,
+            adapter_sites=adapter_sites.value,
             force=force,
             progress=report,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from export.executorch_linear import Conditioning, SharedLinears
+from export.executorch_linear import Conditioning, JoinedLinear
 from export.quantize import BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
     from export.executorch_model import DecoderModel
 
-PRECISE = 3
-"""Columns of an input that are not rounded: each is a float32 number for every row of the weights."""
+PRECISE = {"qkv": 4, "gate_up": 4, "down": 3, "head": 3}
+"""Columns of an input that are not rounded: each is a float32 number for every row of the weights.
+
+What attention gives has no large channels; rounding it costs next to nothing.
+"""
+_COMMON = ("qkv", "gate_up")  # the same columns of these are large in all layers
 STRENGTH = 0.75
 """Exponent of SmoothQuant: 0 leaves the input as it is, 1 makes all blocks equally large."""
 _POWER = 4  # of the mean that says how large a channel grows: between its mean square and its maximum
 _SMALLEST = 1e-4  # of a block's size, beside the largest
-_EVEN = ".o"  # what attention gives has no large channels
 _WINDOWS, _TOKENS = 4, 256  # of calibration text
 
 
@@ -44,7 +47,7 @@ def condition(model: DecoderModel, windows: NDArray[np.int64], progress: Callabl
         windows: (n, S) token ids of calibration text.
         progress: called with the steps done and all.
     """
-    sites = {name: module for name, module in model.named_modules() if isinstance(module, SharedLinears)}
+    sites = {name: module for name, module in model.named_modules() if isinstance(module, JoinedLinear)}
     sites = {name: module for name, module in sites.items() if module.rounds}
     if not sites:
         return
@@ -64,18 +67,25 @@ def condition(model: DecoderModel, windows: NDArray[np.int64], progress: Callabl
             model.read(torch.from_numpy(window))
     for handle in handles:
         handle.remove()
+    sizes = {name: (total ** (1 / _POWER)).numpy() for name, total in sums.items()}
     for name, module in sites.items():
-        sizes = (sums[name] ** (1 / _POWER)).numpy()
+        kind = name.rpartition(".")[2]
+        if kind not in PRECISE:
+            continue
+        weights = sizes[name]
+        if kind in _COMMON:
+            alike = [found / found.max() for other, found in sizes.items() if other.endswith(f".{kind}")]
+            weights = np.mean(alike, axis=0)
+        precise = np.sort(np.argsort(-weights, kind="stable")[: PRECISE[kind]])
         strength = STRENGTH if name.startswith("layers.") else 0.0
-        module.condition(conditioning_of(sizes, strength, 0 if name.endswith(_EVEN) else PRECISE))
+        module.condition(Conditioning(block_scales(sizes[name], strength, precise), precise, kind in _COMMON))
     progress(len(windows), len(windows))
 
 
-def conditioning_of(sizes: NDArray[np.float64], strength: float, precise: int) -> Conditioning:
-    """What to do with an input whose channels grow to `sizes` (K,)."""
-    largest = np.sort(np.argsort(-sizes, kind="stable")[:precise])
+def block_scales(sizes: NDArray[np.float64], strength: float, precise: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What to divide an input by, whose channels grow to `sizes` (K,), where `precise` of them are not rounded."""
     rest = sizes.copy()
-    rest[largest] = 0
+    rest[precise] = 0
     blocks = rest.reshape(-1, BLOCK_SIZE).max(axis=1)
     relative = np.maximum(blocks / max(blocks.max(), np.finfo(np.float64).tiny), _SMALLEST)
-    return Conditioning(np.repeat(relative**strength, BLOCK_SIZE).astype(np.float32), largest)
+    return np.repeat(relative**strength, BLOCK_SIZE).astype(np.float32)

@@ -13,8 +13,8 @@ from export.sources import locate_model, open_source
 from export.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
-    from export.architecture import Architecture
     from export.executorch_model import DecoderModel
+    from export.lora_sites import AdapterSites
 
 PROGRAM_NAME = "model.pte"
 
@@ -26,6 +26,7 @@ def export_executorch(
     *,
     calibration: Path | None = None,
     context_length: int | None = None,
+    adapter_sites: AdapterSites = "qkv",
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
@@ -38,6 +39,8 @@ def export_executorch(
             None: "keep" for a GGUF file, "int8" for a directory.
         calibration: text for the calibrated schemes; None: the text shipped with this package.
         context_length: positions to serve; None: as many as the model was made for.
+        adapter_sites: where users' adapters go: "qkv" takes those on queries, keys and values; "all" takes any, and
+            every token costs about a tenth more time, with an adapter and without one.
         force: replace an ExecuTorch decoder that is already there, or a bundle of another model.
         progress: called with what is being done, steps done and steps in all.
 
@@ -48,9 +51,9 @@ def export_executorch(
     scheme = chosen_scheme(path, quantize)
     progress("Reading the model", 0, 1)
     from export.executorch_conditioning import condition
-    from export.executorch_model import DecoderModel, lora_sites
-    from export.graph import expected_names
+    from export.executorch_model import DecoderModel
     from export.schemes import calibration_tokens
+    from export.weights import expected_names
 
     source = open_source(path)
     architecture = source.architecture.with_context(context_length)
@@ -66,20 +69,20 @@ def export_executorch(
     matrix, quantization = stored_matrices(source, scheme, calibration, progress)
 
     def write(directory: Path) -> DecoderSpec:
-        decoder = DecoderModel(architecture, matrix, source.read)
+        decoder = DecoderModel(architecture, matrix, source.read, adapter_sites)
         condition(
             decoder,
             calibration_tokens(source, calibration),
             lambda done, total: progress("Conditioning", done, total),
         )
-        _write_program(decoder, architecture, directory / PROGRAM_NAME, progress)
+        _write_program(decoder, directory / PROGRAM_NAME, progress)
         return DecoderSpec(
             graph=f"{BACKEND_EXECUTORCH}/{PROGRAM_NAME}",
             kind=GRAPH_EXECUTORCH,
             layers=architecture.layers,
             kv_heads=architecture.kv_heads,
             head_dim=architecture.head_dim,
-            lora=lora_sites(architecture),
+            lora=decoder.lora_sites,
             quantization=quantization,
             golden=golden_name(BACKEND_EXECUTORCH),
         )
@@ -88,13 +91,13 @@ def export_executorch(
     return exported(out, manifest, BACKEND_EXECUTORCH)
 
 
-def _write_program(decoder: DecoderModel, architecture: Architecture, path: Path, report: Progress) -> None:
+def _write_program(decoder: DecoderModel, path: Path, report: Progress) -> None:
     from export.executorch_lowering import lower
     from export.executorch_trial import try_program
 
     report("Lowering", 0, 1)
-    path.write_bytes(lower(decoder, architecture))
+    path.write_bytes(lower(decoder))
     report("Lowering", 1, 1)
     report("Comparing the program with the model", 0, 1)
-    try_program(path, decoder, architecture)
+    try_program(path, decoder)
     report("Comparing the program with the model", 1, 1)

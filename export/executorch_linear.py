@@ -12,7 +12,8 @@ runs on the device, and a group of matrices rounds its common input once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,19 +34,79 @@ _MIDDLE = 8
 _SMALLEST_SCALE = np.float32(2.0**-24)
 
 
-def block_linear(matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> nn.Module:
-    """A module that maps x (1, S, K) float32 to x @ concat(matrices).T + concat(biases), (1, S, sum of N_i).
+@dataclass(frozen=True, eq=False, slots=True)
+class Conditioning:
+    """How an input is made fit for 8 bits a token; the product stays what it was.
 
-    Args:
-        matrices: each (N_i, K), K a multiple of 32 where quantized.
-        biases: each (N_i,), or none at all.
+    Attributes:
+        scales: (K,) float32 above 0, equal within a block: the input is divided by it, the weights multiplied.
+        precise: columns of the input that are not rounded at all.
+        common: other inputs of this width have the same precise columns, so that what picks them is stored once.
     """
-    return _Joined(shared_linears(matrices, biases))
+
+    scales: NDArray[np.float32]
+    precise: NDArray[np.int64]
+    common: bool = False
 
 
-def shared_linears(matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> SharedLinears:
-    """As `block_linear`, but the module returns one tensor for each matrix: nothing has to be split afterwards."""
-    return SharedLinears(matrices, biases)
+class JoinedLinear(nn.Module):
+    """Maps x (1, S, K) float32 to x @ concat(matrices).T + concat(biases), (1, S, sum of N_i).
+
+    The input is rounded once. What is not rounded of it, sums of blocks and precise columns, is picked by one product
+    and multiplied by another: on a device the number of operations costs more than their size.
+    """
+
+    inverse: torch.Tensor | None
+
+    def __init__(self, matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> None:
+        """Store the matrices.
+
+        Args:
+            matrices: each (N_i, K), K a multiple of 32 where quantized.
+            biases: each (N_i,), or none at all.
+        """
+        super().__init__()
+        self._matrices, self._biases = tuple(matrices), tuple(biases)
+        columns = matrices[0].shape[1]
+        self.condition(Conditioning(np.ones(columns, np.float32), np.empty(0, np.int64)))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether any of the matrices takes a rounded input."""
+        return any(isinstance(matrix, QuantizedMatrix) for matrix in self._matrices)
+
+    def condition(self, conditioning: Conditioning) -> None:
+        """Make the weights anew for an input that is conditioned before it is rounded."""
+        scales, precise = conditioning.scales, conditioning.precise if self.rounds else conditioning.precise[:0]
+        offsets = any(_offsets(matrix, scales).any() for matrix in self._matrices)
+        biases = self._biases or [np.zeros(0, np.float32)] * len(self._matrices)
+        runs = groupby(zip(self._matrices, biases, strict=True), lambda pair: _kind(pair[0]))
+        parts = []
+        for kind, run in runs:
+            matrices, own_biases = zip(*run, strict=True)
+            beside = [_beside(matrix, scales, precise, offsets) for matrix in matrices]
+            parts.append(_Part(kind.of(matrices, scales), beside, own_biases))
+        self.parts = nn.ModuleList(parts)
+        inverse = 1 / scales
+        inverse[precise] = 0
+        plain = bool((inverse == 1).all())
+        self.register_buffer("inverse", None if plain or not self.rounds else torch.from_numpy(inverse))
+        # What is the same for several inputs is in the file once.
+        picked = [np.kron(np.eye(len(scales) // BLOCK_SIZE), np.ones((1, BLOCK_SIZE)))] * offsets
+        picked += [np.eye(len(scales))[precise]] * bool(len(precise))
+        picked = [np.concatenate(picked)] if picked and conditioning.common else picked
+        self.picks = nn.ParameterList(_frozen(rows.astype(np.float32)) for rows in picked)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        rounded, picked = x, None
+        if self.rounds:
+            rounded = _rounded(x if self.inverse is None else x * self.inverse)
+        if len(self.picks):
+            found = [linear(x, rows) for rows in self.picks]
+            picked = found[0] if len(found) == 1 else torch.cat(found, -1)
+        outputs = [part(x, rounded, picked) for part in self.parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
 
 
 def embedding_module(matrix: Matrix) -> nn.Module:
@@ -57,88 +118,7 @@ def embedding_module(matrix: Matrix) -> nn.Module:
 
 def head_module(matrix: Matrix) -> nn.Module:
     """A module that maps hidden states (1, R, hidden) float32 to logits (1, R, vocabulary)."""
-    return _Joined(SharedLinears([matrix]))
-
-
-class _Joined(nn.Module):
-    def __init__(self, parts: nn.Module) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        outputs = self.parts(x)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Conditioning:
-    """How an input is made fit for 8 bits a token; the product stays what it was.
-
-    Attributes:
-        scales: (K,) float32 above 0, equal within a block: the input is divided by it, the weights multiplied.
-        precise: columns of the input that are not rounded at all.
-    """
-
-    scales: NDArray[np.float32]
-    precise: NDArray[np.int64]
-
-
-class SharedLinears(nn.Module):
-    """Matrices with one input; what is rounded is rounded once."""
-
-    def __init__(self, matrices: Sequence[Matrix], biases: Sequence[NDArray[np.float32]] = ()) -> None:
-        super().__init__()
-        self._matrices = tuple(matrices)
-        self.bias = nn.ParameterList(nn.Parameter(torch.from_numpy(bias), requires_grad=False) for bias in biases)
-        columns = matrices[0].shape[1]
-        self.condition(Conditioning(np.ones(columns, np.float32), np.empty(0, np.int64)))
-
-    @property
-    def rounds(self) -> bool:
-        """Whether any of the matrices takes a rounded input."""
-        return any(weight.rounds for weight in self.weights)
-
-    def condition(self, conditioning: Conditioning) -> None:
-        """Make the weights anew for an input that is conditioned before it is rounded."""
-        scales, precise = conditioning.scales, conditioning.precise
-        self.weights = nn.ModuleList(_weight(matrix, scales) for matrix in self._matrices)
-        inverse = 1 / scales
-        inverse[precise] = 0
-        plain = bool((inverse == 1).all())
-        self.register_buffer("inverse", None if plain or not self.rounds else torch.from_numpy(inverse))
-        self._choose("picks", np.eye(len(scales), dtype=np.float32)[precise] if self.rounds else None)
-        # The same for all inputs of one width, and in the file once.
-        sums = np.kron(np.eye(len(scales) // BLOCK_SIZE), np.ones((1, BLOCK_SIZE)))
-        self._choose("sums", sums if any(weight.offsets is not None for weight in self.weights) else None)
-        for weight, matrix in zip(self.weights, self._matrices, strict=True):
-            if weight.rounds and isinstance(matrix, QuantizedMatrix) and len(precise):
-                columns = matrix.dequantize()[:, precise]
-                if weight.offsets is not None:  # those reach the columns through the sums already
-                    columns = columns - weight.offsets.numpy()[:, precise // BLOCK_SIZE]
-                weight.register_buffer("columns", torch.from_numpy(np.ascontiguousarray(columns)))
-
-    def _choose(self, name: str, matrix: NDArray[Any] | None) -> None:
-        """A product with this matrix picks what of the input is not rounded; none where it has no rows."""
-        rows = None if matrix is None or not len(matrix) else torch.from_numpy(matrix.astype(np.float32))
-        self.register_buffer(name, rows)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(1, S, K) to one (1, S, N_i) for each matrix."""
-        rounded = x
-        if self.rounds:
-            rounded = _rounded(x if self.inverse is None else x * self.inverse)
-        picked = None if self.picks is None else linear(x, self.picks)
-        sums = None if self.sums is None else linear(x, self.sums)
-        biases = [*self.bias] or [None] * len(self.weights)
-        outputs = []
-        for weight, bias in zip(self.weights, biases, strict=True):
-            output = linear(rounded if weight.rounds else x, weight(), bias)
-            if weight.offsets is not None:
-                output = output + linear(sums, weight.offsets)
-            if weight.columns is not None:
-                output = output + linear(picked, weight.columns)
-            outputs.append(output)
-        return tuple(outputs)
+    return JoinedLinear([matrix])
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
@@ -150,20 +130,38 @@ def _rounded(x: torch.Tensor) -> torch.Tensor:
     return rounded
 
 
+class _Part(nn.Module):
+    """Neighbouring matrices of one kind, with what goes on beside them: (N, picked) each, and biases (N_i,)."""
+
+    def __init__(
+        self, weight: nn.Module, beside: Sequence[NDArray[np.float32]], biases: Sequence[NDArray[np.float32]]
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        joined, bias = np.concatenate(beside), np.concatenate(biases)
+        self.register_buffer("beside", torch.from_numpy(joined) if joined.shape[1] else None)
+        self.register_buffer("bias", torch.from_numpy(bias) if len(bias) else None)
+
+    def forward(self, x: torch.Tensor, rounded: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
+        output = linear(rounded if self.weight.rounds else x, self.weight(), self.bias)
+        return output if self.beside is None else output + linear(picked, self.beside)
+
+
 class _Blocks(nn.Module):
-    """4-bit blocks: codes (N, K) int8 from -8 to 7, scales (N, K // 32) that bfloat16 holds, offsets of that shape."""
+    """4-bit blocks: codes (N, K) int8 from -8 to 7, scales (N, K // 32) that bfloat16 holds."""
 
     rounds = True
 
-    def __init__(
-        self, codes: NDArray[np.int8], scales: NDArray[np.float32], offsets: NDArray[np.float32] | None
-    ) -> None:
+    def __init__(self, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
         super().__init__()
-        self.register_buffer("offsets", None if offsets is None else torch.from_numpy(offsets))
-        self.register_buffer("columns", None)
         self.register_buffer("codes", torch.from_numpy(codes))
         self.register_buffer("scales", torch.from_numpy(scales))
         self.register_buffer("zeros", torch.zeros(scales.shape, dtype=torch.int8))
+
+    @classmethod
+    def of(cls, matrices: Sequence[QuantizedMatrix], scales: NDArray[np.float32]) -> _Blocks:
+        blocks = [_symmetric_blocks(matrix, scales) for matrix in matrices]
+        return cls(np.concatenate([b.codes for b in blocks]), np.concatenate([b.scales for b in blocks]))
 
     def forward(self) -> torch.Tensor:
         weight: torch.Tensor = torch.ops.quantized_decomposed.dequantize_per_channel_group(
@@ -175,14 +173,17 @@ class _Blocks(nn.Module):
 class _Rows(nn.Module):
     """8-bit rows: codes (N, K) int8, scales (N,) float32."""
 
-    rounds, offsets = True, None
+    rounds = True
 
     def __init__(self, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
         super().__init__()
-        self.register_buffer("columns", None)
         self.register_buffer("codes", torch.from_numpy(codes))
         self.register_buffer("scales", torch.from_numpy(scales))
         self.register_buffer("zeros", torch.zeros(scales.shape, dtype=torch.int64))
+
+    @classmethod
+    def of(cls, matrices: Sequence[QuantizedMatrix], scales: NDArray[np.float32]) -> _Rows:
+        return cls(*_to_rows(np.concatenate([matrix.dequantize() for matrix in matrices]) * scales))
 
     def forward(self) -> torch.Tensor:
         weight: torch.Tensor = torch.ops.quantized_decomposed.dequantize_per_channel(
@@ -192,11 +193,15 @@ class _Rows(nn.Module):
 
 
 class _Dense(nn.Module):
-    rounds, offsets, columns = False, None, None
+    rounds = False
 
     def __init__(self, matrix: NDArray[np.float32]) -> None:
         super().__init__()
         self.register_buffer("matrix", torch.from_numpy(matrix))
+
+    @classmethod
+    def of(cls, matrices: Sequence[NDArray[np.float32]], _: NDArray[np.float32]) -> _Dense:
+        return cls(matrices[0] if len(matrices) == 1 else np.concatenate(matrices))
 
     def forward(self) -> Any:
         return self.matrix
@@ -218,23 +223,49 @@ class _Embedding(nn.Module):
         return found
 
 
-def _weight(matrix: Matrix, conditioned: NDArray[np.float32]) -> nn.Module:
+def _kind(matrix: Matrix) -> type[_Blocks | _Rows | _Dense]:
     if not isinstance(matrix, QuantizedMatrix):
-        return _Dense(matrix)
-    if matrix.bits == 8:
-        return _Rows(*_to_rows(matrix.dequantize() * conditioned))
-    codes, scales, offsets = _symmetric_blocks(matrix, conditioned[::BLOCK_SIZE])
-    return _Blocks(codes, scales, offsets if offsets.any() else None)
+        return _Dense
+    return _Rows if matrix.bits == 8 else _Blocks
 
 
-def _symmetric_blocks(
-    matrix: QuantizedMatrix, conditioned: NDArray[np.float32]
-) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
-    """Codes from -8 to 7, positive bfloat16 scales, and what every weight of a block is short of.
+def _beside(
+    matrix: Matrix, scales: NDArray[np.float32], precise: NDArray[np.int64], offsets: bool
+) -> NDArray[np.float32]:
+    """What multiplies the sums of blocks (if `offsets`) and the precise columns: (N, blocks + columns)."""
+    if not isinstance(matrix, QuantizedMatrix):
+        return np.zeros((len(matrix), 0), np.float32)
+    columns = matrix.dequantize()[:, precise]
+    if not offsets:
+        return columns
+    own = _offsets(matrix, scales)
+    # Offsets reach the precise columns through the sums already.
+    return np.concatenate((own, columns - own[:, precise // BLOCK_SIZE]), 1)
 
-    Codes and scales are for an input divided by `conditioned` (blocks,), the rest for the input itself. What bfloat16
-    takes from a scale is made good on average.
+
+def _offsets(matrix: Matrix, scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, K // 32); zeros where a matrix has none."""
+    if isinstance(matrix, QuantizedMatrix) and matrix.bits == 4:
+        return _symmetric_blocks(matrix, scales).offsets
+    rows, columns = matrix.shape
+    return np.zeros((rows, columns // BLOCK_SIZE), np.float32)
+
+
+class _SymmetricBlocks(NamedTuple):
+    """Codes (N, K) int8 from -8 to 7, positive bfloat16 scales and offsets, both (N, K // 32) float32."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+
+def _symmetric_blocks(matrix: QuantizedMatrix, conditioned: NDArray[np.float32]) -> _SymmetricBlocks:
+    """A matrix's blocks, and what every weight of a block is short of.
+
+    Codes and scales are for an input divided by `conditioned` (K,), the rest for the input itself. What bfloat16 takes
+    from a scale is made good on average.
     """
+    conditioned = conditioned[::BLOCK_SIZE]
     rows, columns = matrix.shape
     blocks = matrix.codes.reshape(rows, -1, BLOCK_SIZE)
     flipped = matrix.scales < 0
@@ -246,7 +277,7 @@ def _symmetric_blocks(
     offsets = wanted * (_MIDDLE - zeros) + (wanted - scales / conditioned) * codes.mean(axis=2, dtype=np.float32)
     if matrix.residual is not None:
         offsets = offsets + matrix.residual
-    return codes.reshape(rows, columns), scales, offsets.astype(np.float32)
+    return _SymmetricBlocks(codes.reshape(rows, columns), scales, offsets.astype(np.float32))
 
 
 def _to_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -258,3 +289,7 @@ def _to_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
     rounded: NDArray[np.float32] = torch.from_numpy(values).bfloat16().float().numpy()
     return rounded
+
+
+def _frozen(values: NDArray[np.float32]) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(values), requires_grad=False)

@@ -14,7 +14,6 @@ from executorch.exir.backend.utils import tag_constant_data
 from executorch.exir.passes import MemoryPlanningPass
 
 from export.executorch_attention import UseKernel
-from export.executorch_model import lora_sites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
-    from export.architecture import Architecture
     from export.executorch_model import DecoderModel
 
 CHUNK = 256
@@ -36,18 +34,17 @@ _LEFT_OUT = ("cos.default", "sin.default")
 _FEW_PASSES = CompileSpec("dqlinear_partitioner", b"")
 
 
-def lower(model: DecoderModel, architecture: Architecture) -> bytes:
+def lower(model: DecoderModel) -> bytes:
     """Make the `.pte` file of a decoder.
 
     Args:
-        model: the decoder in evaluation mode.
-        architecture: its shape; `context_length` is the largest capacity of its caches.
+        model: the decoder in evaluation mode; its context length is the largest capacity of its caches.
 
     Returns:
         The program: `forward(token_ids, positions, rows, *caches, *adapter)` as `DecoderModel.forward`, flat.
     """
     with torch.no_grad():
-        exported = _export(model, architecture)
+        exported = _export(model)
         edge = to_edge_transform_and_lower(
             exported,
             partitioner=[_SegmentPartitioner()],
@@ -63,14 +60,15 @@ def lower(model: DecoderModel, architecture: Architecture) -> bytes:
     return buffer
 
 
-def _export(model: DecoderModel, a: Architecture) -> ExportedProgram:
+def _export(model: DecoderModel) -> ExportedProgram:
+    a = model.architecture
     tokens, wanted = torch.export.Dim("tokens", min=1, max=CHUNK), torch.export.Dim("wanted", min=1, max=CHUNK)
     capacity = torch.export.Dim("capacity", min=1, max=a.context_length)
     cache_shape = (1, min(16, a.context_length), a.kv_heads, a.head_dim)
     shapes, ranks = [], []
     # Examples of different sizes, so that no two of them are taken for the same. One rank stands for all layers:
     # a symbol more costs time at every step of lowering, and the program doesn't compare them.
-    for index, site in enumerate(lora_sites(a)):
+    for index, site in enumerate(model.lora_sites):
         width, rank = sum(size for _, size in site.projections), torch.export.Dim(f"rank_{site.name}", max=MAX_RANK)
         shapes += [(1, site.in_features, index + 5), (1, index + 5, width)]
         ranks += [{2: rank}, {1: rank}]

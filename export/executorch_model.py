@@ -1,8 +1,8 @@
 """A Llama-family decoder as a torch module in the form that ExecuTorch's XNNPACK delegate likes, apart from lowering.
 
-Between two attentions there is nothing that the delegate can't take, so that it is called once a layer: projections are
-apart, because it can't slice what has a dynamic length; the mean of an RMS norm and the turn of a head by a quarter are
-products with constant matrices.
+A step of decoding costs by the number of its operations more than by their size, so there are few: q, k and v are one
+product, as are gate and up; queries and keys are turned as one (and values with them, for nothing); the mean of an RMS
+norm and the turn of a head by a quarter are products with constant matrices.
 """
 
 from __future__ import annotations
@@ -10,37 +10,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from edge_runtime.manifest import LoraSite
 from export.executorch_attention import cached_attention
-from export.executorch_linear import embedding_module, head_module, shared_linears
+from export.executorch_linear import JoinedLinear, embedding_module, head_module
+from export.lora_sites import lora_sites
 from export.weights import EMBEDDING, FINAL_NORM, HEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from export.architecture import Architecture
     from export.linear import Matrix
-
-
-def lora_sites(architecture: Architecture) -> tuple[LoraSite, ...]:
-    """The places of every layer that take an adapter: each projection is its own."""
-    a = architecture
-    return (
-        LoraSite("q", a.hidden, (("q_proj", a.query_width),)),
-        LoraSite("k", a.hidden, (("k_proj", a.kv_width),)),
-        LoraSite("v", a.hidden, (("v_proj", a.kv_width),)),
-        LoraSite("o", a.query_width, (("o_proj", a.hidden),)),
-        LoraSite("gate", a.hidden, (("gate_proj", a.intermediate),)),
-        LoraSite("up", a.hidden, (("up_proj", a.intermediate),)),
-        LoraSite("down", a.intermediate, (("down_proj", a.hidden),)),
-    )
+    from export.lora_sites import AdapterSites
 
 
 class DecoderModel(nn.Module):
@@ -51,6 +38,7 @@ class DecoderModel(nn.Module):
         architecture: Architecture,
         matrix: Callable[[str], Matrix],
         vector: Callable[[str], NDArray[np.float32]],
+        adapter_sites: AdapterSites = "all",
     ) -> None:
         """Gather the weights.
 
@@ -58,9 +46,12 @@ class DecoderModel(nn.Module):
             architecture: the decoder's shape.
             matrix: a weight matrix by its Hugging Face name, in the form in which it is to be stored.
             vector: a norm's weight or a bias by its name.
+            adapter_sites: where it takes an adapter; each place costs time, with an adapter and without one.
         """
         super().__init__()
         a = architecture
+        self.architecture = a
+        self.lora_sites = lora_sites(a, adapter_sites)
         self.cache_shape = (a.kv_heads, a.head_dim)
         self.embedding_scale = a.embedding_scale
         self.rope_factor = a.rope.attention_factor
@@ -86,7 +77,8 @@ class DecoderModel(nn.Module):
             positions: (S,) int64, consecutive.
             rows: (R,) int64, which of the tokens' logits are wanted.
             caches: key and value of each layer, (1, capacity, kv_heads, head_dim) float32; changed in place.
-            adapter: A (1, in_features, r) and B (1, r, out_features) float32 for each layer and site.
+            adapter: A (1, in_features, r) and B (1, r, out_features) float32 for each layer and site
+                (`lora_sites`); or nothing.
 
         Returns:
             Logits (1, R, vocabulary) float32.
@@ -100,9 +92,9 @@ class DecoderModel(nn.Module):
         x = self.embedding(token_ids)
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
-        width = len(adapter) // len(self.layers)
+        pairs = iter(zip(adapter[::2], adapter[1::2], strict=True))
         for index, layer in enumerate(self.layers):
-            sides = adapter[index * width : (index + 1) * width]
+            sides = {site.name: pair for site, pair in zip(self.lora_sites, pairs, strict=False)}
             x = layer(x, turn, start, caches[2 * index], caches[2 * index + 1], sides)
         logits: torch.Tensor = self.head(self.norm(x.index_select(1, rows)))
         return logits
@@ -126,21 +118,19 @@ class _Layer(nn.Module):
         super().__init__()
         self.activation = a.activation
 
-        def linears(block: str, names: Sequence[str], bias: bool) -> nn.Module:
+        def joined(block: str, names: Sequence[str], bias: bool) -> nn.Module:
             sources = [f"{prefix}{block}.{name}_proj." for name in names]
             biases = [vector(source + "bias") for source in sources] if bias else []
-            return shared_linears([matrix(source + "weight") for source in sources], biases)
+            return JoinedLinear([matrix(source + "weight") for source in sources], biases)
 
-        self.qkv = linears("self_attn", "qkv", a.qkv_bias)
-        self.o = linears("self_attn", "o", a.o_bias)
-        self.gate_up = linears("mlp", ("gate", "up"), a.mlp_bias)
-        self.down = linears("mlp", ("down",), a.mlp_bias)
+        self.qkv = joined("self_attn", "qkv", a.qkv_bias)
+        self.o = joined("self_attn", "o", a.o_bias)
+        self.gate_up = joined("mlp", ("gate", "up"), a.mlp_bias)
+        self.down = joined("mlp", ("down",), a.mlp_bias)
         self.input_norm = _Norm(a, vector(prefix + "input_layernorm.weight"))
         self.post_norm = _Norm(a, vector(prefix + "post_attention_layernorm.weight"))
-        self.query_heads = _Heads(a, a.heads, vector, prefix + "self_attn.q_norm.weight")
-        self.key_heads = _Heads(a, a.kv_heads, vector, prefix + "self_attn.k_norm.weight")
-        self.value_shape = (1, -1, a.kv_heads, a.head_dim)
-        self.query_width = a.query_width
+        self.heads = _Heads(a, vector, prefix + "self_attn.")
+        self.query_width, self.intermediate = a.query_width, a.intermediate
 
     def forward(
         self,
@@ -149,21 +139,17 @@ class _Layer(nn.Module):
         start: int,
         key_cache: torch.Tensor,
         value_cache: torch.Tensor,
-        adapter: Sequence[torch.Tensor],
+        adapter: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
-        """One layer; see `DecoderModel.forward`."""
+        """One layer, `adapter` by the names of its sites; see `DecoderModel.forward`."""
         normed = self.input_norm(x)
-        q, k, v = _adapted(self.qkv(normed), normed, adapter[:6])
-        attended = cached_attention(
-            self.query_heads(q, turn), self.key_heads(k, turn), v.view(self.value_shape), key_cache, value_cache, start
-        ).view(1, -1, self.query_width)
-        (o,) = _adapted(self.o(attended), attended, adapter[6:8])
-        x = x + o
+        query, key, value = self.heads(_adapted(self.qkv(normed), normed, adapter.get("qkv")), turn)
+        attended = cached_attention(query, key, value, key_cache, value_cache, start).view(1, -1, self.query_width)
+        x = x + _adapted(self.o(attended), attended, adapter.get("o"))
         normed = self.post_norm(x)
-        gate, up = _adapted(self.gate_up(normed), normed, adapter[8:12])
+        gate, up = _adapted(self.gate_up(normed), normed, adapter.get("gate_up")).split(self.intermediate, -1)
         active = self._activate(gate) * up
-        (down,) = _adapted(self.down(active), active, adapter[12:])
-        return x + down
+        return x + _adapted(self.down(active), active, adapter.get("down"))
 
     def _activate(self, x: torch.Tensor) -> torch.Tensor:
         if self.activation == "gelu":
@@ -175,43 +161,52 @@ class _Layer(nn.Module):
         return functional.silu(x)
 
 
-def _adapted(
-    outputs: Sequence[torch.Tensor], x: torch.Tensor, adapter: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, ...]:
-    """Each output with its x @ A @ B."""
-    if not adapter:
-        return tuple(outputs)
-    pairs = zip(outputs, adapter[::2], adapter[1::2], strict=True)
-    return tuple(output + torch.bmm(torch.bmm(x, a), b) for output, a, b in pairs)
+def _adapted(output: torch.Tensor, x: torch.Tensor, adapter: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    """The output with its x @ A @ B."""
+    if adapter is None:
+        return output
+    a, b = adapter
+    return output + torch.bmm(torch.bmm(x, a), b)
 
 
 class _Norm(nn.Module):
-    """RMS norm over the last axis."""
+    """RMS norm over the last axis; its weight (..., width) may differ along others."""
 
     def __init__(self, a: Architecture, weight: NDArray[np.float32]) -> None:
         super().__init__()
-        self.epsilon = a.norm_eps
-        self.register_buffer("mean", torch.full((1, len(weight)), 1 / len(weight)))
+        width = weight.shape[-1]
+        self.register_buffer("mean", torch.full((1, width), 1 / width))
+        self.register_buffer("epsilon", torch.full((1,), a.norm_eps))
         self.register_buffer("weight", torch.tensor(weight) + a.norm_offset)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape (..., width)."""
-        return x * torch.rsqrt(functional.linear(x * x, self.mean) + self.epsilon) * self.weight
+        return x * torch.rsqrt(functional.linear(x * x, self.mean, self.epsilon)) * self.weight
 
 
 class _Heads(nn.Module):
-    """Packed heads (1, S, heads * head_dim) as rotated ones: (1, S, heads, head_dim)."""
+    """Packed q, k and v (1, S, all heads * head_dim) as rotated queries and keys, and values."""
 
-    def __init__(self, a: Architecture, heads: int, vector: Callable[[str], NDArray[np.float32]], norm: str) -> None:
+    def __init__(self, a: Architecture, vector: Callable[[str], NDArray[np.float32]], prefix: str) -> None:
         super().__init__()
-        self.shape = (1, -1, heads, a.head_dim)
-        self.norm = _Norm(a, vector(norm)) if a.head_norms else nn.Identity()
+        self.counts = [a.heads, a.kv_heads, a.kv_heads]
+        self.shape = (1, -1, sum(self.counts), a.head_dim)
+        if a.head_norms:
+            query, key = (vector(f"{prefix}{name}.weight") for name in ("q_norm", "k_norm"))
+            # Values go through as well, and are then taken from before.
+            self.norm: nn.Module = _Norm(a, np.stack((query, key, key)).repeat(self.counts, axis=0))
+        else:
+            self.norm = nn.Identity()
         half = torch.eye(a.head_dim // 2)
         nothing = torch.zeros_like(half)
         self.register_buffer("quarter", torch.cat((torch.cat((nothing, -half), 1), torch.cat((half, nothing), 1))))
 
-    def forward(self, packed: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """`turn` holds cosines and sines, (1, S, 1, head_dim) each."""
+    def forward(
+        self, packed: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`turn` holds cosines and sines, (1, S, 1, head_dim) each; gives (1, S, heads, head_dim) three times."""
         cosine, sine = turn
-        x = self.norm(packed.view(self.shape))
-        return x * cosine + functional.linear(x, self.quarter) * sine
+        apart = packed.view(self.shape)
+        x = self.norm(apart)
+        query, key, _ = (x * cosine + functional.linear(x, self.quarter) * sine).split(self.counts, 2)
+        return query, key, apart.split(self.counts, 2)[2]

@@ -9,7 +9,6 @@ import torch
 
 from edge_runtime.executorch_program import load_runtime, quiet
 from export.errors import ConformanceError
-from export.executorch_model import lora_sites
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,13 +26,12 @@ model makes as much of as of the rounding itself: up to 0.3.
 _TOKENS = 12
 
 
-def try_program(path: Path, model: DecoderModel, architecture: Architecture) -> float:
+def try_program(path: Path, model: DecoderModel) -> float:
     """Feed both the same tokens with the same adapter, then another token at an earlier position.
 
     Args:
         path: the `.pte` file.
         model: the decoder that it was made from.
-        architecture: the decoder's shape.
 
     Returns:
         The larger of the two calls' errors; see `TOLERANCE`.
@@ -41,13 +39,14 @@ def try_program(path: Path, model: DecoderModel, architecture: Architecture) -> 
     Raises:
         ConformanceError: the program doesn't load, doesn't run, or says something else than the model.
     """
+    architecture = model.architecture
     generator = torch.Generator().manual_seed(0)
     count = min(_TOKENS, architecture.context_length)
     adapter = [
         torch.randn(shape, generator=generator) * 0.1 * shape[1] ** -0.5
         for _ in range(architecture.layers)
-        for rank, site in enumerate(lora_sites(architecture), start=1)
-        for shape in ((1, site.in_features, rank), (1, rank, site.projections[0][1]))
+        for rank, site in enumerate(model.lora_sites, start=1)
+        for shape in ((1, site.in_features, rank), (1, rank, sum(width for _, width in site.projections)))
     ]
     runtime, _ = load_runtime()
     try:

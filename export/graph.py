@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from edge_runtime.manifest import LoraSite
 from export.linear import Matrix, add_lora, embedding, head, linear
+from export.lora_sites import lora_sites
 from export.onnx_graph import GraphWriter
 from export.weights import EMBEDDING, FINAL_NORM, HEAD
 
@@ -19,30 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.architecture import Architecture
-
-
-def lora_sites(architecture: Architecture) -> tuple[LoraSite, ...]:
-    """The places of every layer that take an adapter, with the projections packed there."""
-    a = architecture
-    return (
-        LoraSite("qkv", a.hidden, (("q_proj", a.query_width), ("k_proj", a.kv_width), ("v_proj", a.kv_width))),
-        LoraSite("o", a.query_width, (("o_proj", a.hidden),)),
-        LoraSite("gate_up", a.hidden, (("gate_proj", a.intermediate), ("up_proj", a.intermediate))),
-        LoraSite("down", a.intermediate, (("down_proj", a.hidden),)),
-    )
-
-
-def expected_names(architecture: Architecture) -> frozenset[str]:
-    """Every tensor that the graph is made from."""
-    a = architecture
-    attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("gate_proj", "up_proj", "down_proj")
-    parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
-    parts += [f"{name}.weight" for name in attention] + [f"mlp.{name}.weight" for name in mlp]
-    parts += [f"{name}.bias" for name in attention if a.qkv_bias] + ["self_attn.o_proj.bias"] * a.o_bias
-    parts += [f"mlp.{name}.bias" for name in mlp if a.mlp_bias]
-    parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if a.head_norms else []
-    names = {f"model.layers.{layer}.{part}" for layer in range(a.layers) for part in parts}
-    return frozenset(names | {EMBEDDING, FINAL_NORM} | (set() if a.tied_head else {HEAD}))
 
 
 def write_graph(

@@ -66,8 +66,10 @@ def _export_family(
     force: bool,
     report: Progress,
 ) -> Manifest:
-    from export.graph import expected_names, lora_sites, write_graph
+    from export.graph import write_graph
+    from export.lora_sites import lora_sites
     from export.onnx_graph import GraphWriter
+    from export.weights import expected_names
 
     architecture = source.architecture.with_context(context_length)
     check_names(source, expected_names(architecture))

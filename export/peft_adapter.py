@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from edge_runtime.adapter import MAX_RANK
+from edge_runtime.manifest import BACKEND_EXECUTORCH
 from export.errors import AdapterExportError
 
 if TYPE_CHECKING:
@@ -158,9 +159,10 @@ def read_peft_matrices(directory: Path, config: PeftConfig, spec: DecoderSpec) -
     for place, pair in sorted(halves.items()):
         where = f"{path}, layer {place[0]}, {place[1]}"
         if place[1] not in widths or place[0] >= spec.layers:
+            wider = ", or export that decoder with --adapter-sites all" if spec.backend == BACKEND_EXECUTORCH else ""
             raise AdapterExportError(
-                f"The adapter does not fit the bundle: {where}. It has {spec.layers} layers with {', '.join(widths)}: "
-                "train on these alone."
+                f"The adapter does not fit the bundle: {where}. Its {spec.backend} decoder has {spec.layers} layers "
+                f"with {', '.join(widths)}: train on these alone{wider}."
             )
         if len(pair) != 2:
             raise AdapterExportError(f"The adapter has half a pair of matrices: {where}. Save it again.")

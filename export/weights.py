@@ -1,4 +1,4 @@
-"""What the graph writer needs of a model's weights, whatever file they come from."""
+"""What an exporter needs of a model's weights, whatever file they come from."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
+
+
+def expected_names(architecture: Architecture) -> frozenset[str]:
+    """Every tensor that a decoder is made from."""
+    a = architecture
+    attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("gate_proj", "up_proj", "down_proj")
+    parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
+    parts += [f"{name}.weight" for name in attention] + [f"mlp.{name}.weight" for name in mlp]
+    parts += [f"{name}.bias" for name in attention if a.qkv_bias] + ["self_attn.o_proj.bias"] * a.o_bias
+    parts += [f"mlp.{name}.bias" for name in mlp if a.mlp_bias]
+    parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if a.head_norms else []
+    names = {f"model.layers.{layer}.{part}" for layer in range(a.layers) for part in parts}
+    return frozenset(names | {EMBEDDING, FINAL_NORM} | (set() if a.tied_head else {HEAD}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.executorch_conditioning import conditioning_of
-from export.executorch_linear import Conditioning, shared_linears
+from export.executorch_conditioning import block_scales
+from export.executorch_linear import Conditioning, JoinedLinear
 from export.quantize import quantize
 
 COLUMNS = 96
@@ -33,7 +33,7 @@ def uneven(seed, tokens=64):
 
 def error(module, sources, x):
     with torch.no_grad():
-        outputs = module(torch.from_numpy(x))
+        outputs = module(torch.from_numpy(x)).split([matrix.shape[0] for matrix in sources], -1)
     errors = []
     for found, matrix in zip(outputs, sources, strict=True):
         # The large channels' share is the same for all, and hides what becomes of the others.
@@ -53,34 +53,35 @@ def error(module, sources, x):
 )
 def test_any_conditioning_leaves_the_product_what_it_was(bits, seed, exponents, precise):
     sources = matrices(seed, bits)
-    module = shared_linears(sources)
+    module = JoinedLinear(sources)
     x = np.random.default_rng(seed + 1).normal(size=(1, 8, COLUMNS)).astype(np.float32)
     scales = np.repeat(np.float32(2.0) ** np.array(exponents, np.float32), 32)
     module.condition(Conditioning(scales, np.array(sorted(precise), np.int64)))
     # As the conditioned input is, but for what 8 bits take from the blocks that are made small beside the others.
     with torch.no_grad():
-        for found, matrix in zip(module(torch.from_numpy(x)), sources, strict=True):
+        outputs = module(torch.from_numpy(x)).split([matrix.shape[0] for matrix in sources], -1)
+        for found, matrix in zip(outputs, sources, strict=True):
             expected = x @ matrix.dequantize().T
             assert np.sqrt(((found.numpy() - expected) ** 2).mean()) / expected.std() < 0.05 * 2 ** -min(exponents) / 4
 
 
 def test_an_uneven_input_loses_less(seed=3):
     sources, x = matrices(seed), uneven(seed)
-    module = shared_linears(sources)
+    module = JoinedLinear(sources)
     sizes = (x[0].astype(np.float64) ** 4).sum(0) ** 0.25
+    large = np.array([7, 70])
     bare = error(module, sources, x)
-    module.condition(conditioning_of(sizes, 0.75, precise=2))
+    module.condition(Conditioning(block_scales(sizes, 0.75, large), large))
     conditioned = error(module, sources, x)
     assert conditioned < bare / 10
-    module.condition(conditioning_of(sizes, 0.0, precise=2))
+    module.condition(Conditioning(block_scales(sizes, 0.0, large), large))
     assert conditioned < error(module, sources, x)
 
 
-def test_the_largest_channels_are_kept_and_blocks_made_even():
+def test_blocks_are_made_even_but_for_what_is_not_rounded():
     sizes = np.ones(COLUMNS)
     sizes[32:64], sizes[[7, 70]] = 16.0, 1000.0
-    found = conditioning_of(sizes, 0.5, precise=2)
-    assert found.precise.tolist() == [7, 70]
-    np.testing.assert_allclose(found.scales, np.repeat([0.25, 1.0, 0.25], 32))
-    silent = conditioning_of(np.zeros(COLUMNS), 0.75, precise=0)
-    assert np.isfinite(silent.scales).all() and (silent.scales > 0).all()
+    found = block_scales(sizes, 0.5, np.array([7, 70]))
+    np.testing.assert_allclose(found, np.repeat([0.25, 1.0, 0.25], 32))
+    silent = block_scales(np.zeros(COLUMNS), 0.75, np.empty(0, np.int64))
+    assert np.isfinite(silent).all() and (silent > 0).all()
