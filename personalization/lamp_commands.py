@@ -10,6 +10,7 @@ from personalization.lamp_evaluate_command import evaluate
 from personalization.lamp_merge_command import merge
 from personalization.lamp_rank_command import rank
 from personalization.lamp_score_command import score
+from personalization.lamp_split_command import split
 from personalization.lamp_train_command import train
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Rank profiles, answer and score the tasks of LaMP, the benchmark of personalization.",
 )
+app.command()(split)
 app.command()(rank)
 app.command()(merge)
 app.command()(train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -171,6 +172,16 @@ def cut_text(text: str, seed: int) -> tuple[str, str]:
     beyond = [start for start in starts if start > high]
     cut = random.Random(f"{seed}\0{text}").choice(inside) if inside else (beyond or starts[-1:])[0]
     return text[:cut].rstrip(), text[cut:]
+
+
+def day_number(date: str) -> int:
+    """Days up to a date of the form Y-M-D, which need not have leading zeros.
+
+    Raises:
+        ValueError: it is not of this form, or there is no such day.
+    """
+    year, month, day = map(int, date.split("-"))
+    return datetime.date(year, month, day).toordinal()
 
 
 def find_task(name: str) -> LampTask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,7 @@ from edge_runtime.bm25 import Bm25, best_first
 from edge_runtime.rank_fusion import alternate, reciprocal_rank_scores
 from personalization.errors import DataError, PersonalizationError, SettingsError
 from personalization.lamp_questions import Question
-from personalization.lamp_tasks import LampTask
+from personalization.lamp_tasks import LampTask, day_number
 from personalization.user_data import user_seed
 
 if TYPE_CHECKING:
@@ -178,8 +177,7 @@ def _day(question: Question, number: int) -> int:
     if "date" not in item.fields:
         raise _without_date(question, item.id)
     try:
-        year, month, day = map(int, item.fields["date"].split("-"))
-        return datetime.date(year, month, day).toordinal()
+        return day_number(item.fields["date"])
     except ValueError:
         raise DataError(
             f"Item '{item.id}' of question '{question.id}' has a date that is not of the form Y-M-D. Correct it."
