@@ -130,7 +130,7 @@ class ProfileStore:
             StoreError: it can't be written.
         """
         item = NewItem(storable("title", title), filled("text", text), iso_date(date))
-        with self._file.transaction():
+        with self._file.transaction(), self._file.sound():
             item_id = self._add(item)
             add_to_index(self._file.connection, [(item_id, item.searched)])
         return item_id
@@ -147,7 +147,7 @@ class ProfileStore:
         new_title = None if title is None else storable("title", title)
         new_text = None if text is None else filled("text", text)
         new_date = iso_date(date)
-        with self._file.transaction():
+        with self._file.transaction(), self._file.sound():
             old = self._row(item_id)
             new = NewItem(
                 old.title if new_title is None else new_title,
@@ -173,7 +173,7 @@ class ProfileStore:
             RequestError: there is no such item.
             StoreError: it can't be written.
         """
-        with self._file.transaction():
+        with self._file.transaction(), self._file.sound():
             gone = [(item_id, self._row(item_id).searched) for item_id in dict.fromkeys(item_ids)]
             remove_from_index(self._file.connection, gone)
             for item_id, _ in gone:
@@ -212,7 +212,7 @@ class ProfileStore:
             StoreError: it can't be written.
         """
         added = 0
-        with self._file.transaction():
+        with self._file.transaction(), self._file.sound():
             if profile:
                 self._set_profile(profile)
             for start in range(0, len(items), _INDEXED_AT_ONCE):

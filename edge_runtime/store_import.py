@@ -33,7 +33,7 @@ class LampFields:
 LAMP_FIELDS = {
     "LaMP-1": LampFields("title", "abstract", True),
     "LaMP-2": LampFields("tag", "description", False),
-    "LaMP-2-news": LampFields("category", "text", False),
+    "LaMP-2-news": LampFields("title", "text", True),
     "LaMP-3": LampFields("score", "text", False),
     "LaMP-4": LampFields("title", "text", True),
     "LaMP-5": LampFields("title", "abstract", True),
