@@ -80,7 +80,7 @@ def with_lines(llama, directory):
 def test_a_batch_gets_the_answers_of_each_prompt_alone(kind, beams, request):
     directory = request.getfixturevalue(kind)
     model = torch_model(directory)
-    answers = open_writer(spec(directory, beams=1, one_line=False)).write(PROMPTS, None)
+    answers = open_writer(spec(directory, beams=beams, one_line=False)).write(PROMPTS, None)
     assert answers == [by_transformers(model, directory, prompt, beams).strip() for prompt in PROMPTS]
     assert len(set(answers)) > 1
 
