@@ -75,6 +75,14 @@ def test_meanings_are_ranked_by_the_dot_product_of_mean_hidden_states(directory,
         assert order == torch.argsort(dense_scores(directory, question), descending=True).tolist()
 
 
+def test_a_real_encoder_finds_what_shares_no_word(minilm):
+    texts = ("Interest rates rise again", "A puppy howled until dawn", "We ate pasta by candle light")
+    items = tuple(ProfileItem(str(place), {"text": text}) for place, text in enumerate(texts))
+    question = searched(TWEETS, Question("1", "Paraphrase: my neighbour's dog barks all night", items, "user"))
+    assert not set(question.query.split()) & {word for text in texts for word in text.split()}
+    assert orders(RankerName.DENSE, Encoder.load(minilm), [question])[0][0] == 1
+
+
 def test_the_newest_comes_first_and_of_one_day_the_later():
     assert orders(RankerName.RECENCY)[0] == [3, 1, 0, 4, 2]
 
