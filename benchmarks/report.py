@@ -26,7 +26,7 @@ SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 _PAGE = 160
 """Characters of a line where the output is no terminal."""
 
-_PACKAGES = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "llama-cpp-python")
+_PACKAGES = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "llama-cpp-python", "rank-bm25", "bm25s")
 
 
 def median(values: Sequence[float]) -> float:
