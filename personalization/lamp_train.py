@@ -21,7 +21,7 @@ from personalization.errors import DataError, SettingsError
 from personalization.examples import Example
 from personalization.lamp_prompt import TokenizerCounter, fit_prompt
 from personalization.lamp_tasks import LampTask
-from personalization.trained_encoder import Trained, train_into
+from personalization.trained_model import Trained, train_into
 from personalization.tuning_settings import TuningSettings
 
 

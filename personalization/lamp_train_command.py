@@ -41,7 +41,7 @@ from personalization.tuning_settings import TuningSettings
 
 if TYPE_CHECKING:
     from personalization.lamp_train import Lesson
-    from personalization.trained_encoder import Trained
+    from personalization.trained_model import Trained
 
 _DEFAULTS = TuningSettings(epochs=10, rate=5e-5, weight_decay=1e-4, warmup=0.05)
 _MAX_LENGTH = 256

@@ -18,7 +18,7 @@ from personalization.encoder import Encoder
 from personalization.errors import TrainingError
 from personalization.retrieval_losses import distillation_loss, reinforce_loss
 from personalization.retriever_examples import RetrieverExample
-from personalization.trained_encoder import Trained, train_into
+from personalization.trained_model import Trained, train_into
 from personalization.tuning_settings import TuningSettings
 
 

@@ -13,7 +13,7 @@ from personalization.errors import SettingsError
 from personalization.retrieval_losses import distillation_loss
 from personalization.selection import Selection, SelectionQuestion
 from personalization.selector import Selector
-from personalization.trained_encoder import Trained, train_into
+from personalization.trained_model import Trained, train_into
 from personalization.tuning_settings import TuningSettings
 
 

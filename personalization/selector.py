@@ -100,7 +100,8 @@ class Selector:
     def tokens(self, prompt: str, output: str) -> list[int]:
         """Token ids of a candidate; the output counts after generation only."""
         answer = output if self.card.mode is SelectorMode.POST else None
-        return candidate_tokens(self.tokenizer, prompt, answer, self.card.max_tokens)
+        # A template may add nothing to an empty text; devices take the same token for it.
+        return candidate_tokens(self.tokenizer, prompt, answer, self.card.max_tokens) or [0]
 
     def scores(self, candidates: Sequence[list[int]]) -> torch.Tensor:
         """Scores of some candidates' token ids, in one pass that gradients flow through: (n,) float32."""

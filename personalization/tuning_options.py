@@ -15,7 +15,7 @@ from personalization.tuning_settings import TuningSettings
 
 if TYPE_CHECKING:
     from personalization.data_parallel import Team
-    from personalization.trained_encoder import Trained
+    from personalization.trained_model import Trained
 
 HOW = "How to train"
 DEFAULTS = TuningSettings()
