@@ -63,6 +63,8 @@ class VectorIndex:
             Ids (n,), in no particular order, and dot products (n,).
         """
         self._read(len(query))
+        if not len(self._items):
+            return self._items, np.zeros(0, np.float32)
         return self._items, self._vectors @ query
 
     def _encoder(self) -> int:

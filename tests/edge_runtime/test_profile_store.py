@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from edge_runtime.errors import RequestError, StoreError
 from edge_runtime.privacy import HistoryItem, PrivateContext
 from edge_runtime.profile_store import ProfileStore
-from edge_runtime.store_schema import SCHEMA_VERSION
 from edge_runtime.store_commands import app
+from edge_runtime.store_schema import SCHEMA_VERSION
 
 characters = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 filled = characters.filter(str.strip)
