@@ -76,8 +76,9 @@ def test_real_profiles_are_ranked_as_rank_bm25_ranks_them():
         texts = [f"{item['title']} {item['abstract']}" for item in question["profile"]]
         query = question["input"].split(":", 1)[1]
         expected = reference(texts, query)
-        np.testing.assert_allclose(Bm25(texts).scores(query), expected, rtol=1e-9, atol=1e-9)
-        ranked = [expected[place] for place in Bm25(texts).rank(query)]
+        index = Bm25(texts)
+        np.testing.assert_allclose(index.scores(query), expected, rtol=1e-9, atol=1e-9)
+        ranked = [expected[place] for place in index.rank(query)]
         assert all(better >= worse - 1e-9 for better, worse in pairwise(ranked))
         in_most = [word for word in tokenize(query) if sum(word in text.split() for text in texts) > len(texts) / 2]
         negative += bool(in_most)
