@@ -74,8 +74,9 @@ class WordTable:
         self._cut = _cut(texts)
         self.lengths = self._cut.lengths
         self.numbers, self._samples = _numbered(self._cut)
-        self._order = np.argsort(self._cut.low[self._samples], kind="stable")
-        self._sorted = self._cut.low[self._samples[self._order]]
+        hashes = _hashes(self._cut.low[self._samples], self._cut.high[self._samples], _MULTIPLIERS[0])
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
 
     def __len__(self) -> int:
         """How many distinct words there are."""
@@ -84,14 +85,16 @@ class WordTable:
     def find(self, text: str) -> NDArray[np.int64]:
         """Numbers of a text's words, in its order: (found,); words that the table does not have are left out."""
         asked, cut = _cut([text]), self._cut
-        first = np.searchsorted(self._sorted, asked.low, "left")
-        several = np.searchsorted(self._sorted, asked.low, "right") - first
+        hashes = _hashes(asked.low, asked.high, _MULTIPLIERS[0])
+        first = np.searchsorted(self._hashes, hashes, "left")
+        several = np.searchsorted(self._hashes, hashes, "right") - first
         found = np.full(len(asked.low), _NOT_FOUND, np.int64)
-        # Nearly always one word at most begins so, and two integers hold all of it.
+        # Nearly always one word at most has this hash, and two integers hold all of it.
         alone = np.flatnonzero((several == 1) & (asked.sizes <= _WHOLE))
         numbers = self._order[first[alone]]
         places = self._samples[numbers]
-        equal = (asked.high[alone] == cut.high[places]) & (asked.sizes[alone] == cut.sizes[places])
+        equal = (asked.low[alone] == cut.low[places]) & (asked.high[alone] == cut.high[places])
+        equal &= asked.sizes[alone] == cut.sizes[places]
         found[alone[equal]] = numbers[equal]
         for place in np.flatnonzero((several > 1) | (several == 1) & (asked.sizes > _WHOLE)).tolist():
             for number in self._order[first[place] : first[place] + several[place]].tolist():
