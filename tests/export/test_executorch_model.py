@@ -160,6 +160,7 @@ def test_a_bundle_of_the_same_model_gets_the_program_and_keeps_the_rest(family_m
         export_executorch(model, out, "int8")
     before = (out / "onnx" / "model.onnx.data").read_bytes()
     added = export_executorch(model, out, "int8", context_length=64)
+    assert [site.name for site in added.decoder.lora] == ["qkv"]
     assert [spec.backend for spec in open_bundle(out).manifest.decoders] == ["onnx", "executorch"]
     assert added.decoder.backend == BACKEND_EXECUTORCH
     assert (out / "onnx" / "model.onnx.data").read_bytes() == before
