@@ -88,7 +88,7 @@ def searched(task: LampTask, question: Question, *, use_date: bool = False) -> S
 
 
 def ranker_of(
-    name: RankerName, *, encoder: Encoder | None, batch: int, seed: int
+    name: RankerName, *, encoder: Encoder | None = None, batch: int = 32, seed: int = 0
 ) -> Callable[[Sequence[Searched]], list[Order]]:
     """What ranks the profiles of some questions.
 
