@@ -10,8 +10,8 @@ DEV := .venv/.installed-dev-$(KEY)
 BENCH := .venv/.installed-bench-$(KEY)
 # Threads that spin while they wait cost several times the time when the machine is small.
 RUN := OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-# Those that a benchmark starts itself are named for it.
-BENCHMARKS := $(filter-out %_process.py,$(shell grep -l __main__ benchmarks/*.py))
+# Those that a benchmark starts itself are named for it; the frontier is drawn of what others found.
+BENCHMARKS := $(filter-out %_process.py %/frontier.py,$(shell grep -l __main__ benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint bench clean

@@ -62,10 +62,10 @@ def main() -> None:
         token_ids = _token_ids(base)
         trained = {shape: peft.train(Path(work, shape), shape, token_ids) for shape in SHAPES}
         for backend in backends:
-            exact = open_bundle(exported_bundle(base, "fp32", backend=backend))
+            exact = open_bundle(exported_bundle(base, "fp32", backend=backend, adapter_sites="all"))
             adapters = {shape: _adapter(exact, directory) for shape, directory in trained.items()}
             parity = _parity(peft, exact, backend, trained, adapters, arguments)
-            bundle = open_bundle(exported_bundle(gguf, "keep", backend=backend))
+            bundle = open_bundle(exported_bundle(gguf, "keep", backend=backend, adapter_sites="all"))
             costs = _costs(bundle, backend, adapters, token_ids, arguments)
             rows += [{"backend": backend, "adapter": shape} | parity[shape] | costs[shape] for shape in SHAPES]
             few, many = _stores(bundle, backend, adapters[PERSONAL], Path(work), arguments)

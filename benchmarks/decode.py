@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMES = ("keep", "int8", "mixed", "int4")
-EXECUTORCH = "ExecuTorch keep"
+EXECUTORCH = "ExecuTorch"
 LONG_PROMPT, NEW_TOKENS = 2000, 64
 SHORT_PROMPT = 64
 COLD_STARTS = 5
@@ -67,7 +67,11 @@ def main() -> None:
         sys.exit(f"This benchmark compares with llama.cpp, so it needs a GGUF file: {gguf} is a directory.")
     schemes = [scheme for scheme in arguments.quantize.split(",") if scheme]
     bundles = {scheme: exported_bundle(gguf if scheme == "keep" else hf_directory(gguf), scheme) for scheme in schemes}
-    program = None if arguments.no_executorch else exported_bundle(gguf, "keep", backend=BACKEND_EXECUTORCH)
+    programs = {
+        scheme: exported_bundle(gguf if scheme == "keep" else hf_directory(gguf), scheme, backend=BACKEND_EXECUTORCH)
+        for scheme in arguments.executorch.split(",")
+        if scheme
+    }
 
     with tempfile.TemporaryDirectory() as work:
         text = Path(work) / "prompt.txt"
@@ -76,7 +80,7 @@ def main() -> None:
         if "keep" in bundles:
             progress("Measuring memory and cold start in fresh processes")
             fresh = _fresh_processes(bundles["keep"], text, arguments.threads)
-        series = _all_engines(gguf, bundles, program, text, arguments)
+        series = _all_engines(gguf, bundles, programs, text, arguments)
     rows, headline = _results(series, arguments)
     default = next((row for row in rows if row["weights"] == "keep"), None)
     if default is not None:
@@ -103,24 +107,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of every engine (default 9)")
     parser.add_argument("--threads", type=int, default=_cores(), help="of every engine (default: all usable cores)")
-    parser.add_argument("--no-executorch", action="store_true", help="skip ExecuTorch")
+    parser.add_argument(
+        "--executorch", default="keep", help='which to measure on ExecuTorch, by commas (default: keep; "" for none)'
+    )
     parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp and the ratios")
     parser.add_argument("--json", action="store_true", help="print for machines")
     return parser.parse_args()
 
 
 def _all_engines(
-    gguf: Path, bundles: dict[str, Path], program: Path | None, text: Path, arguments: argparse.Namespace
+    gguf: Path, bundles: dict[str, Path], programs: dict[str, Path], text: Path, arguments: argparse.Namespace
 ) -> list[Series]:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.tokenizer import Tokenizer
 
-    first = open_bundle(next(iter(bundles.values())))
+    first = open_bundle(next(iter((bundles | programs).values())))
     tokenizer = Tokenizer.load(first.path(first.manifest.tokenizer.path))
     token_ids = tokenizer.encode(text.read_text(encoding="utf-8"))[: arguments.prompt_tokens]
     series = [_ours(scheme, bundle, BACKEND_ONNX, arguments) for scheme, bundle in bundles.items()]
-    if program is not None:
-        series.append(_ours(EXECUTORCH, program, BACKEND_EXECUTORCH, arguments))
+    for scheme, program in programs.items():
+        series.append(_ours(f"{EXECUTORCH} {scheme}", program, BACKEND_EXECUTORCH, arguments))
     if not arguments.no_llamacpp:
         series.append(Series("llama.cpp", _LlamaCpp(gguf, arguments), gguf.stat().st_size / 1e6))
     bandwidth = ReadBandwidth(arguments.threads)
@@ -172,7 +178,7 @@ def _results(series: Sequence[Series], arguments: argparse.Namespace) -> tuple[l
         if one.name == "keep":
             headline |= {n: row[n] for n in ("decode_ratio", "prefill_ratio", "bandwidth_share") if n in row}
             headline["bandwidth_gb_s"] = round(median(arguments.bandwidth) / 1e9, 1)
-        if one.name == EXECUTORCH:
+        if one.name == f"{EXECUTORCH} keep":
             headline |= {f"et_{n}": row[n] for n in ("decode_ratio", "prefill_ratio", "size_mb") if n in row}
         rows.append(row)
     return rows, headline

@@ -12,7 +12,8 @@ from off_grid import write_shuffled
 from report import CACHE, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from export.lora_sites import AdapterSites
+    from export.stored_matrices import Quantize
 
 
 def hf_directory(gguf: Path) -> Path:
@@ -53,19 +54,35 @@ def base_directory(gguf: Path) -> Path:
     return target
 
 
-def exported_bundle(model: Path, scheme: str, calibration: Path | None = None, backend: str = "onnx") -> Path:
-    """The exported bundle, made again whenever the exporter or the calibration text changes."""
-    suffix = "" if backend == "onnx" else f"-{backend}"
+def exported_bundle(
+    model: Path,
+    scheme: Quantize,
+    calibration: Path | None = None,
+    backend: str = "onnx",
+    adapter_sites: AdapterSites = "qkv",
+) -> Path:
+    """The exported bundle, made again whenever the exporter or the calibration text changes.
+
+    Args:
+        model: see `export.onnx_export`.
+        scheme: see there, `quantize`.
+        calibration: see there.
+        backend: "onnx", or "executorch": that alone asks where adapters go.
+        adapter_sites: see `export.executorch_export`.
+    """
+    suffix = "" if backend == "onnx" else f"-{backend}-{adapter_sites}"
     target = CACHE / f"{model.stem}-{scheme}{suffix}-{_exporter_digest(calibration)}"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         progress(f"Exporting {model.name} as {scheme} for {backend}")
-        export: Callable[..., object]
         if backend == "onnx":
-            from export.onnx_export import export_onnx as export
+            from export.onnx_export import export_onnx
+
+            export_onnx(model, target, scheme, calibration=calibration)
         else:
-            from export.executorch_export import export_executorch as export
-        export(model, target, scheme, calibration=calibration)
+            from export.executorch_export import export_executorch
+
+            export_executorch(model, target, scheme, calibration=calibration, adapter_sites=adapter_sites)
     return target
 
 
