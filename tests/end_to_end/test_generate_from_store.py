@@ -72,8 +72,8 @@ def written_with(bundle: Path, *items: HistoryItem) -> str:
     return "".join(answer)
 
 
-def found_by(store: Path, bundle: Path, retriever: str, count: int) -> tuple[HistoryItem, ...]:
-    options = ("--retriever", retriever, "-k", count, "--retrieval", bundle / "retrieval", "--store", store, "--json")
+def found_by(store: Path, kit: Path, retriever: str, count: int) -> tuple[HistoryItem, ...]:
+    options = ("--retriever", retriever, "-k", count, "--retrieval", kit, "--store", store, "--json")
     found = CliRunner().invoke(app, ["store", "search", INSTRUCTION, *map(str, options)])
     return tuple(HistoryItem(item["title"], item["text"]) for item in json.loads(found.stdout)["items"])
 
@@ -82,7 +82,7 @@ def test_what_a_retriever_finds_is_in_the_prompt_and_the_rest_is_not(bundle, sto
     common = ("--bundle", bundle, "--request", request_file, "--store", store)
     texts = {}
     for retriever in POOL[1:]:
-        items = found_by(store, bundle, retriever, 2)
+        items = found_by(store, bundle / "retrieval", retriever, 2)
         assert len(items) == 2
         result = generate(*common, "--retriever", retriever, "--items", 2)
         assert (result["retriever"], result["dropped_history"]) == (retriever, 0)
@@ -102,9 +102,10 @@ def test_a_selector_picks_what_it_scores_best(bundle, store, request_file, tmp_p
     selector = Selector.new(encoder, mode, POOL, None, "cpu")
     torch.manual_seed(3)
     torch.nn.init.normal_(selector.module.head.weight)
+    export_encoder(tmp_path / "encoder", tmp_path / "kit" / "mine")
     instruction, candidates = PublicInstruction(INSTRUCTION), []
     for name in POOL:
-        items = (HistoryItem("Own", "own text"), *found_by(store, bundle, name, 3))
+        items = (HistoryItem("Own", "own text"), *found_by(store, tmp_path / "kit", name, 3))
         prompt = user_message(instruction, PrivateContext("Likes tea.\nName: Ada", items), None, range(len(items)))
         candidates.append(selector.tokens(prompt, written_with(bundle, *items[1:])))
     with torch.no_grad():
@@ -117,13 +118,12 @@ def test_a_selector_picks_what_it_scores_best(bundle, store, request_file, tmp_p
 
     (tmp_path / "trained").mkdir()
     selector.save(tmp_path / "trained")
-    export_encoder(tmp_path / "encoder", tmp_path / "kit" / "mine")
     export_selector(tmp_path / "trained", tmp_path / "kit" / "selector", "fp32", force=False, progress=silent)
 
     options = ("--bundle", bundle, "--request", request_file, "--store", store, "--items", 3)
     result = generate(*options, "--retriever", "auto", "--retrieval", tmp_path / "kit")
     assert result["retriever"] == wanted
-    assert result["text"] == written_with(bundle, *found_by(store, bundle, wanted, 3))
+    assert result["text"] == written_with(bundle, *found_by(store, tmp_path / "kit", wanted, 3))
 
 
 def test_what_can_not_be_retrieved_is_said(bundle, store, request_file):
