@@ -95,14 +95,14 @@ class StoreSearch:
             newest = list(self._store.newest(count))
             return newest, [None] * len(newest)
         if retriever == BM25:
-            return _best(*self._store.word_scores(query), count)
+            return best(*self._store.word_scores(query), count)
         if retriever == HYBRID:
             return self._hybrid(query, count)
         if retriever == MIXED:
-            by_meaning, _ = _best(*self._by_meaning(query, DENSE), count)
+            by_meaning, _ = best(*self._by_meaning(query, DENSE), count)
             turns = alternate(np.array(self._store.newest(count), np.int64), np.array(by_meaning, np.int64))
             return turns.tolist(), [None] * len(turns)
-        return _best(*self._by_meaning(query, retriever), count)
+        return best(*self._by_meaning(query, retriever), count)
 
     def _by_meaning(self, query: str, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         encoder = self._kit.encoder(name)
@@ -116,10 +116,10 @@ class StoreSearch:
         # Another process may have added a text between the two.
         ids, first, second = np.intersect1d(worded, meant, assume_unique=True, return_indices=True)
         rankings = [best_first(words[first]), best_first(meaning[second])]
-        return _best(ids, reciprocal_rank_scores(rankings), count)
+        return best(ids, reciprocal_rank_scores(rankings), count)
 
 
-def _best(ids: NDArray[np.int64], scores: NDArray[np.float64], count: int) -> tuple[list[int], list[float | None]]:
+def best(ids: NDArray[np.int64], scores: NDArray[np.float64], count: int) -> tuple[list[int], list[float | None]]:
     """The highest of n scores, falling; of equal ones the highest id first."""
     if count < len(ids):
         least = np.partition(scores, len(scores) - count)[len(scores) - count]

@@ -21,6 +21,7 @@ class VectorIndex:
     def __init__(self, connection: sqlite3.Connection, fingerprint: str) -> None:
         self._connection = connection
         self._fingerprint = fingerprint
+        self._state: tuple[int, int] | None = None
         self._rows = np.zeros(0, np.int64)
         self._items = np.zeros(0, np.int64)
         self._vectors = np.zeros((0, 0), np.float32)
@@ -74,10 +75,15 @@ class VectorIndex:
 
     def _read(self, dimension: int) -> None:
         """Bring what is in memory up to date: rows never change, they come and go."""
+        [elsewhere] = self._connection.execute("PRAGMA data_version").fetchone()
+        state = (elsewhere, self._connection.total_changes)  # of other connections, and of this one
+        if state == self._state:
+            return
         encoder = self._encoder()
         listed = self._connection.execute("SELECT id FROM vectors WHERE encoder = ? ORDER BY id", (encoder,)).fetchall()
         rows = np.array(listed, np.int64).reshape(-1)
         if np.array_equal(rows, self._rows):
+            self._state = state
             return
         kept = np.isin(self._rows, rows)
         old = int(kept.sum())
@@ -94,4 +100,4 @@ class VectorIndex:
             joined = np.frombuffer(b"".join(vector for _, vector in part), _FLOAT)
             vectors[old : old + len(part)] = joined.reshape(len(part), dimension)
             old += len(part)
-        self._rows, self._items, self._vectors = rows, items, vectors
+        self._state, self._rows, self._items, self._vectors = state, rows, items, vectors
