@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_encoders import make_encoder
 from tiny_models import make_model
+from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from edge_runtime.errors import BundleError, DamagedFileError, MissingFileError, RequestError, UnsupportedVersionError
@@ -154,3 +157,20 @@ def test_damage_is_told_with_file_and_mend(tiny, tmp_path):
     (changed / "encoder.json").write_text(json.dumps(card))
     with pytest.raises(BundleError, match="not give its own vectors"):
         TextEncoder.load(changed).check()
+
+
+def test_a_port_that_follows_the_page_gives_the_golden_vectors(tiny, minilm_device):
+    for root in (tiny[1], minilm_device):
+        card = json.loads((root / "encoder.json").read_text(encoding="utf-8"))
+        assert card["format"] == "cogenesis-encoder/1"
+        for file in card["files"]:
+            content = (root / file["path"]).read_bytes()
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (file["size"], file["sha256"])
+        tokenizer = Tokenizer.from_file(str(root / "tokenizer.json"))
+        tokenizer.enable_truncation(card["max_tokens"])
+        session = ort.InferenceSession(root / "model.onnx", providers=["CPUExecutionProvider"])
+        for golden in card["golden"]:
+            ids = np.array([tokenizer.encode(golden["text"]).ids or [0]], np.int64)
+            [[vector]] = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+            apart = np.linalg.norm(vector - golden["vector"]) / np.linalg.norm(golden["vector"])
+            assert apart <= min(card["tolerance"], 1e-5) and vector.shape == (card["dimension"],)
