@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_runtime.profile_store import ProfileStore
     from edge_runtime.retrieval_kit import RetrievalKit
     from edge_runtime.retriever_choice import Choice
+    from edge_runtime.selector import Selector
 
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Take profile and past texts from this store, see `cogenesis store`.")
@@ -41,6 +42,7 @@ class Retrieval:
 
     def __init__(self, store: ProfileStore, kit: RetrievalKit, retriever: str | None, count: int) -> None:
         self._store, self._kit, self._retriever, self._count = store, kit, retriever, count
+        self._selector: Selector | None = None
 
     def context(
         self,
@@ -69,7 +71,7 @@ class Retrieval:
             if self._retriever != AUTO:
                 found = search.context(instruction.text, self._retriever, self._count)
                 return Choice(self._retriever, joined(own, found))
-            selector = self._kit.selector()
+            self._selector = selector = self._selector or self._kit.selector()
             contexts = contexts_of(search, selector, instruction, own, self._count)
         if write is None and selector.reads_answers:
             raise RequestError(

@@ -97,11 +97,7 @@ class ProfileStore:
         return int(count)
 
     def get(self, item_ids: Sequence[int]) -> tuple[StoredItem, ...]:
-        """Some past texts, in the order of their ids here.
-
-        Raises:
-            RequestError: there is no such item.
-        """
+        """Some past texts, in the order of their ids here; those that are not there are left out."""
         found: dict[int, StoredItem] = {}
         with self._file.explained():
             for start in range(0, len(item_ids), _ASKED_AT_ONCE):
@@ -109,10 +105,7 @@ class ProfileStore:
                 marks = ",".join("?" * len(part))
                 query = f"SELECT {_COLUMNS} FROM history WHERE id IN ({marks})"
                 found.update((row[0], _stored(*row)) for row in self._file.execute(query, list(part)))
-        for item_id in item_ids:
-            if item_id not in found:
-                raise self._unknown(item_id)
-        return tuple(found[item_id] for item_id in item_ids)
+        return tuple(found[item_id] for item_id in item_ids if item_id in found)
 
     def add(self, title: str, text: str, date: str | None = None) -> int:
         """Add a past text.

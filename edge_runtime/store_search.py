@@ -65,8 +65,9 @@ class StoreSearch:
             StoreError: the store is damaged.
         """
         ids, scores = self._ranked(query, retriever, count)
-        items = self._store.get(ids)
-        return tuple(Found(item, score) for item, score in zip(items, scores, strict=True))
+        scored = dict(zip(ids, scores, strict=True))
+        # What another process removed in between is left out.
+        return tuple(Found(item, scored[item.id]) for item in self._store.get(ids))
 
     def context(self, query: str, retriever: str, count: int) -> PrivateContext:
         """The profile, and the best past texts as history, best first; errors as in `find`."""

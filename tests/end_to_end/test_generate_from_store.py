@@ -72,9 +72,9 @@ def written_with(bundle: Path, *items: HistoryItem) -> str:
     return "".join(answer)
 
 
-def found_by(store: Path, kit: Path, retriever: str, count: int) -> tuple[HistoryItem, ...]:
+def found_by(store: Path, kit: Path, retriever: str, count: int, query: str = INSTRUCTION) -> tuple[HistoryItem, ...]:
     options = ("--retriever", retriever, "-k", count, "--retrieval", kit, "--store", store, "--json")
-    found = CliRunner().invoke(app, ["store", "search", INSTRUCTION, *map(str, options)])
+    found = CliRunner().invoke(app, ["store", "search", query, *map(str, options)])
     return tuple(HistoryItem(item["title"], item["text"]) for item in json.loads(found.stdout)["items"])
 
 
@@ -133,3 +133,18 @@ def test_what_can_not_be_retrieved_is_said(bundle, store, request_file):
         generate("--bundle", bundle, "--request", request_file, "--store", store, "--retriever", "contriever")
     with pytest.raises(RequestError, match="no selector for the retriever 'auto'"):
         generate("--bundle", bundle, "--request", request_file, "--store", store, "--retriever", "auto")
+
+
+def test_in_a_chat_each_line_has_past_texts_of_its_own(bundle, store):
+    options = ("--store", store, "--retriever", "bm25", "--items", 2, "--temperature", 0, "--max-new-tokens", 5)
+    lines = "word1 word2\nword5 word6\n/quit\n"
+    said = CliRunner().invoke(app, ["chat", *map(str, (bundle, *options))], input=lines)
+    assert said.exit_code == 0, said.output
+    answers = []
+    for line in lines.splitlines()[:2]:
+        items = found_by(store, bundle / "retrieval", "bm25", 2, line)
+        context = PrivateContext("Name: Ada", items)
+        answers.append("".join(load(bundle).generate(PublicInstruction(line), context, options=Options(5))))
+    assert answers[0] != answers[1] and all(answer in said.output for answer in answers)
+    refused = CliRunner().invoke(app, ["chat", str(bundle), "--store", str(store), "--retriever", "x"], input="a\nb\n")
+    assert refused.exit_code == 0 and refused.output.count("There is no retriever 'x'") == 2
