@@ -75,10 +75,12 @@ class AnswerPlan:
     def document(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Everything that the answers depend on, as JSON."""
         writer = asdict(self.writer)
-        adapters, source = writer.pop("adapters"), writer.pop("source")
+        # Where the weights lie is no part of what they give.
+        del writer["source"]
+        adapters, weights = writer.pop("adapters"), writer.pop("identity")
         return {
             "task": self.task,
-            "model": Path(source).name,
+            "weights": weights,
             **writer,
             "adapters": "none" if adapters is None else _adapters_digest(Path(adapters), asked),
             "max_length": self.max_length,

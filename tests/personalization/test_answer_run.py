@@ -81,6 +81,13 @@ def test_shards_in_any_order_and_goes_give_what_one_run_gives(questions, plan, w
     assert sorted(lines) == sorted(whole[1].splitlines()[1:])
 
 
+def test_a_model_that_was_moved_goes_on(questions, plan, whole, llama, tmp_path):
+    (tmp_path / "answers.jsonl").write_bytes(whole[1])
+    moved = replace(plan, writer=replace(plan.writer, source=tmp_path / "nowhere"))
+    found, reported = answer(with_first_items(questions, None, 2, own_adapter=False), moved, tmp_path)
+    assert (found, reported) == (whole[0], [])
+
+
 def test_the_order_of_the_questions_changes_no_answer(questions, plan, whole, tmp_path):
     asked = with_first_items(questions, None, 2, own_adapter=False)
     assert answer(asked[::-1], plan, tmp_path)[0] == whole[0]
@@ -103,7 +110,7 @@ def test_answers_of_other_questions_or_another_model_are_not_mixed_in(questions,
     with pytest.raises(SettingsError, match="questions "):
         answer(with_first_items(questions, None, 1, own_adapter=False), plan, tmp_path)
     other = replace(plan, writer=replace(plan.writer, identity="0" * 64))
-    with pytest.raises(SettingsError, match="identity "):
+    with pytest.raises(SettingsError, match="weights "):
         answer(with_first_items(questions, None, 2, own_adapter=False), other, tmp_path)
     found, _ = answer(with_first_items(questions, 1, 0, own_adapter=False), plan, tmp_path, force=True)
     assert list(found) == ["0"]
