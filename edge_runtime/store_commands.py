@@ -54,7 +54,10 @@ def import_file(
 
 @app.command()
 def show(store: StoreFile = DEFAULT_STORE, as_json: AsJson = False) -> None:
-    """Show everything in the store; the JSON form can be imported again."""
+    """Show everything in the store; the JSON form can be imported again.
+
+    Example: cogenesis store show --json > copy.json
+    """
     with ProfileStore(store) as opened:
         profile, items = opened.profile, opened.items
     history = [asdict(item) for item in items]
@@ -72,7 +75,10 @@ def add(
     store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Add a past text."""
+    """Add a past text.
+
+    Example: cogenesis store add --title "A note to Oskar" --text "The sea was calm." --date 2024-05-01
+    """
     content = _content(text, file)
     if content is None:
         raise RequestError("There is no text to add. Give --text or --file.")
@@ -109,7 +115,10 @@ def remove(
     store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Remove past texts, all or none."""
+    """Remove past texts, all or none.
+
+    Example: cogenesis store remove 3 7
+    """
     with ProfileStore(store) as opened:
         opened.remove(*ids)
     _say({"removed": sorted(set(ids))}, f"Removed {', '.join(str(i) for i in sorted(set(ids)))}.", as_json)
@@ -122,7 +131,10 @@ def profile(
     store: StoreFile = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Show or replace the profile."""
+    """Show or replace the profile.
+
+    Example: cogenesis store profile "Name: Ada, lighthouse keeper"
+    """
     content = _content(text, file)
     with ProfileStore(store) as opened:
         if content is not None:

@@ -240,6 +240,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path):
         assert kept[: len(acknowledged)] == acknowledged
         assert len(kept) <= len(acknowledged) + 1
         assert all(item.text == "text " * 500 for item in store.items)
+        assert sorted(store.word_scores("text")[0].tolist()) == kept
 
 
 def test_an_import_killed_half_way_leaves_nothing_of_it(tmp_path):
@@ -261,6 +262,7 @@ def test_an_import_killed_half_way_leaves_nothing_of_it(tmp_path):
     assert writer.wait() == -signal.SIGKILL, "the import was over before it could be killed"
     with ProfileStore(path) as store:
         assert (store.profile, len(store.items)) == ("before", 0)
+        assert len(store) == 0 and not len(store.word_scores("word")[0])
         store.add("and on", "it goes")
 
 
