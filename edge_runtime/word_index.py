@@ -104,6 +104,9 @@ def remove_from_index(connection: sqlite3.Connection, texts: Sequence[tuple[int,
     Args:
         connection: the store's.
         texts: items that are in the index, with the text that they were indexed by.
+
+    Raises:
+        ValueError: the index is damaged: it lacks what these texts put into it.
     """
     if not texts:
         return
@@ -148,6 +151,8 @@ def _count_words(connection: sqlite3.Connection, words: Sequence[str], changes: 
     gone: list[tuple[int, int]] = []
     moved: Counter[int] = Counter()
     for place, (word, row, change) in enumerate(zip(words, known, changes.tolist(), strict=True)):
+        if change + (row[1] if row else 0) < 0:
+            raise ValueError("it has a word fewer times than its texts")
         if row is None:
             last += 1
             new.append((last, word, change))
@@ -169,7 +174,7 @@ def _count_words(connection: sqlite3.Connection, words: Sequence[str], changes: 
 
 
 def _write_segment(connection: sqlite3.Connection, items: NDArray[np.int64], entries: Postings) -> None:
-    """Write a segment of items; the entries may be sorted by slot, and sorted by slot within a word."""
+    """Write a segment of items; entries come in any order of words, but those of a word by slot."""
     segment = connection.execute(
         "INSERT INTO segments (items, lengths) VALUES (?, ?)",
         (items.astype(_ITEM).tobytes(), entries.lengths(len(items)).astype(_COUNT).tobytes()),

@@ -245,12 +245,13 @@ def test_a_list_of_entries_is_read_as_it_was_written(entries, more):
         assert (places.tolist(), many.tolist()) == (slots.tolist(), counts.tolist())
 
 
-def test_a_change_to_a_damaged_index_is_a_store_error_and_changes_nothing(tmp_path):
+@pytest.mark.parametrize("damage", ["DELETE FROM postings", "DELETE FROM words", "UPDATE words SET items = 0"])
+def test_a_change_to_a_damaged_index_is_a_store_error_and_changes_nothing(tmp_path, damage):
     path = tmp_path / "profile.db"
     with ProfileStore(path) as store:
         store.import_items([NewItem("t", f"bees {number}", origin=str(number)) for number in range(MAX_RECENT)])
     with sqlite3.connect(path) as raw:
-        raw.execute("DELETE FROM postings")
+        raw.execute(damage)
     raw.close()
     with ProfileStore(path) as store:
         with pytest.raises(StoreError, match="index is damaged"):
