@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ _MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _LARGEST_MMAP_THRESHOLD = 32 << 20
+# One model at a time: what it maps, and where malloc looks meanwhile, is the process's.
+_OPENING = threading.Lock()
 
 
 @contextmanager
@@ -51,15 +54,28 @@ def huge_pages(size: int) -> Iterator[None]:
 
 
 class MappedFile:
-    """What is mapped from a file that is only read, and can be let go of at any time.
+    """What opening a model maps from a file that is only read; it can be let go of at any time.
 
     Args:
-        file: its path; mappings made later are not seen.
+        file: its path.
     """
 
     def __init__(self, file: Path) -> None:
         self._libc = _libc() if sys.platform == "linux" else None
-        self._ranges = [] if self._libc is None else _mappings(str(file.resolve()))
+        self._name = str(file.resolve())
+        self._ranges: list[tuple[int, int]] = []
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Take what is mapped from the file inside for this model's, and to last as long as it does.
+
+        Nothing else: the mapping of another model of the same file ends with that one, and what then lies at its
+        addresses, this model's keys and values perhaps, would be wiped by `release`.
+        """
+        with _OPENING:
+            before = self._mappings()
+            yield
+            self._ranges = [found for found in self._mappings() if not any(_overlap(found, old) for old in before)]
 
     def release(self) -> None:
         """Count the file's pages as ours no longer; those needed again come from the system's cache.
@@ -69,6 +85,13 @@ class MappedFile:
         if self._libc is not None:
             for start, size in self._ranges:
                 self._libc.madvise(start, size, _MADV_DONTNEED)
+
+    def _mappings(self) -> list[tuple[int, int]]:
+        return [] if self._libc is None else _mappings(self._name)
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < sum(other) and other[0] < sum(one)
 
 
 def _mappings(name: str) -> list[tuple[int, int]]:

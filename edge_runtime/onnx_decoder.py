@@ -37,10 +37,11 @@ class SharedModel:
         self.context_length = manifest.context_length
         self.fingerprint = bundle.fingerprint(spec)
         self.cache_names = _cache_names(self.spec.layers)
-        self.session = open_session(bundle, spec, threads, spin=spin)
-        self._check_graph()
         weights = next((entry for entry in bundle.decoder_files(spec) if entry.role == ROLE_WEIGHTS), None)
-        self.mapped = None if weights is None else MappedFile(bundle.path(weights.path))
+        self.mapped = MappedFile(self.path if weights is None else bundle.path(weights.path))
+        with self.mapped.opening():
+            self.session = open_session(bundle, spec, threads, spin=spin)
+        self._check_graph()
         self.adapters = PackedAdapters(bundle.base, spec, ort_value)
 
     def _check_graph(self) -> None:
@@ -160,7 +161,7 @@ class OnnxDecoder(TokenSequence):
             end = done + len(chunk)
             self._run(self.length + done, chunk, logits[max(done - before_rows, 0) : max(end - before_rows, 0)])
             done = end
-            if self._model.mapped is not None and len(chunk) >= LONG_PREFILL_CHUNK // 2:
+            if len(chunk) >= LONG_PREFILL_CHUNK // 2:
                 self._model.mapped.release()
         return logits
 
