@@ -1,12 +1,13 @@
 """Speed of the decoder per quantization against llama.cpp on the same weights, its memory and its cold start.
 
-Prefill and decoding of all engines are interleaved, so that what else the machine does falls on all alike; ratios are
-medians over the rounds. Memory and cold start are measured in fresh processes.
+Each engine has a process of its own, and their runs are interleaved, so that what else the machine does falls on all
+alike; ratios are medians over the rounds. Memory and cold start are measured in fresh processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,12 +16,10 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-# Read when llama.cpp's OpenMP is loaded: waiting threads may spin in both engines, or neither would be at its best.
-os.environ.pop("OMP_WAIT_POLICY", None)
+from typing import TYPE_CHECKING, Any
 
 from bandwidth import ReadBandwidth
+from engine_process import LLAMA_CPP
 from models import exported_bundle, hf_directory
 from report import emit, median, progress, ratio, spread
 
@@ -37,22 +36,12 @@ SHORT_PROMPT = 64
 COLD_STARTS = 5
 
 
-class Engine(Protocol):
-    """A model that reads a prompt and then takes tokens one by one, giving the logits after each."""
-
-    def start(self, token_ids: Sequence[int]) -> None:
-        """Forget everything and read a prompt."""
-
-    def step(self, token_id: int) -> None:
-        """Take one token."""
-
-
 @dataclass
 class Series:
     """One engine's runs: tokens a second of prefill and decoding, one of each a round."""
 
     name: str
-    engine: Engine
+    engine: EngineProcess
     size_mb: float
     bytes_per_token: float = 0.0
     prefill: list[float] = field(default_factory=list)
@@ -124,38 +113,60 @@ def _all_engines(
     first = open_bundle(next(iter((bundles | programs).values())))
     tokenizer = Tokenizer.load(first.path(first.manifest.tokenizer.path))
     token_ids = tokenizer.encode(text.read_text(encoding="utf-8"))[: arguments.prompt_tokens]
-    series = [_ours(scheme, bundle, BACKEND_ONNX, arguments) for scheme, bundle in bundles.items()]
+    prompt = text.with_suffix(".json")
+    prompt.write_text(json.dumps(token_ids))
+    series = [_ours(scheme, bundle, BACKEND_ONNX, prompt, arguments) for scheme, bundle in bundles.items()]
     for scheme, program in programs.items():
-        series.append(_ours(f"{EXECUTORCH} {scheme}", program, BACKEND_EXECUTORCH, arguments))
+        series.append(_ours(f"{EXECUTORCH} {scheme}", program, BACKEND_EXECUTORCH, prompt, arguments))
     if not arguments.no_llamacpp:
-        series.append(Series("llama.cpp", _LlamaCpp(gguf, arguments), gguf.stat().st_size / 1e6))
+        if importlib.util.find_spec("llama_cpp") is None:
+            sys.exit("llama.cpp is not installed. Run `make bench`, or pass --no-llamacpp.")
+        series.append(Series(LLAMA_CPP, EngineProcess(LLAMA_CPP, gguf, prompt, arguments), gguf.stat().st_size / 1e6))
     bandwidth = ReadBandwidth(arguments.threads)
     arguments.bandwidth = []
     for round_number in range(arguments.rounds + 1):
         progress(f"Round {round_number} of {arguments.rounds}" if round_number else "Warming up")
         measured = bandwidth.measure()
-        runs = [(one, *_run(one.engine, token_ids, arguments.new_tokens)) for one in series]
+        runs = [(one, *one.engine.run()) for one in series]
         if round_number:
             arguments.bandwidth.append(measured)
             for one, prefill, decode in runs:
                 one.prefill.append(prefill)
                 one.decode.append(decode)
+    for one in series:
+        one.engine.close()
     return series
 
 
-def _run(engine: Engine, token_ids: Sequence[int], new_tokens: int) -> tuple[float, float]:
-    """Tokens a second of prefill and of decoding; tokens fed are fixed, so all engines do the same work."""
-    started = time.perf_counter()
-    engine.start(token_ids)
-    read = time.perf_counter()
-    for token in token_ids[:new_tokens]:
-        engine.step(token)
-    done = time.perf_counter()
-    return len(token_ids) / (read - started), min(new_tokens, len(token_ids)) / (done - read)
+class EngineProcess:
+    """An engine in a process of its own; see engine_process.py."""
+
+    def __init__(self, engine: str, model: Path, prompt: Path, arguments: argparse.Namespace) -> None:
+        script = Path(__file__).with_name("engine_process.py")
+        self._command = [sys.executable, str(script), engine, str(model), "--prompt", str(prompt)]
+        self._command += ["--new-tokens", str(arguments.new_tokens), "--threads", str(arguments.threads)]
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self) -> tuple[float, float]:
+        """Tokens a second of prefill and of decoding."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"The engine's process failed: {' '.join(self._command)}.")
+        found = json.loads(line)
+        return found["prefill"], found["decode"]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def _results(series: Sequence[Series], arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    peer = next((one for one in series if one.name == "llama.cpp"), None)
+    peer = next((one for one in series if one.name == LLAMA_CPP), None)
     rows: list[dict[str, Any]] = []
     headline: dict[str, float] = {}
     for one in series:
@@ -205,7 +216,7 @@ def _fresh_processes(bundle: Path, text: Path, threads: int) -> dict[str, float]
     return {"peak_rss_mb_2000": round(peak, 1), "cold_first_token_s": round(median(colds), 3)}
 
 
-def _ours(name: str, bundle: Path, backend: str, arguments: argparse.Namespace) -> Series:
+def _ours(name: str, bundle: Path, backend: str, prompt: Path, arguments: argparse.Namespace) -> Series:
     from edge_runtime.bundle import open_bundle
     from edge_runtime.manifest import ROLE_WEIGHTS
 
@@ -216,41 +227,8 @@ def _ours(name: str, bundle: Path, backend: str, arguments: argparse.Namespace) 
     cache = 2 * 4 * spec.layers * spec.kv_heads * spec.head_dim * mean_length
     kept = bundle if backend == BACKEND_ONNX else bundle / backend
     size = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file()) / 1e6
-    return Series(name, _Ours(bundle, backend, arguments.threads), size, weights + cache)
-
-
-class _Ours:
-    def __init__(self, bundle: Path, backend: str, threads: int) -> None:
-        from edge_runtime.bundle import open_bundle
-        from edge_runtime.open_decoder import open_decoder
-
-        self.decoder = open_decoder(open_bundle(bundle), backend, threads=threads)
-
-    def start(self, token_ids: Sequence[int]) -> None:
-        self.decoder.rewind(0)
-        self.decoder.extend(token_ids)
-
-    def step(self, token_id: int) -> None:
-        self.decoder.extend([token_id])
-
-
-class _LlamaCpp:
-    def __init__(self, gguf: Path, arguments: argparse.Namespace) -> None:
-        try:
-            from llama_cpp import Llama
-        except ImportError:
-            sys.exit("llama.cpp is not installed. Run `make bench`, or pass --no-llamacpp.")
-        context = arguments.prompt_tokens + arguments.new_tokens + 1
-        self.model = Llama(
-            str(gguf), n_ctx=context, n_threads=arguments.threads, n_threads_batch=arguments.threads, verbose=False
-        )
-
-    def start(self, token_ids: Sequence[int]) -> None:
-        self.model.reset()
-        self.model.eval(list(token_ids))
-
-    def step(self, token_id: int) -> None:
-        self.model.eval([token_id])
+    read = weights + cache if backend == BACKEND_ONNX else 0.0
+    return Series(name, EngineProcess(backend, bundle, prompt, arguments), size, read)
 
 
 def _prompt_text() -> str:

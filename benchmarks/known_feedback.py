@@ -23,7 +23,7 @@ from export.progress import silent
 from personalization.data_parallel import Team
 from personalization.encoder import Encoder
 from personalization.feedback_files import Answer
-from personalization.libraries import prepare_libraries
+from personalization.libraries import prepare_command
 from personalization.retriever_examples import RetrieverExample
 from personalization.ropg import Method, train_retriever
 from personalization.rspg import select, train_selector
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--encoder", type=Path, help="a directory in Hugging Face format instead of MiniLM")
     arguments = parser.parse_args()
-    prepare_libraries()
+    prepare_command()
     encoder = arguments.encoder or packaged_encoder()
     rows, headline = [], {}
     with tempfile.TemporaryDirectory() as folder:

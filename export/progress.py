@@ -23,9 +23,6 @@ def progress_bar(visible: bool) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    # What libraries have to say about their own inner workings is no news to a user.
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -34,7 +31,7 @@ def progress_bar(visible: bool) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Bar(*columns, console=console, disable=not (visible and sys.stderr.isatty())) as bar:
+    with _quiet_libraries(), Bar(*columns, console=console, disable=not (visible and sys.stderr.isatty())) as bar:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -43,3 +40,16 @@ def progress_bar(visible: bool) -> Iterator[Progress]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """What libraries have to say about their own inner workings is no news to a user."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -247,6 +247,8 @@ def _load_ray() -> ModuleType:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Otherwise workers get what all other programs leave over, which can be next to nothing.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Seconds until what a cluster begins with is up; on a busy machine the 30 of Ray are too few.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
     return importlib.import_module("ray")
 
 

@@ -28,7 +28,7 @@ from personalization.data_options import (
 )
 from personalization.engine import EngineName, JobError, engine_of, run_jobs
 from personalization.errors import DataError, TrainingError
-from personalization.libraries import prepare_libraries, require_training_libraries
+from personalization.libraries import prepare_command, require_training_libraries
 from personalization.settings import SHORTEST, AdapterSettings
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def evaluate(
     """
     require_training_libraries()
     where = engine_of(engine, address, workers, threads)
-    prepare_libraries()
+    prepare_command()
     from edge_runtime.adapter_store import directory_name
     from personalization.evaluate import AdapterJudge, JudgeSpec, Questions, compare
     from personalization.trained_adapter import is_training_directory

@@ -32,6 +32,11 @@ def prepare_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def prepare_command() -> None:
+    """As `prepare_libraries`, for a process that is a command: it logs nothing, and no library does."""
+    prepare_libraries()
     # What libraries have to say about their own inner workings is no news to a user.
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")

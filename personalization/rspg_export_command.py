@@ -10,7 +10,7 @@ import typer
 
 from export.encoder_commands import EncoderWeights
 from export.progress import progress_bar
-from personalization.libraries import prepare_libraries, require_training_libraries
+from personalization.libraries import prepare_command, require_training_libraries
 from personalization.tuning_options import JsonOption
 
 
@@ -31,7 +31,7 @@ def export(
       cogenesis rspg export --selector selector --out my-bundle/retrieval/selector
     """
     require_training_libraries()
-    prepare_libraries()
+    prepare_command()
     from personalization.selector_export import export_selector
 
     with progress_bar(not as_json) as progress:

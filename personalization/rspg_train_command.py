@@ -9,7 +9,7 @@ import typer
 
 from edge_runtime.selector_card import SelectorMode
 from export.progress import progress_bar
-from personalization.libraries import prepare_libraries, require_training_libraries
+from personalization.libraries import prepare_command, require_training_libraries
 from personalization.selection import read_selection
 from personalization.tuning_options import (
     DEFAULTS,
@@ -90,7 +90,7 @@ def train(
         threads=threads,
     )
     require_training_libraries()
-    prepare_libraries()
+    prepare_command()
     from personalization.rspg import train_selector
     from personalization.selector import Selector
 

@@ -28,7 +28,7 @@ from personalization.data_options import (
 )
 from personalization.engine import EngineName, engine_of
 from personalization.errors import TrainingError
-from personalization.libraries import prepare_libraries, require_training_libraries
+from personalization.libraries import prepare_command, require_training_libraries
 from personalization.settings import AdapterSettings, Schedule
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def train(
         threads=threads,
     )
     where = engine_of(engine, address, workers, threads)
-    prepare_libraries()
+    prepare_command()
     from personalization.run import Shard, train_users, write_summary
     from personalization.user_report import ProgressLines, print_table
     from personalization.worker import WorkerSpec

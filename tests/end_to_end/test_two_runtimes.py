@@ -19,6 +19,7 @@ from edge_runtime.bundle import open_bundle
 from edge_runtime.errors import PromptCacheError
 from edge_runtime.open_decoder import open_decoder
 from edge_runtime.request import load_request
+from edge_runtime.token_bytes import TokenBytes
 
 BACKENDS = ("onnx", "executorch")
 REQUEST = Path(__file__).parents[2] / "examples" / "requests" / "workshop.json"
@@ -74,7 +75,9 @@ def test_the_documented_commands_end_in_a_fused_answer_of_which_nothing_private_
     result = json.loads(cogenesis(*answer, *fused))
     assert (result["mode"], len(result["token_ids"]), result["cloud_error"]) == ("fused", 12, "")
     assert any(result["fused"])
-    assert run_cogenesis("privacy", "audit", "--ledger", ledger, "--request", REQUEST).returncode == 0
+    assert (
+        run_cogenesis("privacy", "audit", "--ledger", ledger, "--request", REQUEST, "--bundle", bundle).returncode == 0
+    )
 
 
 def test_what_a_user_wrote_does_not_leave_with_their_adapter_even_without_a_prompt_of_it(assistant, personal, cloud):
@@ -87,7 +90,8 @@ def test_what_a_user_wrote_does_not_leave_with_their_adapter_even_without_a_prom
     options = Options(24, SAMPLED, patience=100)
     result = assistant.generate(task, None, mode="fused", cloud=cloud, options=options, ledger=ledger).finish()
     assert result.cloud_error == ""
-    assert audit(ledger.entries, task, learned) == ()
+    token_bytes = TokenBytes(assistant.tokenizer).__getitem__
+    assert audit(ledger.entries, task, learned, token_bytes) == ()
 
 
 def test_users_swap_at_any_turn_and_each_gets_their_own_answer(assistant, personal):

@@ -89,7 +89,9 @@ def test_many_users_take_no_more_memory_than_one_and_leave_the_base_as_it_was(ll
 
     def tensors():
         gc.collect()
-        return sorted(tuple(found.shape) for found in gc.get_objects() if isinstance(found, torch.Tensor))
+        return sorted(
+            tuple(found.shape) for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)
+        )
 
     train_user(base, user("first"), SETTINGS)
     after_one = tensors()
