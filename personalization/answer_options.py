@@ -18,7 +18,7 @@ from personalization.data_options import WHERE, base_of
 from personalization.engine import EngineName, engine_of
 from personalization.errors import DataError, SettingsError
 from personalization.lamp_tasks import LampTask
-from personalization.libraries import require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.run import Shard
 from personalization.tuning_options import Device
 from personalization.user_report import ProgressLines
@@ -160,7 +160,7 @@ class AnswerOptions:
             beams = 1 if self.beams is None else self.beams
             return spec(self.bundle.absolute(), identity, is_bundle=True, beams=beams)
         assert self.model is not None
-        require_training_libraries()
+        prepare_command()
         directory, base = base_of(self.model)
         beams = _DEFAULTS.beams if self.beams is None else self.beams
         return spec(directory, base.sha256, is_bundle=False, beams=beams)

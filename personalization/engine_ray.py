@@ -36,6 +36,8 @@ OBJECT_STORE_BYTES = 80 * 2**20
 # Ray puts sockets into it, 64 characters deeper; the path of a socket ends at 103 (macOS) or 107 (Linux).
 LONGEST_DIRECTORY = 103 - 64
 CONNECT_SECONDS = 5.0
+# Ray gives its processes half a minute to be up. Where that was too little, they are in the file cache next time.
+ATTEMPTS = 3
 # Ray's threads in this process, by name. They print to stdout what happens to workers, which belongs to our output.
 RAY_THREADS = "ray_"
 
@@ -197,6 +199,7 @@ def connected(engine: RayEngine, jobs: int) -> Iterator[ModuleType]:
                 ray,
                 "A Ray cluster on this machine",
                 "RAY_TMPDIR names another directory for its files.",
+                attempts=ATTEMPTS,
                 address="local",
                 num_cpus=workers * engine.threads,
                 include_dashboard=False,
@@ -224,13 +227,16 @@ def _own_directory() -> Iterator[str]:
 
 
 @contextmanager
-def _session(ray: ModuleType, cluster: str, remedy: str, **options: object) -> Iterator[None]:
-    try:
-        with _own_sigterm():
-            ray.init(log_to_driver=False, logging_level="ERROR", **options)
-    except (OSError, RuntimeError, ValueError) as error:
-        ray.shutdown()
-        raise EngineError(f"{cluster} can't be used: {_first_line(error)}. {remedy}") from error
+def _session(ray: ModuleType, cluster: str, remedy: str, *, attempts: int = 1, **options: object) -> Iterator[None]:
+    for attempt in range(1, attempts + 1):
+        try:
+            with _own_sigterm():
+                ray.init(log_to_driver=False, logging_level="ERROR", **options)
+            break
+        except Exception as error:  # a node that is late is nothing more special
+            ray.shutdown()
+            if attempt == attempts:
+                raise EngineError(f"{cluster} can't be used: {_first_line(error)}. {remedy}") from error
     try:
         yield
     finally:
@@ -247,8 +253,6 @@ def _load_ray() -> ModuleType:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Otherwise workers get what all other programs leave over, which can be next to nothing.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Seconds until what a cluster begins with is up; on a busy machine the 30 of Ray are too few.
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
     return importlib.import_module("ray")
 
 

@@ -28,7 +28,7 @@ from personalization.data_options import (
 )
 from personalization.engine import EngineName, JobError, engine_of, run_jobs
 from personalization.errors import DataError, TrainingError
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.settings import SHORTEST, AdapterSettings
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def evaluate(
 
     Example: cogenesis adapter evaluate --model models/smollm2 --adapters adapters --records users.json
     """
-    require_training_libraries()
-    where = engine_of(engine, address, workers, threads)
     prepare_command()
+    where = engine_of(engine, address, workers, threads)
     from edge_runtime.adapter_store import directory_name
     from personalization.evaluate import AdapterJudge, JudgeSpec, Questions, compare
     from personalization.trained_adapter import is_training_directory

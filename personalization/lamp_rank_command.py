@@ -15,7 +15,7 @@ from personalization.errors import SettingsError
 from personalization.lamp_questions import QuestionFile
 from personalization.lamp_ranking import RankingSpec, rank_profiles
 from personalization.lamp_tasks import find_task
-from personalization.libraries import require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.rankers import RankerName
 from personalization.tuning_options import Device
 
@@ -122,7 +122,7 @@ def _ranker(ranker: str, encoder: Path | None) -> tuple[RankerName, Path | None]
 
 def _digest(directory: Path) -> str:
     """Identity of an encoder's weights and tokenizer."""
-    require_training_libraries()
+    prepare_command()
     from export.lineage import weights_digest
 
     files = [path for pattern in ("*.safetensors", "*.bin", "*.json", "*.txt") for path in directory.glob(pattern)]

@@ -21,7 +21,7 @@ from personalization.data_options import JsonOption, ModelOption
 from personalization.lamp_asking import all_gold_outputs, with_first_items
 from personalization.lamp_questions import QuestionFile
 from personalization.lamp_tasks import LampTask, find_task
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.tuning_options import (
     HOW,
     BatchOption,
@@ -93,7 +93,6 @@ def train(
         seed=seed,
         threads=threads,
     )
-    require_training_libraries()
     prepare_command()
     from personalization.lamp_train import Lengths, train_model
 

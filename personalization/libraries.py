@@ -35,7 +35,12 @@ def prepare_libraries() -> None:
 
 
 def prepare_command() -> None:
-    """As `prepare_libraries`, for a process that is a command: it logs nothing, and no library does."""
+    """As `prepare_libraries`, for a process that is a command that needs them: it logs nothing, and no library does.
+
+    Raises:
+        MissingExtraError: one is not there.
+    """
+    require_training_libraries()
     prepare_libraries()
     # What libraries have to say about their own inner workings is no news to a user.
     logging.disable(logging.WARNING)

@@ -12,7 +12,7 @@ from export.progress import progress_bar
 from personalization.feedback_files import read_item_feedback
 from personalization.lamp_questions import QuestionFile
 from personalization.lamp_tasks import find_task
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.retriever_examples import RetrieverExamples, retriever_examples
 from personalization.tuning_options import (
     DEFAULTS,
@@ -191,7 +191,6 @@ def _train(
     as_json: bool,
 ) -> None:
     both_or_none(*data.judging, "--dev-questions and --dev-feedback")
-    require_training_libraries()
     prepare_command()
     from personalization.ropg import Method, train_retriever
 

@@ -10,7 +10,7 @@ import typer
 
 from export.encoder_commands import EncoderWeights
 from export.progress import progress_bar
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.tuning_options import JsonOption
 
 
@@ -30,7 +30,6 @@ def export(
     Example:
       cogenesis rspg export --selector selector --out my-bundle/retrieval/selector
     """
-    require_training_libraries()
     prepare_command()
     from personalization.selector_export import export_selector
 

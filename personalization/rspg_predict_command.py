@@ -13,7 +13,7 @@ import typer
 from export.progress import progress_bar
 from personalization.lamp_outputs import write_outputs
 from personalization.lamp_tasks import find_task
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.rspg_data_command import bounds_in_words
 from personalization.selection import bounds, compare_with_best, read_selection
 from personalization.tuning_options import DEFAULTS, Device, DeviceOption, JsonOption, ThreadsOption
@@ -37,7 +37,6 @@ def predict(
       cogenesis rspg predict --task LaMP-5 --data dev.json --selector selector -o predictions.json
     """
     found = find_task(task)
-    require_training_libraries()
     prepare_command()
     import torch
 

@@ -9,7 +9,7 @@ import typer
 
 from edge_runtime.selector_card import SelectorMode
 from export.progress import progress_bar
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.selection import read_selection
 from personalization.tuning_options import (
     DEFAULTS,
@@ -89,7 +89,6 @@ def train(
         seed=seed,
         threads=threads,
     )
-    require_training_libraries()
     prepare_command()
     from personalization.rspg import train_selector
     from personalization.selector import Selector

@@ -28,7 +28,7 @@ from personalization.data_options import (
 )
 from personalization.engine import EngineName, engine_of
 from personalization.errors import TrainingError
-from personalization.libraries import prepare_command, require_training_libraries
+from personalization.libraries import prepare_command
 from personalization.settings import AdapterSettings, Schedule
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def train(
 
       cogenesis adapter train -m models/smollm2 --task LaMP-5 --questions dev_questions.json -o adapters --shard 2/4
     """
-    require_training_libraries()
+    prepare_command()
     settings = AdapterSettings(
         rank=rank,
         alpha=alpha,
@@ -136,7 +136,6 @@ def train(
         threads=threads,
     )
     where = engine_of(engine, address, workers, threads)
-    prepare_command()
     from personalization.run import Shard, train_users, write_summary
     from personalization.user_report import ProgressLines, print_table
     from personalization.worker import WorkerSpec
