@@ -1,7 +1,7 @@
 """Draws size, quality and speed of every way to store the model, of what decode.py and quality.py found.
 
 Example: python benchmarks/decode.py --executorch keep,int8,mixed,int4 --json >decode.json
-         python benchmarks/quality.py --executorch keep,int8,mixed,int4 --json >quality.json
+         python benchmarks/quality.py --records 32 --executorch keep,int8,mixed,int4 --json >quality.json
          python benchmarks/frontier.py decode.json quality.json --out docs/frontier.svg
 """
 
