@@ -1,0 +1,14 @@
+"""`cogenesis collab`: learns how device and cloud write together, from data to a report."""
+
+from __future__ import annotations
+
+import typer
+
+from personalization.collab_data_command import app as data_commands
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Make data, tune the device's model, train how both models are fused, and measure it all.",
+)
+app.add_typer(data_commands, name="data")
