@@ -73,32 +73,55 @@ def complete_tail(edge: NDArray[np.float32], cloud: SparseLogProbs) -> NDArray[n
     Returns:
         (V,) float32 log-probabilities that sum to 1 up to rounding.
     """
+    dense = edge.copy()
+    dense[cloud.ids] = -np.inf
+    tail = _tail(edge, dense, cloud)
+    dense += tail.shift
+    np.minimum(dense, tail.ceiling, out=dense)
+    dense[cloud.ids] = cloud.log_probs
+    return dense
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a token that the cloud left out is given: the edge's log-prob plus `shift`, and at most `ceiling`."""
+
+    shift: np.float32
+    ceiling: np.float32
+
+
+def tail_of(edge: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
+    """How `complete_tail` completes a row.
+
+    Args:
+        edge: (V,) float32 log-probabilities, normalised.
+        cloud: the sparse row; its ids lie below V.
+    """
+    left_out = edge.copy()
+    left_out[cloud.ids] = -np.inf
+    return _tail(edge, left_out, cloud)
+
+
+def _tail(edge: NDArray[np.float32], left_out: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
     tail_mass = max(cloud.tail_mass, _LEAST_TAIL_MASS)
-    edge_tail = _mass_outside(edge, cloud.ids)
     least = float(cloud.log_probs.min())
     ceiling = np.float32(least + _CEILING)
     if tail_mass > (edge.shape[0] - cloud.ids.shape[0]) * math.exp(ceiling):
         ceiling = np.float32(least)
-    dense = edge + np.float32(math.log(tail_mass) - math.log(edge_tail))
-    dense[cloud.ids] = -np.inf
-    above = np.flatnonzero(dense > ceiling)
-    while above.size:
+    shift = np.float32(math.log(tail_mass) - math.log(_mass_outside(edge, cloud.ids)))
+    capped = np.flatnonzero(left_out > ceiling - shift)
+    while capped.size:
         # Water filling: cap, then let the others share what is left; the share can only grow, so this ends.
-        capped = above
         free_mass = tail_mass - capped.size * math.exp(ceiling)
         free_edge = _mass_outside(edge, np.concatenate([cloud.ids, capped]))
         if free_mass <= 0.0 or free_edge <= 0.0:
-            np.minimum(dense, ceiling, out=dense)
             break
-        np.add(edge, np.float32(math.log(free_mass) - math.log(free_edge)), out=dense)
-        dense[cloud.ids] = -np.inf
-        above = np.flatnonzero(dense > ceiling)
+        shift = np.float32(math.log(free_mass) - math.log(free_edge))
+        above = np.flatnonzero(left_out > ceiling - shift)
         if above.size <= capped.size:
-            dense[above] = ceiling
-            dense[capped] = ceiling
             break
-    dense[cloud.ids] = cloud.log_probs
-    return dense
+        capped = above
+    return Tail(shift, ceiling)
 
 
 def _mass_outside(edge: NDArray[np.float32], ids: NDArray[np.int32]) -> float:

@@ -1,0 +1,63 @@
+"""Negative log-likelihood of reference answers under any fusion, exactly, from a log-prob file alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.fusion import Fusion, Strategy
+from personalization.errors import SettingsError
+from personalization.logprob_file import STEERING, LogProbs
+
+Row = NDArray[np.float64]
+
+
+def fused_nll(rows: LogProbs, fusion: Fusion) -> Row:
+    """What `edge_runtime.fusion.fuse` gives the reference's tokens.
+
+    Args:
+        rows: of edge and cloud.
+        fusion: strategy and weight; delta steering's is one of `STEERING`, learned fusion has its combiner.
+
+    Returns:
+        (n,) float64, nats: minus the fused log-prob of each row's reference token.
+
+    Raises:
+        DataError: delta steering, or the combiner, needs the edge's rows without context, and the file has none.
+        SettingsError: delta steering with a weight that the file has no sums for.
+    """
+    edge, cloud, weight = rows.edge.astype(np.float64), rows.completed.astype(np.float64), fusion.weight
+    rest, shift = rows.edge_rest.astype(np.float64), rows.shift.astype(np.float64)
+    match fusion.strategy:
+        case Strategy.GEOMETRIC:
+            return _nll(rows, weight * edge + (1 - weight) * cloud, rest + (1 - weight) * shift)
+        case Strategy.ARITHMETIC:
+            if weight in (0.0, 1.0):
+                return rows.edge_nll if weight else _nll(rows, cloud, rest + shift)
+            of_edge, of_cloud = np.log(weight), np.log1p(-weight)
+            kept = np.logaddexp(edge + of_edge, cloud + of_cloud)
+            return _nll(rows, kept, rest + np.logaddexp(of_edge, shift + of_cloud))
+        case Strategy.MAX:
+            return _nll(rows, np.maximum(edge, cloud), rest + np.maximum(shift, 0.0))
+        case Strategy.DELTA:
+            return _steered_nll(rows, weight)
+
+
+def _steered_nll(rows: LogProbs, weight: float) -> Row:
+    bare = rows.completed_without.astype(np.float64)  # raises where the file has none
+    assert rows.without is not None and rows.without_shift is not None and rows.steering_rest is not None
+    if weight not in STEERING:
+        raise SettingsError(
+            f"The log-probs tell delta steering only with the weights {', '.join(f'{w:g}' for w in STEERING)}, "
+            f"not {weight:g}."
+        )
+    kept = bare + weight * (rows.edge.astype(np.float64) - rows.without)
+    return _nll(rows, kept, rows.steering_rest[:, STEERING.index(weight)].astype(np.float64) + rows.without_shift)
+
+
+def _nll(rows: LogProbs, kept: Row, rest: Row) -> Row:
+    """Normalise: `kept` (m,) are log-weights of the kept tokens, `rest` (n,) logs of the sums over all others."""
+    most = np.maximum(np.maximum.reduceat(kept, rows.starts), rest)
+    weights = np.add.reduceat(np.exp(kept - most[rows.row_of]), rows.starts) + np.exp(rest - most)
+    total: Row = most + np.log(weights) - kept[rows.target_at]
+    return total
