@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from personalization.collab_data_command import app as data_commands
+from personalization.collab_logprobs_command import logprobs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,3 +13,4 @@ app = typer.Typer(
     help="Make data, tune the device's model, train how both models are fused, and measure it all.",
 )
 app.add_typer(data_commands, name="data")
+app.command()(logprobs)
