@@ -98,11 +98,11 @@ def logprobs(
     form = RowFormat(top_k, mass, cast("ValueType", wire), floor)
     far: ModelSpec | BridgeSpec
     if cloud is not None:
-        far = _model(cloud, threads, device)
+        far = model_of(cloud, threads, device)
     else:
         assert bridge is not None
         far = _bridge(bridge, api_key, tls)
-    plan = LogProbPlan(_model(edge, threads, device, adapter), far, form, edge_top, without, max_tokens)
+    plan = LogProbPlan(model_of(edge, threads, device, adapter), far, form, edge_top, without, max_tokens)
     lines = ProgressLines()
 
     def report(done: int, total: int) -> None:
@@ -136,7 +136,7 @@ def logprobs(
 _NLLS = (("edge", "edge_nll"), ("edge without context", "without_nll"), ("cloud", "cloud_nll"))
 
 
-def _model(path: Path, threads: int, device: Device, adapter: Path | None = None) -> ModelSpec:
+def model_of(path: Path, threads: int, device: Device, adapter: Path | None = None) -> ModelSpec:
     """A model's specification; hashes the weights of a directory.
 
     Raises:

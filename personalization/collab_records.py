@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,6 +127,14 @@ def record_document(record: CollabRecord) -> dict[str, Any]:
         "reference": record.reference,
         "sketch": record.sketch,
     }
+
+
+def records_digest(records: Iterable[CollabRecord]) -> str:
+    """SHA-256 of all that records say."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps(record_document(record), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def split_by_user(

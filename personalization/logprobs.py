@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +14,7 @@ import numpy as np
 from edge_runtime.errors import ContextOverflowError, TokenizerMismatchError
 from edge_runtime.sparse import RowFormat
 from export.staging import write_error
-from personalization.collab_records import CollabRecord, Skipped, record_document
+from personalization.collab_records import CollabRecord, Skipped, records_digest
 from personalization.engine import Engine
 from personalization.errors import DataError
 from personalization.journal import Journal, read_journal, run_remaining
@@ -50,9 +48,6 @@ class LogProbPlan:
 
     def document(self, records: Sequence[CollabRecord]) -> dict[str, Any]:
         """Everything that the log-probs depend on, as JSON."""
-        digest = hashlib.sha256()
-        for record in records:
-            digest.update(json.dumps(record_document(record), sort_keys=True).encode() + b"\n")
         return {
             "edge": self.edge.identity,
             "cloud": _name(self.cloud),
@@ -62,7 +57,7 @@ class LogProbPlan:
             "most_tokens": self.most_tokens,
             "threads": self.edge.threads,
             "device": self.edge.device,
-            "records": digest.hexdigest(),
+            "records": records_digest(records),
         }
 
 

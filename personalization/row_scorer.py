@@ -71,7 +71,11 @@ class RowScorer:
         self._template = template
 
     def score(
-        self, instruction: PublicInstruction, context: PrivateContext | None, answer: Sequence[int]
+        self,
+        instruction: PublicInstruction,
+        context: PrivateContext | None,
+        answer: Sequence[int],
+        outline: str | None = None,
     ) -> NDArray[np.float32]:
         """Log-probs at every token of an answer: (len(answer), V) float32.
 
@@ -81,7 +85,7 @@ class RowScorer:
             ContextOverflowError: prompt and answer don't fit.
         """
         room = self.network.context_length - len(answer)
-        prompt = build_prompt(self.tokenizer, self._template, instruction, context, None, room)
+        prompt = build_prompt(self.tokenizer, self._template, instruction, context, outline, room)
         return log_softmax(self.network.logits([*prompt.token_ids, *answer[:-1]], len(answer)))
 
 
