@@ -18,7 +18,7 @@ from edge_runtime.privacy import Gate, Policy
 from edge_runtime.sampling import Sampling
 from edge_runtime.sparse import THIN, RowFormat
 from personalization.collab_records import CollabRecord, records_digest
-from personalization.collab_systems import System, Writer
+from personalization.collab_systems import System, Writer, file_stem
 from personalization.engine import LocalEngine
 from personalization.errors import SettingsError
 from personalization.journal import Journal, run_remaining
@@ -192,7 +192,7 @@ def answer_records(
         PersonalizationError: some records could not be answered; the others' answers are kept.
     """
     journal = Journal(
-        directory / f"{system.directory}.jsonl", _document(records, system, models, settings), force=force
+        directory / f"{file_stem(system.name)}.jsonl", _document(records, system, models, settings), force=force
     )
     make = partial(SystemWriter, system, models, settings)
     run_remaining(make, dict(enumerate(records)), LocalEngine(), journal, report)
@@ -204,11 +204,10 @@ def _document(
 ) -> dict[str, Any]:
     """Everything that the answers depend on, as JSON."""
     bundle = open_bundle(models.of(system), verify=False)
-    asked = system.writer in _MODES and models.cloud is not None
-    info = models.cloud.info(Gate(settings.policy, Ledger()).info()) if asked and models.cloud else None
-    options = settings.options(system)
+    cloud = models.cloud if system.writer in _MODES else None
+    info = None if cloud is None else cloud.info(Gate(settings.policy, Ledger()).info())
     body: dict[str, Any] = {
-        "system": str(system.writer),
+        "system": system.name,
         "model": bundle.fingerprint(bundle.decoder(None)),
         "cloud": info and info.model,
         "most_tokens": settings.most_tokens,
@@ -217,5 +216,6 @@ def _document(
     }
     if system.writer is not Writer.FUSED:
         return body
-    fused = {"fusion": options.fusion, "schedule": options.schedule, "rows": options.rows}
-    return body | {name: asdict(value) for name, value in fused.items()} | {"policy": str(settings.policy)}
+    # The bundle's combiner, where it has one; what it was fitted to is no matter of the decoder's fingerprint.
+    fitted = [entry.sha256 for entry in bundle.manifest.files if entry.path.startswith("fusion/")]
+    return body | {"fitted": fitted, "rows": asdict(settings.rows), "policy": str(settings.policy)}

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from edge_runtime.errors import RequestError
 from edge_runtime.fusion import Fusion, Strategy
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import LearnedSchedule, Schedule, parse_schedule
 from personalization.errors import SettingsError
 
 
@@ -42,19 +42,15 @@ class System:
     name: str
     writer: Writer
     fusion: Fusion = field(default_factory=Fusion)
-    schedule: Schedule = field(default_factory=Schedule)
-
-    @property
-    def directory(self) -> str:
-        """A name for files."""
-        return self.name.replace(":", "-").replace("@", "-").replace(",", "-")
+    schedule: Schedule | LearnedSchedule = field(default_factory=Schedule)
 
 
 def parse_system(name: str) -> System:
     """Read a system's name.
 
     Args:
-        name: a `Writer` but FUSED; or STRATEGY[:WEIGHT][@P,K,T], such as "arithmetic:0.8" or "learned@0,3,1".
+        name: a `Writer` but FUSED; or STRATEGY[:WEIGHT][@P,K,T | @learned], such as "arithmetic:0.8@0,1,1" or
+            "learned".
 
     Raises:
         SettingsError: there is no such system.
@@ -72,8 +68,13 @@ def parse_system(name: str) -> System:
     usual = 1.0 if strategy == Strategy.DELTA else 0.5
     try:
         fusion = Fusion(Strategy(strategy), float(weight) if weight else usual)
-        return System(name, Writer.FUSED, fusion, Schedule.parse(when) if when else Schedule())
+        return System(name, Writer.FUSED, fusion, parse_schedule(when) if when else Schedule())
     except RequestError as error:
         raise SettingsError(f"There is no system '{name}'. {error}") from None
     except ValueError:
         raise SettingsError(f"There is no system '{name}': its weight is no number.") from None
+
+
+def file_stem(system: str) -> str:
+    """A system's name as part of a file's."""
+    return system.replace(":", "-").replace("@", "-").replace(",", "-")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.combiner import Combiner
 from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.schedule import Schedule
 from personalization.by_user import Measured, Sum
 from personalization.collab_systems import Writer
-from personalization.fused_nll import fused_nll
+from personalization.combiner_rows import combiner_rows
+from personalization.fused_nll import asks, fused_nll
 from personalization.logprob_file import STEERING, LogProbs
 
 NLL = "nll"
@@ -22,6 +24,8 @@ WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Of the fixed mixes that are tried."""
 
 _SCHEDULES = (Schedule(0, 3, 1), Schedule(0, 2, 1), Schedule(0, 1, 1), Schedule(0, 1, 2), Schedule(0, 1, 3))
+
+_BUDGETS = (0.1, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +99,29 @@ def by_schedule(rows: LogProbs, fused: Likelihood) -> list[Likelihood]:
     """The same fusion where turns of the P/K/T schedule leave the edge alone."""
     found = []
     for schedule in _SCHEDULES:
-        asked = np.array([schedule.asks(step) for step in range(int(rows.step.max()) + 1)])[rows.step]
+        asked = asks(rows, schedule)
         name = f"{fused.system}@{schedule.first},{schedule.without},{schedule.turn}"
+        found.append(Likelihood(name, np.where(asked, fused.nll, rows.edge_nll), float(asked.mean())))
+    return found
+
+
+def learned(rows: LogProbs, combiner: Combiner) -> Likelihood:
+    """A trained combiner, asking always."""
+    return Likelihood(Strategy.LEARNED, fused_nll(rows, Fusion(Strategy.LEARNED, combiner=combiner)), 1.0)
+
+
+def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -> list[Likelihood]:
+    """The same fusion where the combiner's schedule leaves the edge alone: as it ships, and at some budgets of calls.
+
+    What a budget needs of the predicted worth is looked up on these very rows; the schedule that ships was fitted on
+    others.
+    """
+    worths = np.array([combiner.worth(row.candidates.top, row.step) for row in combiner_rows(rows, without=False)])
+    thresholds = {f"{fused.system}@learned": combiner.threshold}
+    thresholds |= {f"{fused.system}@learned {share:.0%}": float(np.quantile(worths, 1 - share)) for share in _BUDGETS}
+    found = []
+    for name, threshold in thresholds.items():
+        asked = (worths >= threshold) | (rows.step == 0)
         found.append(Likelihood(name, np.where(asked, fused.nll, rows.edge_nll), float(asked.mean())))
     return found
 

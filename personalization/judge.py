@@ -6,9 +6,10 @@ answer's score is the mean of both.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -16,13 +17,18 @@ from typing import Any
 
 from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.prompt import user_message
-from personalization.chat_endpoint import ChatClient, EndpointError, EndpointRefusedError, Usage
-from personalization.journal import Journal
+from personalization.asking import Source, ask_all, ask_until_usable
+from personalization.chat_endpoint import Reply, Usage
+
+SCORE = "score"
+"""Name of the measure."""
+
+JUDGE_TOKENS = 512
+"""Most of a verdict."""
 
 LOWEST, HIGHEST = 1, 10
 _SCORE = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
-_MOST_TOKENS = 512
-_ATTEMPTS = 3  # at a reply that is of the form
+_TRIES = 3
 
 
 class Criterion(StrEnum):
@@ -90,102 +96,85 @@ class Verdict:
     usage: Usage
 
 
-def judge_pair(client: ChatClient, pair: Pair, criterion: Criterion) -> Verdict:
+def judge_pair(source: Source, pair: Pair, criterion: Criterion) -> Verdict:
     """Judge one pair.
 
     Raises:
-        EndpointRefusedError: the endpoint answers nothing at all.
+        EndpointRefusedError: the judge answers nothing at all.
         EndpointError: it gave no verdict on this pair.
     """
-    (ours, theirs), there = _scores(client, pair, criterion, pair.ours, pair.theirs)
-    (second, first), back = _scores(client, pair, criterion, pair.theirs, pair.ours)
+    (ours, theirs), there = _scores(source, pair, criterion, pair.ours, pair.theirs)
+    (second, first), back = _scores(source, pair, criterion, pair.theirs, pair.ours)
     return Verdict((ours + first) / 2, (theirs + second) / 2, there + back)
 
 
 def judge_pairs(
-    client: ChatClient,
+    source: Source,
     pairs: Sequence[Pair],
     criterion: Criterion,
     path: Path,
-    run: dict[str, Any],
     *,
-    parallel: int,
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> tuple[Verdict | None, ...]:
     """Judge pairs, those excepted that an earlier run has judged.
 
     Args:
-        client: of the judge.
+        source: of verdicts.
         pairs: what is judged.
         criterion: by what.
         path: of the journal.
-        run: everything else that verdicts depend on, as JSON.
-        parallel: pairs that are under way at once.
         force: begin anew where an earlier run was another.
         report: called after each with how many are done, and of how many.
 
     Returns:
-        For each its verdict, None where the judge gave none.
+        For each its verdict, None where the judge gave none; a later run asks for that again.
 
     Raises:
         SettingsError: an earlier run was another, and `force` is not set.
-        EndpointRefusedError: the endpoint answers nothing at all; what is done is kept.
+        EndpointRefusedError: the judge answers nothing at all; what is done is kept.
     """
-    endpoint = client.endpoint
-    run = {"judge": endpoint.model, "url": endpoint.url, "criterion": str(criterion), **run}
-    journal = Journal(path, run, force=force)
-    todo = [number for number in range(len(pairs)) if number not in journal.results]
-    try:
-        with ThreadPoolExecutor(max_workers=parallel) as pool:
-            futures = {pool.submit(_judged, client, pairs[number], criterion): number for number in todo}
-            try:
-                for future in as_completed(futures):
-                    journal.add(futures[future], future.result())
-                    report(len(journal.results), len(pairs))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        journal.close()
-    return tuple(_verdict(journal.results[number]) for number in range(len(pairs)))
+
+    def work(_number: int, pair: Pair) -> dict[str, Any]:
+        return asdict(judge_pair(source, pair, criterion))
+
+    run = {"judge": source.document, "criterion": str(criterion), "pairs": _digest(pairs)}
+    jobs = dict(enumerate(pairs))
+    asked = ask_all(path, run, jobs, work, parallel=source.parallel, force=force, report=report)
+    return tuple(_verdict(asked.results[number]) if number in asked.results else None for number in jobs)
 
 
-def _judged(client: ChatClient, pair: Pair, criterion: Criterion) -> dict[str, Any]:
-    try:
-        return asdict(judge_pair(client, pair, criterion))
-    except EndpointRefusedError:
-        raise
-    except EndpointError as error:
-        return {"failed": str(error)}
+def _digest(pairs: Sequence[Pair]) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(json.dumps(asdict(pair), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
-def _verdict(result: dict[str, Any]) -> Verdict | None:
-    if "failed" in result:
-        return None
+def _verdict(result: dict[str, Any]) -> Verdict:
     return Verdict(result["ours"], result["theirs"], Usage(**result["usage"]))
 
 
 def _scores(
-    client: ChatClient, pair: Pair, criterion: Criterion, first: str, second: str
+    source: Source, pair: Pair, criterion: Criterion, first: str, second: str
 ) -> tuple[tuple[float, float], Usage]:
     # The form of the device's own prompt, so that the judge sees what the writer saw.
     context = pair.context if criterion.sees_context else PrivateContext()
     shown = user_message(pair.instruction, context, None, range(len(context.history)))
     task = shown if criterion.sees_context else f"## Task\n{shown}"
     question = _QUESTION.format(task=task, first=first, second=second, asked=_ASKED[criterion])
-    usage = Usage()
-    for attempt in range(_ATTEMPTS):
-        reply = client.ask([{"role": "user", "content": question}], most_tokens=_MOST_TOKENS, seed=attempt)
-        usage += reply.usage
-        if (scores := read_scores(reply.text)) is not None:
-            return scores, usage
-    raise EndpointError(f"The judge {client.endpoint.model} gave no two scores in {_ATTEMPTS} replies.")
+    return ask_until_usable(source, question, _read_scores, seed=0, tries=_TRIES)
 
 
-def read_scores(reply: str) -> tuple[float, float] | None:
-    """The last two scores of a reply, None where there are none or they are out of range."""
-    found = [float(score) for score in _SCORE.findall(reply)[-2:]]
-    if len(found) < 2 or not all(LOWEST <= score <= HIGHEST for score in found):
-        return None
+def _read_scores(reply: Reply) -> tuple[float, float]:
+    """The last two scores of a reply.
+
+    Raises:
+        ValueError: there are none, or they are out of range; the text says which.
+    """
+    found = [float(score) for score in _SCORE.findall(reply.text)[-2:]]
+    if len(found) < 2:
+        raise ValueError("it does not end with two numbers in double square brackets")
+    if not all(LOWEST <= score <= HIGHEST for score in found):
+        raise ValueError(f"its numbers are not within {LOWEST} .. {HIGHEST}")
     return found[0], found[1]

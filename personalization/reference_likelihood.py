@@ -1,9 +1,10 @@
-"""How likely one model finds reference answers behind a prompt: for systems that no log-prob file has rows of."""
+"""How likely a model by itself finds reference answers, with context, without, or with a sketch in the prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,31 @@ from personalization.journal import Journal, run_remaining
 from personalization.row_scorer import ModelSpec, open_scorer
 
 
+class Shown(StrEnum):
+    """What a prompt holds besides the public instruction: nothing, the private context, or an outline as well."""
+
+    WITHOUT = "without"
+    WITH = "with"
+    SKETCH = "sketch"
+
+
 @dataclass(frozen=True, slots=True)
 class ReferencePlan:
-    """Who scores, and what is in the prompt besides instruction and context.
+    """Who scores, and behind which prompt.
 
     Attributes:
         model: who.
-        sketch: whether the record's outline is in the prompt.
+        shown: what the prompt holds.
         tokens: of each record's reference, by its id: what the log-prob file has of it.
     """
 
     model: ModelSpec
-    sketch: bool
+    shown: Shown
     tokens: dict[str, int]
 
 
 class ReferenceScorer:
-    """Scores records, with the private context in the prompt."""
+    """Scores records."""
 
     def __init__(self, plan: ReferencePlan) -> None:
         """Load the model.
@@ -49,9 +58,10 @@ class ReferenceScorer:
     def __call__(self, record: CollabRecord) -> float | None:
         """Nats of a record's reference; None where prompt and reference don't fit."""
         answer = self._scorer.tokenizer.encode(record.reference)[: self._plan.tokens[record.id]]
-        outline = record.sketch if self._plan.sketch else None
+        context = None if self._plan.shown is Shown.WITHOUT else record.device_context
+        outline = record.sketch if self._plan.shown is Shown.SKETCH else None
         try:
-            rows = self._scorer.score(record.instruction, record.device_context, answer, outline)
+            rows = self._scorer.score(record.instruction, context, answer, outline)
         except ContextOverflowError:
             return None
         return -float(rows[np.arange(len(answer)), answer].sum(dtype=np.float64))
@@ -83,16 +93,16 @@ def reference_nll(
     """
     run: dict[str, Any] = {
         "model": plan.model.identity,
-        "sketch": plan.sketch,
+        "shown": str(plan.shown),
         "tokens": [plan.tokens[record.id] for record in records],
         "threads": plan.model.threads,
         "records": records_digest(records),
     }
     notes = Journal(journal, run, force=force)
     run_remaining(partial(ReferenceScorer, plan), dict(enumerate(records)), LocalEngine(), notes, report)
-    return [
-        None
-        if (nats := notes.results[number]) is None
-        else Measured(record.user, {NLL: Sum(nats, plan.tokens[record.id])})
-        for number, record in enumerate(records)
-    ]
+    found: list[Measured | None] = []
+    for number, record in enumerate(records):
+        nats = notes.results[number]
+        sums = {NLL: Sum(nats or 0.0, plan.tokens[record.id])}
+        found.append(None if nats is None else Measured(record.user, sums))
+    return found
