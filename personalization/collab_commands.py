@@ -6,6 +6,7 @@ import typer
 
 from personalization.collab_data_command import app as data_commands
 from personalization.collab_logprobs_command import logprobs
+from personalization.collab_shrink_command import shrink
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,3 +15,4 @@ app = typer.Typer(
 )
 app.add_typer(data_commands, name="data")
 app.command()(logprobs)
+app.command()(shrink)
