@@ -5,8 +5,11 @@ from __future__ import annotations
 import typer
 
 from personalization.collab_data_command import app as data_commands
+from personalization.collab_evaluate_command import evaluate
 from personalization.collab_logprobs_command import logprobs
+from personalization.collab_report_command import report
 from personalization.collab_shrink_command import shrink
+from personalization.collab_tune_command import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,3 +19,6 @@ app = typer.Typer(
 app.add_typer(data_commands, name="data")
 app.command()(logprobs)
 app.command()(shrink)
+app.command()(evaluate)
+app.command()(tune)
+app.command()(report)
