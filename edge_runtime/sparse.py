@@ -90,14 +90,14 @@ def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
         tokens those with the lowest ids are kept.
     """
     whole = form.mass == 1.0 and form.floor == 0.0 and form.top_k >= log_probs.shape[0]
-    likeliest = np.flatnonzero(log_probs > -np.inf) if whole else _likeliest(log_probs, form.top_k)
-    kept = likeliest.shape[0]
+    found = np.flatnonzero(log_probs > -np.inf) if whole else likeliest(log_probs, form.top_k)
+    kept = found.shape[0]
     if form.floor > 0.0:
-        kept = max(int((log_probs[likeliest] >= np.float32(math.log(form.floor))).sum()), 1)
+        kept = max(int((log_probs[found] >= np.float32(math.log(form.floor))).sum()), 1)
     if form.mass < 1.0:
-        reached = np.cumsum(np.exp(log_probs[likeliest], dtype=np.float64))
+        reached = np.cumsum(np.exp(log_probs[found], dtype=np.float64))
         kept = min(int(np.searchsorted(reached, form.mass)) + 1, kept)
-    ids = np.sort(likeliest[:kept]).astype(np.int32)
+    ids = np.sort(found[:kept]).astype(np.int32)
     values = log_probs[ids].astype(np.float32)
     tail_mass = 1.0 - float(np.exp(values, dtype=np.float64).sum())
     if tail_mass < _CANCELLATION:
@@ -107,7 +107,7 @@ def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
     return SparseLogProbs(ids, values, min(max(tail_mass, 0.0), 1.0))
 
 
-def _likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+def likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
     """Ids of the `most` likeliest tokens, the likeliest first, equals by ascending id; never one of -inf."""
     size = log_probs.shape[0]
     floor = np.float32(-np.inf)

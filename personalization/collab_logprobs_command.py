@@ -152,12 +152,12 @@ def model_of(path: Path, threads: int, device: Device, adapter: Path | None = No
         if adapter is not None:
             identity += f"+{load_adapter(adapter).fingerprint}"
             adapter = adapter.absolute()
-        return ModelSpec(path.absolute(), identity, True, adapter, threads)
+        return ModelSpec(path.absolute(), identity, bundle.base, True, adapter, threads)
     if adapter is not None:
         raise SettingsError(f"--adapter belongs to a bundle, and this is none: {path}.")
     require_training_libraries()
     directory, base = base_of(path)
-    return ModelSpec(directory, base.sha256, False, None, threads, str(device))
+    return ModelSpec(directory, base.sha256, base.sha256, False, None, threads, str(device))
 
 
 def _bridge(address: str, api_key: str | None, tls: bool) -> BridgeSpec:

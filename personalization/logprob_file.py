@@ -52,7 +52,9 @@ class LogProbsOf:
     """Whose log-probs a file holds.
 
     Attributes:
-        edge, cloud: digests of the models' weights, or a bridge's name of its model.
+        edge: digest of the edge's weights, as it is stored.
+        edge_base: identity of the model that it is, however it is stored (`Bundle.base`): combiners are bound to it.
+        cloud: digest of the cloud's weights, or a bridge's name of its model.
         vocab_size: of both.
         rows: how the cloud's rows are cut and coded.
         edge_top: how many of the edge's likeliest tokens every row has.
@@ -60,6 +62,7 @@ class LogProbsOf:
     """
 
     edge: str
+    edge_base: str
     cloud: str
     vocab_size: int
     rows: RowFormat

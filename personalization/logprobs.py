@@ -95,6 +95,7 @@ class LogProbWorker:
             self._cloud = LocalCloudRows(scorer, plan.rows)
         self._about = LogProbsOf(
             plan.edge.identity,
+            plan.edge.base,
             _name(plan.cloud),
             self._edge.network.vocab_size,
             plan.rows,

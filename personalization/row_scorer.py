@@ -26,7 +26,8 @@ class ModelSpec:
 
     Attributes:
         source: a bundle, or a model directory in Hugging Face format.
-        identity: digest of its weights.
+        identity: digest of its weights, as they are stored.
+        base: identity of the model, however it is stored (`Bundle.base`).
         is_bundle: which of both it is.
         adapter: file of an adapter, for a bundle.
         threads: of the processor.
@@ -35,6 +36,7 @@ class ModelSpec:
 
     source: Path
     identity: str
+    base: str
     is_bundle: bool
     adapter: Path | None = None
     threads: int = 2

@@ -26,7 +26,7 @@ def random_logprobs(
 ) -> Whole:
     """Edge and cloud that agree in part; each record is another user's."""
     rng = np.random.default_rng(seed)
-    about = LogProbsOf("edge", "cloud", vocabulary, form, min(8, vocabulary), without_context=True)
+    about = LogProbsOf("edge", "base", "cloud", vocabulary, form, 16, without_context=True)
     answers, parts = [], []
     for record in range(records):
         common = rng.standard_normal((length, vocabulary)) * spread
