@@ -65,8 +65,8 @@ def _pair(run: Path) -> Iterator[str]:
         return
     held = shrunk["held_out"]
     yield (
-        f"**The pair.** The edge has {len(shrunk['layers'])} of the cloud model's layers and {shrunk['share']:.1%} of its "
-        f"parameters. Nats a token on held-out plain text: {held['whole']:.3f} of the whole model; of the edge "
+        f"**The pair.** The edge has {len(shrunk['layers'])} of the cloud model's layers and {shrunk['share']:.1%} of "
+        f"its parameters. Nats a token on held-out plain text: {held['whole']:.3f} of the whole model; of the edge "
         f"{held['fitted']:.3f} with layers taken out and the others fitted, {held['healed']:.3f} after "
         f"{shrunk['steps']:,} steps of distillation."
     )
