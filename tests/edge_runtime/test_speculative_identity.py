@@ -125,10 +125,7 @@ def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
     return tuple(shown.released)
 
 
-LEARNED = [
-    Fusion(Strategy.LEARNED, combiner=random_combiner(seed, without=bool(seed % 2), threshold=0.03))
-    for seed in range(4)
-]
+LEARNED = [Fusion(Strategy.LEARNED, combiner=random_combiner(seed, without=seed > 1, gap=0.2)) for seed in range(4)]
 WORTH = [LearnedSchedule(fusion.combiner) for fusion in LEARNED[2:]]
 STRATEGIES = st.sampled_from(
     [
