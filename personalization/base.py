@@ -189,6 +189,9 @@ class Base:
         if len(examples) > 1:
             positions = [place for example in examples for place in range(example.length - 1)]
             inputs["position_ids"] = torch.tensor([positions], device=self.device)
+        else:
+            # Lets attention take its faster form for a single sequence.
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if self._selects_rows:
             logits = self._model(**inputs, logits_to_keep=chosen).logits[0]
         else:

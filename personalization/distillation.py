@@ -126,8 +126,8 @@ class HealObjective:
         ids = self._training[index : index + 1]
         with self._computing():
             with torch.no_grad():
-                whole = self._base.model(ids, use_cache=False, output_hidden_states=True)
-            own = self._sibling.model(ids, use_cache=False, output_hidden_states=True)
+                whole = self._base.model(**_inputs(ids), output_hidden_states=True)
+            own = self._sibling.model(**_inputs(ids), output_hidden_states=True)
         # What a layer gives should be what the next one that stays was given in the whole model.
         targets = [whole.hidden_states[place] for place in (*self._sibling.kept.tolist()[1:], -1)]
         distance = torch.stack([*map(_distance, own.hidden_states[1:], targets)]).mean()
@@ -145,7 +145,7 @@ class HealObjective:
     def _negative_log_likelihood(self, model: Any, index: int) -> float:
         ids = self._judging[index]
         with self._computing():
-            logits = model(ids[None], use_cache=False).logits[0, :-1]
+            logits = model(**_inputs(ids[None])).logits[0, :-1]
         return float(torch.nn.functional.cross_entropy(logits.float(), ids[1:]))
 
     def _computing(self) -> torch.autocast:
@@ -198,6 +198,7 @@ def shrink_model(
     """
     stack = LayerStack(HFSource(model))
     base = Base(model, healing.settings.threads, team.device)
+    layers = _layers(base.model, stack.count, size)
     windows = texts(base)
     judges = np.arange(len(windows)) % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
     judging, training = windows[judges], windows[~judges]
@@ -206,7 +207,7 @@ def shrink_model(
             f"There is too little text: {len(windows)} windows of {windows.shape[1]} tokens, and it takes "
             f"{_HELD_OUT_EVERY}. Give more, or lower --window."
         )
-    sibling = Sibling(base.model, _layers(base.model, stack.count, size))
+    sibling = Sibling(base.model, layers)
     objective = HealObjective(base, sibling, training, judging, healing)
     origin = {
         "kind": "collab shrink",
@@ -263,6 +264,11 @@ def _name_in_whole(name: str, kept: tuple[int, ...]) -> str:
         return name
     index, _, rest = after.partition(".")
     return f"{before}{layers}{kept[int(index)]}.{rest}"
+
+
+def _inputs(ids: torch.Tensor) -> dict[str, Any]:
+    # Without a mask of ones transformers looks for packed sequences, and makes the mask that all of it stands for.
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
 def _distance(own: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
