@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from export.progress import progress_bar
-from personalization.collab_options import RecordsArgument, usable_records
+from personalization.collab_options import RecordsArgument, report_skipped, usable_records
 from personalization.data_options import ModelOption
 from personalization.libraries import prepare_libraries, require_training_libraries
 from personalization.precision import Precision
@@ -128,6 +129,7 @@ def tune(
         tuned = tune_model(model, out, training, judging, plan, team, force=force, progress=progress)
     if team.leads:
         losses = [-gain for gain in tuned.trained.report.gains]
+        report_skipped(tuned.left_out, records)
         draw_curves(out / CURVES_NAME, tuned.trained.report, "loss of the references", losses)
         _say(tuned, losses, as_json)
 
@@ -141,7 +143,7 @@ def _say(tuned: Tuned, dev_losses: list[float], as_json: bool) -> None:
             "kept": trained.kept,
             "records": tuned.examples,
             "dev_records": tuned.judges,
-            "left_out": tuned.left_out,
+            "left_out": [asdict(one) for one in tuned.left_out],
             "shortened": tuned.shortened,
             "packs": tuned.packs,
             "steps": report.steps,
@@ -153,7 +155,7 @@ def _say(tuned: Tuned, dev_losses: list[float], as_json: bool) -> None:
         return
     typer.echo(f"{'Was tuned already' if trained.kept else 'Tuned'}: {trained.path}")
     typer.echo(
-        f"{tuned.examples} records in {tuned.packs} packs; {tuned.shortened} of all shortened, {tuned.left_out} "
+        f"{tuned.examples} records in {tuned.packs} packs; {tuned.shortened} of all shortened, {len(tuned.left_out)} "
         "left out"
     )
     typer.echo(f"loss: {report.losses[0]:.4f} nats a token in the first epoch, {report.losses[-1]:.4f} in the last")

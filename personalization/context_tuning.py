@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from export.progress import Progress
 from personalization.base import Base
 from personalization.batches import packs_of
-from personalization.collab_records import CollabRecord
+from personalization.collab_records import CollabRecord, Skipped
 from personalization.data_parallel import Team
 from personalization.errors import DataError, SettingsError, TrainingError
 from personalization.examples import Example
@@ -69,7 +69,7 @@ class Tuned:
         trained: the result; its losses and gains are nats a token of the answers.
         examples: records that were learnt from.
         judges: records that told the best epoch.
-        left_out: records without what the prompts are to hold.
+        left_out: records without what the prompts are to hold, or too long even without history, and which it is.
         shortened: examples whose task or answer was cut, or whose history was not taken whole.
         packs: rows that an epoch's examples go through the model in.
     """
@@ -77,7 +77,7 @@ class Tuned:
     trained: Trained
     examples: int
     judges: int
-    left_out: int
+    left_out: tuple[Skipped, ...]
     shortened: int
     packs: int
 
@@ -169,13 +169,12 @@ def tune_model(
             f"The model's context has {base.context_length:,} tokens, fewer than --max-length {plan.max_length:,}: "
             f"{model}. Lower it."
         )
-    used, judges = ([record for record in records if _has(record, plan.shown)] for records in (training, judging))
-    if not used or (judging and not judges):
+    left_out: list[Skipped] = []
+    examples, held_out = (_examples(base, records, plan, left_out) for records in (training, judging))
+    if not examples or (judging and not held_out):
         raise DataError(
-            f"No record has what the prompts are to hold: {plan.shown}. Give other records, or make sketches with "
-            "`cogenesis collab sketch`."
+            f"No record can be used, the first because {left_out[0].where} {left_out[0].reason}. Give other records."
         )
-    examples, held_out = ([_example(base, record, plan) for record in records] for records in (used, judges))
     room = plan.pack_tokens if base.packs else 0
     packs, judge_packs = packs_of(examples, room), packs_of(held_out, room)
     origin: dict[str, Any] = {
@@ -203,28 +202,35 @@ def tune_model(
         trained,
         examples=len(examples),
         judges=len(held_out),
-        left_out=len(training) + len(judging) - len(examples) - len(held_out),
+        left_out=tuple(left_out),
         shortened=sum(example.cut or example.dropped > 0 for example in (*examples, *held_out)),
         packs=len(packs),
     )
 
 
-def _has(record: CollabRecord, shown: Shown) -> bool:
-    return {
-        Shown.WITHOUT: True,
-        Shown.WITH: record.context is not None,
-        Shown.SKETCH: record.context is not None and record.sketch is not None,
-    }[shown]
+def _examples(base: Base, records: Sequence[CollabRecord], plan: TuningPlan, left_out: list[Skipped]) -> list[Example]:
+    """Examples of the records that have what the prompts are to hold; the others go to `left_out`."""
+    examples = []
+    for record in records:
+        try:
+            examples.append(_example(base, record, plan))
+        except DataError as error:
+            left_out.append(Skipped(f"record '{record.id}'", str(error)))
+    return examples
 
 
 def _example(base: Base, record: CollabRecord, plan: TuningPlan) -> Example:
+    if plan.shown is not Shown.WITHOUT and record.context is None:
+        raise DataError("has no context")
+    if plan.shown is Shown.SKETCH and record.sketch is None:
+        raise DataError("has no sketch: make it with `cogenesis collab sketch`")
     context = None if plan.shown is Shown.WITHOUT else record.device_context
     outline = record.sketch if plan.shown is Shown.SKETCH else None
     pair = Pair(record.instruction.text, record.reference)
     try:
         return base.writer.write(pair, context, plan.max_length, outline)
-    except TrainingError as error:
-        raise TrainingError(f"Record '{record.id}': {error}") from None
+    except TrainingError:
+        raise DataError(f"does not fit into {plan.max_length:,} tokens (--max-length), even without history") from None
 
 
 def _save_adapter(base: Base, config: LoraConfig, directory: Path) -> None:

@@ -139,7 +139,9 @@ def test_the_result_exports(shrunk, tmp_path):
 
 
 def test_records_are_healed_on_as_chats(deep, tmp_path):
-    record = CollabRecord("1", "ann", PublicInstruction("Write a letter"), "Write a letter: on boats", None, "Dear wind, we sail")
+    record = CollabRecord(
+        "1", "ann", PublicInstruction("Write a letter"), "Write a letter: on boats", None, "Dear wind, we sail"
+    )
     write_collab_file(tmp_path / "records.jsonl", [record])
     writer = Base(deep, threads=1).writer
     windows = read_windows(tmp_path / "records.jsonl", writer, 12, 1000)

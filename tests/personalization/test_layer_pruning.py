@@ -1,6 +1,8 @@
-"""Which layers go, and what those that stay are fitted to: against transformers' own states and numpy's least squares."""
+"""Which layers go, and how those that stay are fitted: against transformers' own states and numpy's least squares."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def states(deep):
 def test_a_layers_influence_is_how_far_it_turns_states(deep, states):
     expected = [
         1 - float(torch.nn.functional.cosine_similarity(before, after, dim=-1).mean())
-        for before, after in zip(states[:-1], states[1:], strict=True)
+        for before, after in pairwise(states)
     ]
     stack = LayerStack(HFSource(deep))
     assert block_influences(stack, WINDOWS, EXACT, silent) == pytest.approx(expected, abs=1e-5)
