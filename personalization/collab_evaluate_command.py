@@ -26,8 +26,9 @@ from personalization.errors import SettingsError
 from personalization.evaluate_answers import judge_answers, measure_answers, write_answers
 from personalization.evaluate_likelihood import Beside, measure_likelihood
 from personalization.evaluation_report import evaluation_markdown, write_evaluation
-from personalization.fusion_likelihood import by_learned_schedule, learned
+from personalization.fusion_likelihood import Likelihood, by_learned_schedule, learned
 from personalization.judge import JUDGE_TOKENS, Criterion
+from personalization.libraries import prepare_libraries, require_training_libraries
 from personalization.logprob_file import read_logprobs
 from personalization.reference_likelihood import Shown
 from personalization.tuning_options import Device
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from personalization.collab_records import CollabRecord
     from personalization.collab_systems import System
     from personalization.evaluate_answers import Answers
+    from personalization.logprob_file import LogProbs
 
 LIKELIHOOD, ANSWERS, JUDGE = "How likely references are", "Answers", "Who judges the answers"
 
@@ -69,7 +71,9 @@ def evaluate(
     combiner: Annotated[
         Path | None,
         typer.Option(
-            help="A trained combiner, by `collab fuse-train`.", rich_help_panel=LIKELIHOOD, show_default=False
+            help="Directory of trained combiners, by `collab fuse-train`.",
+            rich_help_panel=LIKELIHOOD,
+            show_default=False,
         ),
     ] = None,
     beside: BesideOption = None,
@@ -232,11 +236,7 @@ class _Work:
     def likelihood(self, path: Path, combiner: Path | None, beside: Sequence[tuple[Shown, str]]) -> Likelihoods:
         """How likely references are; see `measure_likelihood`."""
         rows = read_logprobs(path)
-        fused, scheduled = [], []
-        if combiner is not None:
-            trained = read_combiner(combiner)
-            fused = [learned(rows, trained)]
-            scheduled = by_learned_schedule(rows, fused[0], trained)
+        fused, scheduled = ([], []) if combiner is None else _learned(rows, combiner)
         models = [self._beside(shown, given) for shown, given in beside]
         alone = self.out / "beside"
         return measure_likelihood(
@@ -264,3 +264,19 @@ class _Work:
 
     def _report(self, what: str, done: int, total: int) -> None:
         self.lines(self.out.name, what, done, total, worked=True)
+
+
+def _learned(rows: LogProbs, directory: Path) -> tuple[list[Likelihood], list[Likelihood]]:
+    """What trained combiners say: the one that ships first, and that one where it asks less often."""
+    require_training_libraries()
+    prepare_libraries()
+    from personalization.fuse_train import COMBINER_NAME, REFERENCE_NAME, read_reference
+    from personalization.reference_combiner import reference_nll
+
+    trained = read_combiner(directory / COMBINER_NAME)
+    fused = [learned(rows, trained)]
+    scheduled = by_learned_schedule(rows, fused[0], trained)
+    if (directory / REFERENCE_NAME).exists():
+        nll = reference_nll(rows, read_reference(directory / REFERENCE_NAME, rows.about.vocab_size))
+        fused.append(Likelihood("CoGenesis' combiner", nll, 1.0))
+    return fused, scheduled

@@ -41,7 +41,8 @@ def write_report(run: Path, document: Path) -> list[str]:
     for name in sets:
         body = read_evaluation(run / name / "evaluation" / EVALUATION_NAME)
         draw_evaluation(body, pictures / name)
-        parts += [evaluation_markdown(body, f"{pictures.name}/{name}/", level=3).rstrip(), *_training(run / name)]
+        parts += [evaluation_markdown(body, f"{pictures.name}/{name}/", level=3).rstrip(), *_tuning(run / name)]
+        parts += _combiner(run / name)
     with whole_file(document) as file:
         file.write("\n\n".join([f"{before}{BEGIN}", *parts, f"{END}{after}"]))
     return sets
@@ -72,8 +73,8 @@ def _pair(run: Path) -> Iterator[str]:
     )
 
 
-def _training(directory: Path) -> Iterator[str]:
-    """What tuning and the combiner's training said of themselves."""
+def _tuning(directory: Path) -> Iterator[str]:
+    """What tuning was worth on the development users."""
     tuned = {shown: _read(directory / f"tune-{shown}.json") for shown in Shown}
     lines = [
         [
@@ -90,6 +91,26 @@ def _training(directory: Path) -> Iterator[str]:
         yield "#### Tuning"
         yield "Nats a token on the development users, each model behind the prompts that it was tuned with."
         yield markdown_table(["tuned", "records", "untuned", "tuned", "best epoch"], lines)
+
+
+def _combiner(directory: Path) -> Iterator[str]:
+    """How large the trained combiners are, and what the development users' texts are worth to them."""
+    found = _read(directory / "fuse.json")
+    if found is None:
+        return
+    dev, compact = found["dev"], found["compact"]
+    lines = [["learned", f"{compact['size_bytes'] / 1e3:,.1f} kB", f"{compact['dev_nll']:.4f}"]]
+    if "reference" in found:
+        theirs = found["reference"]
+        lines.append(["CoGenesis' combiner", f"{theirs['size_bytes'] / 1e3:,.1f} kB", f"{theirs['dev_nll']:.4f}"])
+    lines += [["edge", "", f"{dev['edge']:.4f}"], ["cloud", "", f"{dev['cloud']:.4f}"]]
+    lines.append([f"best fixed mix: {dev['fixed_name']}", "", f"{dev['fixed']:.4f}"])
+    yield "#### The combiner"
+    yield (
+        f"Trained on {compact['rows']:,} tokens; nats a token of the {compact['dev_rows']:,} of the development users, "
+        f"by which training was stopped. Its schedule asks the cloud at {compact['asked']:.0%} of them."
+    )
+    yield markdown_table(["fusion", "size", "NLL"], lines)
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

@@ -12,6 +12,7 @@ from personalization.collab_records import CollabRecord
 from personalization.collab_systems import Writer
 from personalization.errors import DataError
 from personalization.fusion_likelihood import (
+    SENT,
     Likelihood,
     best_of,
     by_schedule,
@@ -24,7 +25,7 @@ from personalization.logprob_file import LogProbs
 from personalization.reference_likelihood import ReferencePlan, Shown, reference_nll
 from personalization.row_scorer import ModelSpec
 
-_WRITERS = (Writer.EDGE, Writer.CLOUD)
+_WRITERS = (Writer.EDGE, Writer.CLOUD, SENT)
 
 
 @dataclass(frozen=True, slots=True)

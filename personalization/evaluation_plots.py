@@ -44,6 +44,8 @@ def _fusion(found: Mapping[str, Any]) -> Any:
     for strategy, points in found["sweeps"].items():
         weights.plot(*zip(*points, strict=True), marker=".", label=strategy)
     for name in (Writer.EDGE, Writer.CLOUD, found["baseline"]):
+        if name not in nll:  # a bridge does not tell the cloud's
+            continue
         weights.axhline(nll[name], linestyle="--", linewidth=0.9, color="0.3")
         weights.annotate(
             name, (1.0, nll[name]), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom"

@@ -20,6 +20,9 @@ from personalization.logprob_file import STEERING, LogProbs
 NLL = "nll"
 """Name of the measure: negative log-likelihood, nats a token of the reference."""
 
+SENT = "cloud-sent"
+"""What the cloud alone is called where nothing is known of its rows but what it sends."""
+
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Of the fixed mixes that are tried."""
 
@@ -58,15 +61,17 @@ class Sweep:
 
 
 def single_models(rows: LogProbs) -> list[Likelihood]:
-    """Each model alone: the edge with the context, where it was scored the edge without, and the cloud."""
+    """Each model alone: the edge with the context, where it was scored the edge without, and the cloud.
+
+    The cloud is there by its whole rows, which a bridge does not tell, and by what it sends, with the edge's tail.
+    """
     found = [Likelihood(Writer.EDGE, rows.edge_nll)]
     if (bare := rows.without_nll) is not None:
         found.append(Likelihood(Writer.EDGE_WITHOUT, bare))
-    cloud = rows.cloud_nll
-    if np.isnan(cloud).any():
-        # A bridge does not say all that its model would: what a device can make of its rows.
-        cloud = fused_nll(rows, Fusion(Strategy.ARITHMETIC, 0.0))
-    return [*found, Likelihood(Writer.CLOUD, cloud, 1.0)]
+    sent = Likelihood(SENT, fused_nll(rows, Fusion(Strategy.ARITHMETIC, 0.0)), 1.0)
+    if np.isnan(rows.cloud_nll).any():
+        return [*found, sent]
+    return [*found, Likelihood(Writer.CLOUD, rows.cloud_nll, 1.0), sent]
 
 
 def sweeps(rows: LogProbs) -> tuple[Sweep, ...]:

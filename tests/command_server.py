@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 from cloud_bridge.server.onnx_engine import load_onnx_engine
 from cloud_bridge.server.serve import ServerOptions, serving
 from cogenesis.cli import app
+from edge_runtime.errors import CogenesisError
 
 # What `cogenesis` is in the script: sends its arguments, prints what comes back, ends as the command did.
 _FUNCTION = r"""
@@ -78,9 +78,11 @@ def _received(connection: socket.socket) -> list[str]:
 def _done(command: list[str]) -> bytes:
     """How a command ended, and what it printed."""
     result = CliRunner().invoke(app, command)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        traceback.print_exception(result.exception)
+    if isinstance(result.exception, CogenesisError):
+        print(f"{' '.join(command)}: {result.exception}")
         return b"1\n"
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
     return f"{result.exit_code}\n{result.stdout}".encode()
 
 

@@ -76,10 +76,10 @@ for set in $SETS; do
             --without --out "$here/scored-$part" ${LOGPROBS:-}
     done
     step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev "$here/scored-dev/rows.logprobs" \
-        --out "$here/combiner" ${FUSE:-}
+        --out "$here/combiner" ${FUSE:---reference}
     cogenesis export combiner --combiner "$here/combiner/combiner.safetensors" --bundle "$here/edge-bundle" --force
     step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --name "$set" \
-        --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner/combiner.safetensors" \
+        --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner" \
         --beside "untuned=$OUT/edge" --beside "tuned without=$here/tuned-without" \
         --beside-without "tuned without, no context=$here/tuned-without" \
         --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \

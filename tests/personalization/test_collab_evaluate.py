@@ -10,7 +10,8 @@ import torch
 from chat_server import chat_server
 from personal_data import text, torch_model
 from random_combiners import random_combiner
-from tiny_models import make_model
+from safetensors.torch import save
+from tiny_models import VOCABULARY, make_model
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
@@ -28,6 +29,8 @@ from personalization.collab_commands import app
 from personalization.collab_records import CollabRecord, write_collab_file
 from personalization.collab_systems import Writer, parse_system
 from personalization.errors import SettingsError
+from personalization.fuse_train import COMBINER_NAME, REFERENCE_NAME
+from personalization.reference_combiner import ReferenceCombiner
 
 WRITING = ("--max-new-tokens", 5, "--threads", 1)
 
@@ -63,7 +66,9 @@ def pair(llama, tmp_path_factory):
     export_onnx(large, root / "large-bundle", "fp32")
     write_collab_file(root / "test.jsonl", records())
     run("logprobs", root / "test.jsonl", "--edge", llama, "--cloud", large, "--without", "-o", root / "scored")
-    (root / "combiner").write_bytes(encode_combiner(random_combiner(1)))
+    (root / "combiner").mkdir()
+    (root / "combiner" / COMBINER_NAME).write_bytes(encode_combiner(random_combiner(1)))
+    (root / "combiner" / REFERENCE_NAME).write_bytes(save(ReferenceCombiner(VOCABULARY).state_dict()))
     return root
 
 
@@ -120,6 +125,7 @@ def test_likelihoods_are_those_of_torch(likelihood, pair, llama):
 def test_every_system_is_compared_with_learned_fusion_by_users(likelihood):
     assert likelihood["baseline"] == "learned"
     systems = by_system(likelihood)
+    assert "CoGenesis' combiner" in systems
     learned = systems["learned"]["scores"]["nll"]
     for name, row in systems.items():
         if name != "learned":
