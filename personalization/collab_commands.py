@@ -6,6 +6,7 @@ import typer
 
 from personalization.collab_data_command import app as data_commands
 from personalization.collab_evaluate_command import evaluate
+from personalization.collab_fuse_train_command import fuse_train
 from personalization.collab_logprobs_command import logprobs
 from personalization.collab_report_command import report
 from personalization.collab_shrink_command import shrink
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands, name="data")
 app.command()(logprobs)
+app.command()(fuse_train)
 app.command()(shrink)
 app.command()(evaluate)
 app.command()(tune)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from edge_runtime.combiner import (
     TOKEN_FEATURES,
     Combiner,
     Layer,
+    Vector,
     edge_features,
 )
 from personalization.combiner_rows import combiner_rows
@@ -38,7 +41,6 @@ class CombinerData:
         padding: (n, most) bool.
         target: (n,) int64.
         offset: (n,).
-        edge_nll: (n,).
     """
 
     features: torch.Tensor = field(repr=False)
@@ -47,7 +49,6 @@ class CombinerData:
     padding: torch.Tensor = field(repr=False)
     target: torch.Tensor = field(repr=False)
     offset: torch.Tensor = field(repr=False)
-    edge_nll: torch.Tensor = field(repr=False)
 
     @classmethod
     def of(cls, rows: LogProbs, *, without: bool) -> CombinerData:
@@ -68,7 +69,6 @@ class CombinerData:
             torch.from_numpy(np.arange(tokens.shape[2]) >= sizes[:, None]),
             torch.tensor([row.target for row in found]),
             torch.tensor([row.offset for row in found], dtype=torch.float32),
-            torch.from_numpy(rows.edge_nll.astype(np.float32)),
         )
 
     @property
@@ -78,61 +78,67 @@ class CombinerData:
 
 
 class _Net(nn.Module):
-    """Features, standardised, through one hidden layer of tanh."""
+    """Standardised features through one hidden layer of tanh; in the beginning it says the same of every row."""
 
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, inputs: torch.Tensor, hidden: int, outputs: int) -> None:
+    def __init__(self, inputs: torch.Tensor, hidden: int, begin: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", inputs.mean(0))
         self.register_buffer("scale", inputs.std(0).clamp(min=1e-3))
         self.hidden = nn.Linear(inputs.shape[1], hidden)
-        self.out = nn.Linear(hidden, outputs)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = nn.Linear(hidden, begin.shape[0])
+        with torch.no_grad():
+            self.out.weight.zero_()
+            self.out.bias.copy_(begin)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.out(torch.tanh(self.hidden((x - self.mean) / self.scale)))
         return result
 
-    def layers(self) -> tuple[Layer, Layer]:
-        """Both layers for numpy, the standardisation in the first."""
-        weight = (self.hidden.weight / self.scale).detach().double().numpy().T
-        bias = self.hidden.bias.detach().double().numpy() - self.mean.double().numpy() @ weight
-        out = self.out.weight.detach().double().numpy().T, self.out.bias.detach().double().numpy()
-        return Layer(*_as_stored(weight, bias)), Layer(*_as_stored(*out))
+
+def _mean_of(nets: Sequence[_Net]) -> tuple[Layer, Layer]:
+    """The mean of several nets, which is one wider net, for numpy; the standardisation is in its first layer."""
+    first = torch.cat([net.hidden.weight / net.scale for net in nets]).double().T
+    begun = torch.cat([net.hidden.bias for net in nets]).double() - nets[0].mean.double() @ first
+    second = torch.cat([net.out.weight for net in nets], 1).double().T / len(nets)
+    ended = torch.stack([net.out.bias for net in nets]).double().mean(0)
+    return Layer(_as_stored(first), _as_stored(begun)), Layer(_as_stored(second), _as_stored(ended))
 
 
-def _as_stored(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As the file will give them back."""
-    return weight.astype(np.float32).astype(np.float64), bias.astype(np.float32).astype(np.float64)
+def _as_stored(tensor: torch.Tensor) -> Vector:
+    """As the file will give it back."""
+    values: Vector = tensor.detach().float().double().numpy()
+    return values
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedCombiner:
-    """A combiner, and how its training went.
+    """A combiner, and how its training went; all in nats a row.
 
     Attributes:
-        combiner: of the best epoch.
-        curve: mean NLL of the training rows' and of the dev rows, nats, an epoch each, the beginning first.
-        best: the epoch that was kept.
-        asked: share of the dev rows at which the learned schedule asks.
+        combiner: the mean of the members.
+        calibrated: mean NLL of the judging rows where every row is fused alike, as well as that can be.
+        curves: of each member, mean NLL of the training rows and of the judging rows, an epoch each.
+        best: of each member, the epoch that was kept.
+        asked: share of the judging rows at which the learned schedule asks.
     """
 
     combiner: Combiner
-    curve: tuple[tuple[float, float], ...]
-    best: int
+    calibrated: float
+    curves: tuple[Curve, ...]
+    best: tuple[int, ...]
     asked: float
 
 
 def train_compact(
-    training: LogProbs,
-    judging: LogProbs,
-    settings: CombinerSettings,
-    progress: Callable[[str, int, int], None],
+    training: LogProbs, judging: LogProbs, settings: CombinerSettings, progress: Callable[[str, int, int], None]
 ) -> TrainedCombiner:
     """Train on some users, keep what serves others best.
+
+    First one set of weights for all rows is found (calibration); from there on networks learn what a row's features
+    change about it. Each of the few members begins anew and reads the rows in another order: their mean errs less.
 
     Args:
         training: rows to learn from.
@@ -144,68 +150,111 @@ def train_compact(
         DataError: a file lacks what the combiner reads.
     """
     torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
     data = CombinerData.of(training, without=settings.without)
     held_out = CombinerData.of(judging, without=settings.without)
-    net = _Net(data.features, settings.hidden, OUTPUTS)
-    with torch.no_grad():
-        coefficients = net.out.bias[EXPERTS:].view(EXPERTS, TOKEN_FEATURES)
-        coefficients[:, :2] = torch.tensor(_BEGINNINGS)
-    curve, best = _fit(net, _fused_nll, data, held_out, settings, progress, "Training the combiner")
-    with torch.no_grad():
-        worth = [one.edge_nll - _fused_nll(net, one, slice(None)) for one in (data, held_out)]
-    gain = _Net(data.alone, settings.gain_hidden, 1)
+    begin = _calibrated(data)
 
-    def gain_loss(net: _Net, rows: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
-        known = worth[0] if rows is data else worth[1]
-        # Few tokens gain very much; what is to be known is the mean.
-        return (net(rows.alone[chosen])[:, 0] - known[chosen].clamp(-5.0, 5.0)).square()
+    def loss(net: _Net, rows: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
+        return _fused_nll(net(rows.features[chosen]), rows, chosen)
 
-    _fit(gain, gain_loss, data, held_out, settings, progress, "Learning when to ask")
+    nets, curves, best = [], [], []
+    for member in range(settings.members):
+        torch.manual_seed(settings.seed + member)
+        net = _Net(data.features, settings.hidden, begin)
+        curve, epoch = _fit(net, loss, data, held_out, settings, member)
+        nets.append(net)
+        curves.append(curve)
+        best.append(epoch)
+        progress("Training the combiner", member + 1, settings.members)
     with torch.no_grad():
-        predicted = gain(held_out.alone)[:, 0]
-    threshold = float(torch.quantile(predicted, 1.0 - settings.calls)) if settings.calls < 1.0 else -1e3
+        outputs = [torch.stack([net(rows.features) for net in nets]).mean(0) for rows in (data, held_out)]
+        worth = [_worth(said, rows) for said, rows in zip(outputs, (data, held_out), strict=True)]
+    gain, threshold, asked = _train_schedule(data, held_out, worth, settings)
     combiner = Combiner(
         training.about.edge_base,
         training.about.cloud,
         settings.without,
-        *net.layers(),
-        *gain.layers(),
+        *_mean_of(nets),
+        *_mean_of([gain]),
         threshold,
     )
-    return TrainedCombiner(combiner, curve, best, float((predicted >= threshold).float().mean()))
+    return TrainedCombiner(combiner, curves[0][0][1], tuple(curves), tuple(best), asked)
 
 
-Loss = Callable[[_Net, CombinerData, torch.Tensor | slice], torch.Tensor]
+def _train_schedule(
+    data: CombinerData, held_out: CombinerData, worth: Sequence[torch.Tensor], settings: CombinerSettings
+) -> tuple[_Net, float, float]:
+    """What predicts the cloud's worth, the worth from which it is asked, and at what share of the held-out rows."""
+    torch.manual_seed(settings.seed)
+    gain = _Net(data.alone, settings.gain_hidden, worth[0].mean()[None])
+
+    def loss(net: _Net, rows: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
+        known = worth[0] if rows is data else worth[1]
+        return (net(rows.alone[chosen])[:, 0] - known[chosen]).square()
+
+    _fit(gain, loss, data, held_out, settings, 0)
+    with torch.no_grad():
+        predicted = gain(held_out.alone)[:, 0]
+    threshold = float(torch.quantile(predicted, 1.0 - settings.calls))
+    return gain, threshold, float((predicted >= threshold).float().mean())
 
 
-def _fused_nll(net: _Net, data: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
-    """What `Candidates.mix` computes, of many rows: (n,) nats."""
-    outputs, tokens, target = net(data.features[chosen]), data.tokens[chosen], data.target[chosen]
-    padding = data.padding[chosen]
-    scores = outputs[:, EXPERTS:].view(-1, EXPERTS, TOKEN_FEATURES) @ tokens
+Curve: TypeAlias = tuple[tuple[float, float], ...]
+Loss: TypeAlias = Callable[[_Net, CombinerData, torch.Tensor | slice], torch.Tensor]
+
+
+def _calibrated(data: CombinerData) -> torch.Tensor:
+    """The outputs that serve all rows best where every row gets the same: (OUTPUTS,)."""
+    outputs = torch.zeros(OUTPUTS)
+    outputs[EXPERTS:].view(EXPERTS, TOKEN_FEATURES)[:, :2] = torch.tensor(_BEGINNINGS)
+    outputs.requires_grad_(True)
+    optimizer = torch.optim.LBFGS([outputs], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        # A little towards the middle: what the rows don't tell stays small.
+        loss = _fused_nll(outputs.expand(data.size, -1), data, slice(None)).mean() + 1e-4 * outputs.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return outputs.detach()
+
+
+def _mixed(outputs: torch.Tensor, data: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
+    """What `Candidates.mix` computes, of many rows' (n, OUTPUTS): (n, most) log-probs, padding far below all."""
+    tokens, padding = data.tokens[chosen], data.padding[chosen]
+    scores = outputs[:, EXPERTS:].reshape(-1, EXPERTS, TOKEN_FEATURES) @ tokens
     experts = scores.masked_fill(padding[:, None], _NOWHERE).log_softmax(-1)
-    at = target[:, None, None].expand(-1, EXPERTS, 1)
-    mixed = torch.logsumexp(outputs[:, :EXPERTS].log_softmax(-1) + experts.gather(2, at)[..., 0], 1)
-    edge = tokens[:, 0].gather(1, target[:, None])[:, 0]
-    fused = torch.logaddexp(mixed + np.log1p(-OF_THE_EDGE), edge + np.log(OF_THE_EDGE))
+    mixed = torch.logsumexp(outputs[:, :EXPERTS].log_softmax(-1)[..., None] + experts, 1)
+    edge = tokens[:, 0].masked_fill(padding, _NOWHERE)
+    return torch.logaddexp(mixed + math.log1p(-OF_THE_EDGE), edge + math.log(OF_THE_EDGE))
+
+
+def _fused_nll(outputs: torch.Tensor, data: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
+    """Of the rows' reference tokens: (n,) nats."""
+    fused = _mixed(outputs, data, chosen).gather(1, data.target[chosen][:, None])[:, 0]
     return -(fused + data.offset[chosen])
 
 
+def _worth(outputs: torch.Tensor, data: CombinerData) -> torch.Tensor:
+    """What fusion gains over the edge alone, if tokens come as it says: KL(fused || edge), (n,) nats.
+
+    It has the same mean as the gain at the reference tokens where fusion is calibrated, and far less noise.
+    """
+    fused = _mixed(outputs, data, slice(None))
+    difference = (fused - data.tokens[:, 0]).masked_fill(data.padding, 0.0)
+    return (fused.exp() * difference).sum(1)
+
+
 def _fit(
-    net: _Net,
-    loss: Loss,
-    data: CombinerData,
-    held_out: CombinerData,
-    settings: CombinerSettings,
-    progress: Callable[[str, int, int], None],
-    what: str,
-) -> tuple[tuple[tuple[float, float], ...], int]:
+    net: _Net, loss: Loss, data: CombinerData, held_out: CombinerData, settings: CombinerSettings, member: int
+) -> tuple[Curve, int]:
     """Adam with a cosine; in the end the net is what it was after the epoch that served the held-out rows best."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.decay)
     batches = -(-data.size // settings.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * batches)
-    order = torch.Generator().manual_seed(settings.seed)
+    order = torch.Generator().manual_seed(settings.seed + member)
 
     def judged() -> tuple[float, float]:
         with torch.no_grad():
@@ -220,7 +269,6 @@ def _fit(
             optimizer.step()
             schedule.step()
         curve.append(judged())
-        progress(what, epoch, settings.epochs)
         if curve[-1][1] < curve[best][1]:
             best, kept = epoch, {name: value.clone() for name, value in net.state_dict().items()}
         elif epoch - best >= settings.patience:
