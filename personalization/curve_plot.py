@@ -1,22 +1,19 @@
-"""Draws how a training's loss fell, as SVG or PNG."""
+"""Draws how a training's loss fell, as SVG."""
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.staging import write_error
 from personalization.fine_tuning import TuningReport
+from personalization.whole_file import whole_file
 
 
 def draw_curves(path: Path, report: TuningReport, what: str, held_out: Sequence[float]) -> None:
     """Draw the loss of each step, its mean over some steps, and the loss on what judges; the same numbers, same bytes.
 
     Args:
-        path: of the file, which is replaced; its ending tells the form.
+        path: of the file, which is replaced.
         report: of the training.
         what: the loss is, in nats.
         held_out: negative log-likelihood of what judges, nats a token, before the first epoch and after each; none for
@@ -28,8 +25,7 @@ def draw_curves(path: Path, report: TuningReport, what: str, held_out: Sequence[
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    drawn = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "curves"}):
+    with mpl.rc_context({"svg.hashsalt": "curves"}), whole_file(path) as file:
         figure = Figure(figsize=(7, 4), layout="constrained")
         axis = figure.subplots()
         steps = range(1, report.steps + 1)
@@ -43,9 +39,7 @@ def draw_curves(path: Path, report: TuningReport, what: str, held_out: Sequence[
         axis.set_ylabel("nats")
         axis.grid(alpha=0.3)
         axis.legend()
-        kind = path.suffix.removeprefix(".")
-        figure.savefig(drawn, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    _put(path, drawn.getvalue())
+        figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
@@ -53,14 +47,3 @@ def smoothed(values: Sequence[float]) -> list[float]:
     reach = len(values) // 40
     windows = (values[max(0, index - reach) : index + reach + 1] for index in range(len(values)))
     return [sum(window) / len(window) for window in windows]
-
-
-def _put(path: Path, content: bytes) -> None:
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(name).chmod((path.parent.stat().st_mode & 0o666) | 0o600)
-        Path(name).replace(path)
-    except OSError as error:
-        raise write_error(error, path) from None
