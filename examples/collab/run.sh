@@ -47,7 +47,7 @@ for set in $SETS; do without+=(--without-users-of "$OUT/$set/all.jsonl"); done
 step texts data import "$DATA/ctx_train_wo.json" --out "$OUT/texts.jsonl" "${without[@]}"
 
 # shellcheck disable=SC2086  # options are words
-step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65}
+step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65 --precision bfloat16}
 [ -e "$OUT/large-bundle/manifest.json" ] ||
     cogenesis export onnx --model "$large" --out "$OUT/large-bundle" ${EXPORT:-}
 
@@ -67,7 +67,7 @@ for set in $SETS; do
     done
     for context in with without sketch; do
         step "$set/tune-$context" tune "$here/tune.sketched.jsonl" --model "$OUT/edge" --dev "$here/dev.sketched.jsonl" \
-            --context "$context" --out "$here/tuned-$context" ${TUNE:-}
+            --context "$context" --out "$here/tuned-$context" ${TUNE:---precision bfloat16}
     done
     [ -e "$here/edge-bundle/manifest.json" ] ||
         cogenesis export onnx --model "$here/tuned-with" --out "$here/edge-bundle" ${EXPORT:-}
