@@ -115,16 +115,24 @@ class LogProbWorker:
         answer = self._edge.tokenizer.encode(record.reference)[: self._plan.most_tokens]
         if not answer:
             return {"skipped": "its reference has no tokens"}
-        bare = self._plan.without_context
         try:
-            edge = self._edge.score(record.instruction, record.device_context, answer)
-            without = self._edge.score(record.instruction, None, answer) if bare else None
-            cloud, cloud_target = self._cloud.rows(record.instruction, answer)
+            rows = self.score(record, answer)
         except ContextOverflowError as error:
             return {"skipped": str(error)}
+        return {"rows": base64.b85encode(encode_logprobs(rows)).decode()}
+
+    def score(self, record: CollabRecord, answer: Sequence[int]) -> LogProbs:
+        """Score any answer to a record's task.
+
+        Raises:
+            ContextOverflowError: task and answer don't fit into a model's context.
+            CloudError: the cloud can't be asked.
+        """
+        edge = self._edge.score(record.instruction, record.device_context, answer)
+        without = self._edge.score(record.instruction, None, answer) if self._plan.without_context else None
+        cloud, cloud_target = self._cloud.rows(record.instruction, answer)
         rows = AnswerRows(np.array(answer, np.int32), edge, cloud, cloud_target, without)
-        cut = cut_rows(rows, self._about, record.id, record.user)
-        return {"rows": base64.b85encode(encode_logprobs(cut)).decode()}
+        return cut_rows(rows, self._about, record.id, record.user)
 
 
 def score_records(

@@ -72,23 +72,37 @@ class RowScorer:
         self.tokenizer = tokenizer
         self._template = template
 
+    @property
+    def known_tokens(self) -> int:
+        """Ids that both the model and its tokenizer know; a cloud offers no others."""
+        vocabulary = self.tokenizer.backend.get_vocab(with_added_tokens=True)
+        return min(self.network.vocab_size, max(vocabulary.values()) + 1)
+
     def score(
         self,
         instruction: PublicInstruction,
         context: PrivateContext | None,
         answer: Sequence[int],
         outline: str | None = None,
+        vocabulary: int | None = None,
     ) -> NDArray[np.float32]:
         """Log-probs at every token of an answer: (len(answer), V) float32.
 
         The prompt is the one that the edge runtime builds: with room for the answer, history dropped where it must be.
+
+        Args:
+            instruction: what should be written.
+            context: what only the device knows; None for the instruction alone.
+            answer: token ids.
+            outline: points to follow, or None.
+            vocabulary: ids to score, from the first on; None for all.
 
         Raises:
             ContextOverflowError: prompt and answer don't fit.
         """
         room = self.network.context_length - len(answer)
         prompt = build_prompt(self.tokenizer, self._template, instruction, context, outline, room)
-        return log_softmax(self.network.logits([*prompt.token_ids, *answer[:-1]], len(answer)))
+        return log_softmax(self.network.logits([*prompt.token_ids, *answer[:-1]], len(answer))[:, :vocabulary])
 
 
 class CloudRows(Protocol):
@@ -118,10 +132,12 @@ class LocalCloudRows:
         """
         from cloud_bridge.row_coding import decode_rows, encode_rows
 
-        whole = self._scorer.score(instruction, None, answer)
+        whole = self._scorer.score(instruction, None, answer, vocabulary=self._scorer.known_tokens)
         coded = encode_rows((sparsify(row, self._form) for row in whole), self._form.value_type)
         sent = decode_rows(coded, count=len(answer), vocab_size=whole.shape[1], form=self._form)
-        return sent, whole[np.arange(len(answer)), list(answer)]
+        # What the edge's padding stands for, the cloud does not know.
+        said = [row[token] if token < row.size else math.nan for row, token in zip(whole, answer, strict=True)]
+        return sent, np.array(said, np.float32)
 
 
 class BridgeRows:
