@@ -212,6 +212,7 @@ def _document(
         "cloud": info and info.model,
         "most_tokens": settings.most_tokens,
         "sampling": asdict(settings.sampling),
+        "threads": settings.threads,
         "records": records_digest(records),
     }
     if system.writer is not Writer.FUSED:

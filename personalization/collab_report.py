@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from personalization.errors import DataError
-from personalization.evaluation_plots import draw_evaluation
 from personalization.evaluation_report import EVALUATION_NAME, evaluation_markdown, markdown_table, read_evaluation
 from personalization.reference_likelihood import Shown
 from personalization.whole_file import whole_file
@@ -39,8 +38,11 @@ def write_report(run: Path, document: Path) -> list[str]:
     pictures = document.with_suffix("")
     parts = list(_pair(run))
     for name in sets:
-        body = read_evaluation(run / name / "evaluation" / EVALUATION_NAME)
-        draw_evaluation(body, pictures / name)
+        evaluation = run / name / "evaluation"
+        body = read_evaluation(evaluation / EVALUATION_NAME)
+        for picture in evaluation.glob("*.svg"):
+            with whole_file(pictures / name / picture.name) as file:
+                file.write(picture.read_text(encoding="utf-8"))
         parts += [evaluation_markdown(body, f"{pictures.name}/{name}/", level=3).rstrip(), *_tuning(run / name)]
         parts += _combiner(run / name)
     with whole_file(document) as file:

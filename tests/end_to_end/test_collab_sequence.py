@@ -22,7 +22,7 @@ SCRIPT = ROOT / "examples" / "collab" / "run.sh"
 # The least that does every step.
 QUICK = {
     "SHRINK": "--layers 2 --max-tokens 600 --window 16 --threads 1",
-    "TUNE": "--epochs 1 --threads 1",
+    "TUNE": "--epochs 1 --max-length 1024 --pack-tokens 1024 --threads 1",
     "EXPORT": "--quantize fp32",
     "LOGPROBS": "--threads 1",
     "FUSE": "--epochs 3",
@@ -34,11 +34,11 @@ def authors_files(directory: Path) -> Path:
     """Files of the authors' form, of made-up users."""
     directory.mkdir()
     tasks = [
-        {**record(f"1_{user}_{task}", items=1), "conversations": [
-            {"from": "user", "value": f"Write {text((user, task), 3)}: for {text((user, 'd'), 2)}"},
-            {"from": "assistant", "value": f"{text((user, task, 'a'), 10)} 1_{user}"},
+        {**record(f"1_{user}_0", items=1), "conversations": [
+            {"from": "user", "value": f"Write {text((user, 't'), 3)}: for {text((user, 'd'), 2)}"},
+            {"from": "assistant", "value": f"{text((user, 'a'), 10)} 1_{user}"},
         ]}
-        for user in range(10) for task in range(2)
+        for user in range(10)
     ]  # fmt: skip
     write_json(directory / "context_aware_dev.json", tasks)
     without = [{name: one[name] for name in ("tid", "conversations")} for one in (record(f"2_{u}_0") for u in range(9))]
