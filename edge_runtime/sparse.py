@@ -15,7 +15,7 @@ ValueType = Literal["float32", "float16", "bits12"]
 
 # Below this, 1 - sum(kept) has lost its digits and the tail is summed itself.
 _CANCELLATION = 1e-3
-_BLOCK = 16
+_BLOCK, _LARGE_BLOCK = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,12 @@ def likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
     """Ids of the `most` likeliest tokens, the likeliest first, equals by ascending id; never one of -inf."""
     size = log_probs.shape[0]
     floor = np.float32(-np.inf)
-    columns = size // _BLOCK
+    block = _LARGE_BLOCK if 2 * _LARGE_BLOCK * most <= size else _BLOCK
+    columns = size // block
     if most <= columns:
         # `most` blocks have a largest entry of at least `floor`, so the `most` likeliest tokens all have: few are left
         # to sort, several times faster than to partition the whole row.
-        largest = log_probs[: columns * _BLOCK].reshape(_BLOCK, columns).max(axis=0)
+        largest = log_probs[: columns * block].reshape(block, columns).max(axis=0)
         floor = np.partition(largest, columns - most)[columns - most]
     likely = np.flatnonzero(log_probs >= floor) if floor > -np.inf else np.flatnonzero(log_probs > floor)
     return likely[np.argsort(-log_probs[likely], kind="stable")[:most]]
