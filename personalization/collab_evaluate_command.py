@@ -105,8 +105,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Besides edge: edge-without, cloud, cloud-with, sketch, or STRATEGY[:WEIGHT][@P,K,T|@learned]; may be "
-            "given again.",
+            help="Besides edge: edge-without, cloud, cloud-with, sketch, or a strategy, as arithmetic:0.8, learned, "
+            "learned@learned; may be given again.",
             rich_help_panel=ANSWERS,
             show_default=False,
         ),
@@ -258,7 +258,7 @@ class _Work:
     def _beside(self, shown: Shown, given: str) -> Beside:
         """Read NAME=MODEL; hashes the weights of a directory."""
         name, _, path = given.partition("=")
-        if not name or not path:
+        if not name or "/" in name or not path:
             raise SettingsError(f"A model beside is NAME=MODEL, such as untuned=models/edge, not {given}.")
         return Beside(name, model_of(Path(path), self.threads, Device.CPU), shown)
 

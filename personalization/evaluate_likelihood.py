@@ -10,7 +10,7 @@ from personalization.by_user import Measured
 from personalization.collab_evaluation import Likelihoods, calls_of, table
 from personalization.collab_records import CollabRecord
 from personalization.collab_systems import Writer
-from personalization.errors import DataError
+from personalization.errors import DataError, SettingsError
 from personalization.fusion_likelihood import (
     SENT,
     Likelihood,
@@ -63,6 +63,7 @@ def measure_likelihood(
 
     Raises:
         DataError: the rows are of other records, or a sketch is missing.
+        SettingsError: two systems have one name.
         CogenesisError: a model can't be used.
     """
     known = {record.id: record for record in records}
@@ -77,6 +78,8 @@ def measure_likelihood(
     tokens = {one.id: one.rows for one in rows.records}
     others: dict[str, Sequence[Measured | None]] = {}
     for one in beside:
+        if one.name in found or one.name in others:
+            raise SettingsError(f"Two systems are called '{one.name}'. Give the model beside another name.")
         path = out / f"{one.name}.jsonl"
         others[one.name] = _measured_alone(one, scored, tokens, path, force, report)
     single = best_of([one for one in alone if one.system in _WRITERS])
