@@ -80,7 +80,7 @@ def cloud(pair):
 
 
 def torch_nll(directory, record, context, outline=None, *, known=False):
-    """Nats and tokens of a record's reference, by transformers alone; `known`: of what the tokenizer knows, as clouds."""
+    """Nats and tokens of a record's reference, by transformers alone; `known`: of the tokenizer's ids, as clouds."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     context = context or PrivateContext()
     message = user_message(record.instruction, context, outline, range(len(context.history)))
