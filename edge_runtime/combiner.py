@@ -98,7 +98,8 @@ class Combiner:
         if self.uses_without and without is None:
             raise ValueError("this combiner needs the edge's log-probs without the context")
         top = likeliest(edge, EDGE_TOP)
-        new = top[~(top[:, None] == cloud.ids).any(axis=1)]
+        places = np.minimum(np.searchsorted(cloud.ids, top), cloud.ids.size - 1)
+        new = top[cloud.ids[places] != top]
         ids = np.concatenate([cloud.ids, new])
         bare = None if without is None or not self.uses_without else without[ids].astype(np.float64)
         row = Candidates.of(
@@ -167,9 +168,10 @@ class Candidates:
         left = max(tail - float(np.exp(unsent).sum()), LEAST_REST)
         bare = None
         if without is not None:
-            bare = np.append(without, math.log(max(1.0 - float(np.exp(without).sum()), LEAST_MASS)))
-        completed = np.concatenate([sent, unsent, [math.log(left)]])
-        return cls(np.append(edge, math.log(rest)), completed, bare, sent.size, top)
+            bare = _ended(without, math.log(max(1.0 - float(np.exp(without).sum()), LEAST_MASS)))
+        completed = np.empty(edge.size + 1)
+        completed[: sent.size], completed[sent.size : -1], completed[-1] = sent, unsent, math.log(left)
+        return cls(_ended(edge, math.log(rest)), completed, bare, sent.size, top)
 
     @property
     def log_rest(self) -> float:
@@ -224,6 +226,13 @@ class Candidates:
         mixed = (shares / (shares.sum() * experts.sum(axis=1))) @ experts
         fused: Vector = np.log(mixed * (1.0 - OF_THE_EDGE) + np.exp(self.edge) * OF_THE_EDGE)
         return fused
+
+
+def _ended(values: Vector, last: float) -> Vector:
+    """With one more value behind them; `np.append` takes four times as long."""
+    longer = np.empty(values.size + 1)
+    longer[:-1], longer[-1] = values, last
+    return longer
 
 
 def edge_features(top: Vector, step: int) -> list[float]:
