@@ -16,7 +16,6 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from cloud_bridge.client.channel import is_loopback
 from edge_runtime.backoff import Backoff
 from personalization.errors import PersonalizationError, SettingsError
 
@@ -115,6 +114,8 @@ class ChatClient:
         Raises:
             SettingsError: the key has characters that no key has, or would travel in the clear.
         """
+        from cloud_bridge.client.channel import is_loopback  # loads gRPC, which a help page need not wait for
+
         self.endpoint = endpoint
         parts = urlsplit(endpoint.url)
         key = environment.get(KEY_VARIABLE, "")

@@ -44,3 +44,22 @@ def report_skipped(skipped: Sequence[Skipped], path: Path) -> None:
         print(f"  {item.where}: {item.reason}", file=sys.stderr)
     if len(skipped) > _NAMED:
         print(f"  and {len(skipped) - _NAMED} more", file=sys.stderr)
+
+
+def warn_of_private_instructions(records: Sequence[CollabRecord]) -> None:
+    """Say on stderr which public instructions give away something of their user's context; the records stay."""
+    from edge_runtime.terminal_progress import terminal_progress
+    from personalization.collab_statistics import private_instructions
+
+    with terminal_progress("Looking for private units") as progress:
+        found = private_instructions(records, progress)
+    if not found["records"]:
+        return
+    ids = found["ids"]
+    named = ", ".join(f"'{name}'" for name in ids[:_NAMED]) + (" and others" if len(ids) > _NAMED else "")
+    kinds = ", ".join(f"{count} x {kind}" for kind, count in found["by_kind"].items())
+    print(
+        f"warning: {len(ids)} of {len(records)} public instructions have something of their user's context ({kinds}), "
+        f"which the cloud will see: {named}. Look whether it is public.",
+        file=sys.stderr,
+    )
