@@ -20,7 +20,7 @@ def write_report(run: Path, document: Path) -> list[str]:
     """Put a run's report between a document's marks, and its pictures beside the document.
 
     Args:
-        run: directory of the run (OUT of run.sh): `shrink.json`, and for each data set a directory with `stats.json`,
+        run: directory of the run (OUT of run.sh): `shrink.json`, and for each data set a directory with
             `tune-*.json`, `fuse.json` and `evaluation/`; what is not there is left out.
         document: a file with both marks; its pictures come into a directory of its name.
 

