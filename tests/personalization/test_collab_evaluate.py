@@ -21,15 +21,19 @@ from edge_runtime.assistant import load
 from edge_runtime.combiner_file import encode_combiner
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import CogenesisError
+from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.options import Options
 from edge_runtime.prompt import user_message
 from edge_runtime.sampling import Sampling
+from edge_runtime.schedule import LearnedSchedule
 from export.onnx_export import export_onnx
 from personalization.collab_commands import app
 from personalization.collab_records import CollabRecord, write_collab_file
 from personalization.collab_systems import Writer, parse_system
 from personalization.errors import SettingsError
 from personalization.fuse_train import COMBINER_NAME, REFERENCE_NAME
+from personalization.fused_nll import asks, fused_nll
+from personalization.logprob_file import read_logprobs
 from personalization.reference_combiner import ReferenceCombiner
 
 WRITING = ("--max-new-tokens", 5, "--threads", 1)
@@ -150,6 +154,15 @@ def test_asking_always_keeps_the_whole_gain_and_asking_less_is_told_by_its_share
     assert calls["learned@0,3,1"]["share"] < calls["learned@0,1,1"]["share"] < calls["learned@0,1,3"]["share"]
     assert calls["learned@learned 25%"]["share"] < calls["learned@learned 75%"]["share"]
     assert "learned@learned" in calls
+
+
+def test_the_schedule_that_ships_asks_where_the_device_would(likelihood, pair):
+    rows, combiner = read_logprobs(pair / "scored" / "rows.logprobs"), random_combiner(1)
+    schedule = LearnedSchedule(combiner)
+    expected = fused_nll(rows, Fusion(Strategy.LEARNED, combiner=combiner), schedule).mean()
+    found = {one["system"]: one for one in likelihood["calls"]}["learned@learned"]
+    assert found["nll"] == pytest.approx(expected, abs=1e-5)
+    assert found["share"] == pytest.approx(asks(rows, schedule).mean())
 
 
 SYSTEMS = ("edge-without", "cloud", "cloud-with", "sketch", "arithmetic:0.5", "max@0,1,1")
