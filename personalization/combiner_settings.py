@@ -35,7 +35,7 @@ class CombinerSettings:
     epochs: int = 30
     patience: int = 8
     batch: int = 256
-    rate: float = 3e-3
+    rate: float = 1e-3
     decay: float = 0.3
     seed: int = 0
     threads: int = 1

@@ -29,7 +29,7 @@ from personalization.reference_combiner import Inputs, ReferenceCombiner, refere
 
 VOCABULARY = 120
 FORM = RowFormat(16)
-QUICK = CombinerSettings(members=2, epochs=8, batch=64)
+QUICK = CombinerSettings(members=2, epochs=8, batch=64, rate=5e-3)
 
 
 def experts(seed: int, records: int, name: str) -> LogProbs:

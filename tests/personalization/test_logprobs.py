@@ -246,6 +246,27 @@ def test_a_bundle_brings_its_combiner_and_refuses_anothers(pair: Pair, tmp_path:
     own = random_combiner(1, base=base)
     given = replace(learned, fusion=Fusion(Strategy.LEARNED, combiner=own), schedule=LearnedSchedule(own))
     assert write(learned) == write(given)
+    request = tmp_path / "request.json"
+    context = {
+        "profile": CONTEXT.profile,
+        "history": [{"title": item.title, "text": item.text} for item in CONTEXT.history],
+    }
+    request.write_text(json.dumps({"instruction": record(1).instruction.text, "context": context}))
+    command = [
+        "generate",
+        "--bundle",
+        bundle,
+        "--request",
+        request,
+        "--mode",
+        "fused",
+        "--cloud",
+        pair.address,
+        "--json",
+    ]
+    command += ["--fusion", "learned", "--schedule", "learned", "--max-new-tokens", "8"]
+    said = CliRunner().invoke(app, [str(part) for part in command], catch_exceptions=False).stdout
+    assert tuple(json.loads(said)["token_ids"]) == write(learned)
     with pytest.raises(WriteError, match="--force"):
         add_combiner(files[1], bundle)
     second = add_combiner(files[1], bundle, replace_existing=True)
