@@ -10,6 +10,7 @@ from personalization.collab_fuse_train_command import fuse_train
 from personalization.collab_logprobs_command import logprobs
 from personalization.collab_report_command import report
 from personalization.collab_shrink_command import shrink
+from personalization.collab_sketch_command import sketch
 from personalization.collab_tune_command import tune
 
 app = typer.Typer(
@@ -23,4 +24,5 @@ app.command()(fuse_train)
 app.command()(shrink)
 app.command()(evaluate)
 app.command()(tune)
+app.command()(sketch)
 app.command()(report)
