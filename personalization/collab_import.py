@@ -77,8 +77,10 @@ def _structured(body: dict[str, Any], where: str) -> PrivateContext:
 
 def _sections(prompt: str, where: str) -> tuple[str, PrivateContext | None]:
     """Task and context of a prompt; a prompt without sections is the task."""
-    before, heading, task = prompt.rpartition(_TASK)  # past texts may have headings of their own
+    before, heading, task = f"{prompt}\n".rpartition(_TASK)  # past texts may have headings of their own
     if not heading:
+        if any(private in prompt for private in (_PROFILE, _HISTORY, _PAPERS)):  # or it would become public
+            raise DataError(f"the prompt of {where} has context, but no '{_TASK.strip()}'")
         return prompt, None
     if not task.strip():
         raise DataError(f"the prompt of {where} has no text under '{_TASK.strip()}'")

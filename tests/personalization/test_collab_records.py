@@ -102,14 +102,15 @@ def test_records_that_can_not_be_used_are_named_and_the_others_stay(tmp_path):
         {"tid": "1_1_2", "conversations": conversation("Write", " ")},
         {"tid": "1_1_3", "conversations": conversation(": all private")},
         {"tid": "1_1_4", "conversations": conversation("## User Profile\nX\n\n## Task\n ")},
+        {"tid": "1_1_6", "conversations": conversation("## User Profile\nName: Ida\n\nWrite a poem")},
         {"tid": "1_1_5", "conversations": conversation("Write a poem")},
     ]
     told = invoke("import", write_json(tmp_path / "a.json", body), "--out", tmp_path / "out.jsonl")
     assert (told["records"], told["users"]) == (2, 2)
     reasons = [item["reason"] for item in told["skipped"]]
-    assert [item["where"] for item in told["skipped"]] == [f"record {n}" for n in range(1, 7)]
+    assert [item["where"] for item in told["skipped"]] == [f"record {n}" for n in range(1, 8)]
     for reason, said in zip(
-        reasons, ("second time", "object", "conversations", "empty", "public", "Task"), strict=True
+        reasons, ("second time", "object", "conversations", "empty", "public", "Task", "no '## Task"), strict=True
     ):
         assert said in reason
     assert [one.id for one in read_collab_file(tmp_path / "out.jsonl").records] == ["3_7_4", "1_1_5"]
