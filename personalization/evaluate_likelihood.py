@@ -62,7 +62,7 @@ def measure_likelihood(
         report: called with what is scored, how many records are, and of how many.
 
     Raises:
-        DataError: the rows are of other records, or a sketch is missing.
+        DataError: the rows are of other records, or sketches are missing.
         SettingsError: two systems have one name.
         CogenesisError: a model can't be used.
     """
@@ -100,11 +100,8 @@ def _measured_alone(
     force: bool,
     report: Callable[[str, int, int], None],
 ) -> list[Measured | None]:
-    lacking = [record.id for record in records if beside.shown is Shown.SKETCH and not record.sketch]
-    if lacking:
-        raise DataError(
-            f"{beside.name} needs sketches, and '{lacking[0]}' has none. Make them with `cogenesis collab sketch`."
-        )
+    if beside.shown is Shown.SKETCH and not any(record.sketch for record in records):
+        raise DataError(f"{beside.name} needs sketches, and no record has one. Use `cogenesis collab sketch` first.")
 
     def note(done: int, total: int) -> None:
         report(beside.name, done, total)

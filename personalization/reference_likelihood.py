@@ -56,7 +56,9 @@ class ReferenceScorer:
         self._scorer = open_scorer(plan.model)
 
     def __call__(self, record: CollabRecord) -> float | None:
-        """Nats of a record's reference; None where prompt and reference don't fit."""
+        """Nats of a record's reference; None where prompt and reference don't fit, or its sketch is missing."""
+        if self._plan.shown is Shown.SKETCH and not record.sketch:
+            return None
         answer = self._scorer.tokenizer.encode(record.reference)[: self._plan.tokens[record.id]]
         context = None if self._plan.shown is Shown.WITHOUT else record.device_context
         outline = record.sketch if self._plan.shown is Shown.SKETCH else None
@@ -78,14 +80,14 @@ def reference_nll(
     """Score records, those excepted that an earlier run has scored.
 
     Args:
-        records: each in `plan.tokens`; with a sketch where that is wanted.
+        records: each in `plan.tokens`.
         plan: by whom, and how.
         journal: file of what is known so far.
         force: begin anew where an earlier run was another.
         report: called after each record with how many are done, and of how many.
 
     Returns:
-        For each its nats and tokens, None where it did not fit.
+        For each its nats and tokens, None where it has none.
 
     Raises:
         SettingsError: an earlier run was another, and `force` is not set.

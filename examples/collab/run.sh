@@ -7,6 +7,7 @@
 #   OUT      where everything goes (default: build/collab)
 #   SETS     which data: ctx, paper (default: both)
 #   PORT     of the cloud that answers are written with (default: 50061)
+#   SKETCH   who outlines tasks (default: that cloud), as --endpoint URL --name MODEL
 #   SHRINK, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   more options of these steps
 set -euo pipefail
 
@@ -61,8 +62,13 @@ done
 
 for set in $SETS; do
     here=$OUT/$set
-    for context in with without; do
-        step "$set/tune-$context" tune "$here/tune.jsonl" --model "$OUT/edge" --dev "$here/dev.jsonl" \
+    for part in tune dev test; do
+        step "$set/sketch-$part" sketch "$here/$part.jsonl" --out "$here/$part.sketched.jsonl" \
+            ${SKETCH:---cloud 127.0.0.1:$PORT}
+    done
+    for context in with without sketch; do
+        step "$set/tune-$context" tune "$here/tune.sketched.jsonl" --model "$OUT/edge" \
+            --dev "$here/dev.sketched.jsonl" \
             --context "$context" --out "$here/tuned-$context" ${TUNE:---precision bfloat16}
     done
     [ -e "$here/edge-bundle/manifest.json" ] ||
@@ -74,11 +80,11 @@ for set in $SETS; do
     step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev "$here/scored-dev/rows.logprobs" \
         --out "$here/combiner" ${FUSE:---reference}
     cogenesis export combiner --combiner "$here/combiner/combiner.safetensors" --bundle "$here/edge-bundle" --force
-    step "$set/evaluate" evaluate "$here/test.jsonl" --out "$here/evaluation" --name "$set" \
+    step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --name "$set" \
         --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner" \
         --beside "untuned=$OUT/edge" --beside "tuned without=$here/tuned-without" \
         --beside-without "tuned without, no context=$here/tuned-without" \
-        --beside "cloud-with=$OUT/large-bundle" \
+        --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \
         --edge "$here/edge-bundle" --cloud "127.0.0.1:$PORT" --large "$OUT/large-bundle" \
         --system edge-without --system cloud --system cloud-with --system sketch --system arithmetic:0.8 \
         --system learned --system learned@learned ${ANSWERS:---limit 20 --max-new-tokens 192}
