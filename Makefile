@@ -14,7 +14,7 @@ RUN := OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKENIZERS_PARALLELISM=false H
 BENCHMARKS := $(filter-out %_process.py %/frontier.py,$(shell grep -l __main__ benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint bench collab-report clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -40,6 +40,10 @@ bench: $(BENCH)  ## run all benchmarks (the first time builds llama.cpp to compa
 	@for benchmark in $(BENCHMARKS); do \
 		echo "$$benchmark"; $(RUN) $(BIN)/python $$benchmark || exit 1; \
 	done
+
+collab-report: $(DEV)  ## make, tune, fuse and measure a real pair; its report goes into docs/collab.md (hours on 2 cores)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) OUT=build/collab examples/collab/run.sh
+	@$(RUN) $(BIN)/cogenesis collab report build/collab --into docs/collab.md
 
 clean:  ## remove what was built and cached, but not .venv
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 
 from edge_runtime.fusion import Fusion, Strategy, fuse
 from edge_runtime.logprobs import log_softmax
-from edge_runtime.sparse import sparsify
+from edge_runtime.sparse import RowFormat, sparsify
 
 Row = NDArray[np.float32]
 
@@ -63,8 +63,8 @@ def main() -> None:
     headline: dict[str, float] = {}
     for name, vocabulary in VOCABULARIES.items():
         edge, cloud, without = (language_model_row(rng, vocabulary) for _ in range(3))
-        sparse = sparsify(cloud, arguments.top_k)
-        for strategy in Strategy:
+        sparse = sparsify(cloud, RowFormat(arguments.top_k))
+        for strategy in (one for one in Strategy if one is not Strategy.LEARNED):  # benchmarks/combiner.py
             fusion = Fusion(strategy, WEIGHT)
             ours, theirs = [], []
             for _ in range(arguments.repeats):

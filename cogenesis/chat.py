@@ -14,9 +14,11 @@ from cogenesis.generate import (
     BackendOption,
     CloudOption,
     ContextOption,
+    FusionOption,
     KeyWithoutTlsOption,
     LedgerOption,
     PolicyOption,
+    ScheduleOption,
     ThreadsOption,
     TimeoutOption,
     TlsCaOption,
@@ -26,10 +28,12 @@ from cogenesis.generate import (
 )
 from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
 from edge_runtime.errors import CogenesisError, RequestError
+from edge_runtime.fusion import Fusion, Strategy, usual_weight
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Policy, PrivateContext, PublicInstruction
 from edge_runtime.sampling import Sampling
+from edge_runtime.schedule import parse_schedule
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,6 +72,8 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample within this likeliest mass.")] = 0.9,
     policy: PolicyOption = Policy.GUARDED,
+    fusion: FusionOption = Strategy.GEOMETRIC,
+    schedule: ScheduleOption = "0,0,1",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of an answer.")] = 512,
     writer: UserOption = None,
@@ -86,6 +92,13 @@ def chat(
     from cogenesis.connection import open_cloud
     from edge_runtime.assistant import load
 
+    options = Options(
+        max_new_tokens,
+        Sampling(temperature, top_p=top_p, seed=seed),
+        fusion=Fusion(fusion, usual_weight(fusion)),
+        schedule=parse_schedule(schedule),
+        policy=policy,
+    )
     context = _context(user, store)
     console = Console(highlight=False)
     state = mode or (Mode.FUSED if cloud else Mode.EDGE)
@@ -95,7 +108,6 @@ def chat(
     assistant = load(bundle, backend, threads=threads, context_length=context_length)
     use_adapter_of(assistant, writer, adapter)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")
-    options = Options(max_new_tokens, Sampling(temperature, top_p=top_p, seed=seed), policy=policy)
     with Ledger(ledger) as book, open_retrieval(store, retriever, items, retrieval, bundle) as found:
         while True:
             try:

@@ -15,6 +15,7 @@ from edge_runtime.errors import CogenesisError
 from edge_runtime.privacy_commands import app as privacy_commands
 from edge_runtime.store_commands import app as store_commands
 from export.commands import app as export_commands
+from personalization.collab_commands import app as collab_commands
 from personalization.commands import app as adapter_commands
 from personalization.lamp_commands import app as lamp_commands
 from personalization.ropg_commands import app as ropg_commands
@@ -40,6 +41,7 @@ app.add_typer(adapter_commands, name="adapter")
 app.add_typer(lamp_commands, name="lamp")
 app.add_typer(ropg_commands, name="ropg")
 app.add_typer(rspg_commands, name="rspg")
+app.add_typer(collab_commands, name="collab")
 app.add_typer(cloud_commands, name="cloud")
 app.add_typer(store_commands, name="store")
 app.add_typer(privacy_commands, name="privacy")

@@ -13,13 +13,13 @@ import typer
 from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
 from edge_runtime.context import PrivateContext
 from edge_runtime.errors import CogenesisError, RequestError
-from edge_runtime.fusion import Fusion, Strategy
+from edge_runtime.fusion import Fusion, Strategy, usual_weight
 from edge_runtime.ledger import Ledger
 from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import parse_schedule
 from edge_runtime.sparse import THIN, RowFormat, ValueType
 
 if TYPE_CHECKING:
@@ -66,6 +66,17 @@ PolicyOption = Annotated[
 BackendOption = Annotated[
     Backend | None, typer.Option(help="Runtime of the decoder, where the bundle has both; default: its first.")
 ]
+FusionOption = Annotated[
+    Strategy, typer.Option(help="How the two distributions become one; learned: by the bundle's combiner.")
+]
+ScheduleOption = Annotated[
+    str,
+    typer.Option(
+        metavar="P,K,T|learned",
+        help="Ask the cloud at the first P steps, then T of every K+T; learned: where the bundle's combiner expects "
+        "something of it.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the decoder.")]
 ContextOption = Annotated[
     int | None, typer.Option("--context-length", min=16, help="Use at most this many positions of the context.")
@@ -83,7 +94,7 @@ def generate(
     key_without_tls: KeyWithoutTlsOption = False,
     timeout: TimeoutOption = 60.0,
     policy: PolicyOption = Policy.GUARDED,
-    fusion: Annotated[Strategy, typer.Option(help="How the two distributions become one.")] = Strategy.GEOMETRIC,
+    fusion: FusionOption = Strategy.GEOMETRIC,
     weight: Annotated[
         float | None, typer.Option(help="The edge's share; for delta its alpha. Default 0.5, for delta 1.")
     ] = None,
@@ -103,9 +114,7 @@ def generate(
     patience: Annotated[
         float, typer.Option(help="Seconds a token waits for the cloud before the device goes on alone.")
     ] = 5.0,
-    schedule: Annotated[
-        str, typer.Option(metavar="P,K,T", help="Ask the cloud at the first P steps, then T of every K+T.")
-    ] = "0,0,1",
+    schedule: ScheduleOption = "0,0,1",
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     sample_top_k: Annotated[int, typer.Option("--sample-top-k", help="Sample among the k likeliest; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample within this likeliest mass.")] = 1.0,
@@ -143,14 +152,12 @@ def generate(
     """
     from edge_runtime.request import load_request
 
-    if weight is None:
-        weight = 1.0 if fusion is Strategy.DELTA else 0.5
     options = Options(
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature, sample_top_k, top_p, min_p, repetition_penalty, seed),
         stop=tuple(stop or ()),
-        fusion=Fusion(fusion, weight),
-        schedule=Schedule.parse(schedule),
+        fusion=Fusion(fusion, usual_weight(fusion) if weight is None else weight),
+        schedule=parse_schedule(schedule),
         rows=RowFormat(top_k, mass, cast("ValueType", wire), floor),
         window=_window(window),
         patience=patience,

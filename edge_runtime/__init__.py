@@ -23,7 +23,7 @@ from edge_runtime.ledger import Ledger, LedgerEntry
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import LearnedSchedule, Schedule
 from edge_runtime.sparse import RowFormat
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "CogenesisError",
     "Fusion",
     "HistoryItem",
+    "LearnedSchedule",
     "Ledger",
     "LedgerEntry",
     "Mode",

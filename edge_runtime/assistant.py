@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_runtime.adapter import Adapter, load_adapter
@@ -16,6 +16,8 @@ from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.chat_template import ChatTemplate
 from edge_runtime.cloud import Cloud
 from edge_runtime.cloud_link import CloudLink
+from edge_runtime.combiner import Combiner
+from edge_runtime.combiner_file import combiner_of
 from edge_runtime.context import joined
 from edge_runtime.decoder import Decoder
 from edge_runtime.drafter import PromptedDecoder
@@ -28,6 +30,7 @@ from edge_runtime.open_decoder import open_decoder
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Gate, Policy, PrivateContext, PublicInstruction, Released
 from edge_runtime.prompt import Prompt, build_prompt
+from edge_runtime.schedule import LearnedSchedule
 from edge_runtime.text_stream import StopFilter, TextStream
 from edge_runtime.tokenizer import Tokenizer
 
@@ -89,6 +92,7 @@ class Assistant:
         self._decoder = decoder
         self._without: Decoder | None = None
         self._adapter: Adapter | None = None
+        self._combiner: Combiner | None = None
         self._busy = threading.Lock()
 
     @property
@@ -142,6 +146,7 @@ class Assistant:
 
         Raises:
             RequestError: the mode needs a cloud and none was given, or does not exist.
+            BundleError: fusion or schedule are learned, and the bundle has no combiner that can be used.
         """
         if type(instruction) is not PublicInstruction:
             raise RequestError("The instruction must be a PublicInstruction, so that private text can't be one.")
@@ -153,7 +158,10 @@ class Assistant:
             raise RequestError(f"Mode {mode} needs a cloud. Give --cloud HOST:PORT, or use --mode edge.")
         ledger = ledger if ledger is not None else Ledger()
         progress = Progress(mode, ledger)
-        work = _Work(instruction, context, options or Options(), progress)
+        options = options or Options()
+        if mode is Mode.FUSED:
+            options = self._with_combiner(options)
+        work = _Work(instruction, context, options, progress)
         # In mode edge the cloud is out of reach of what follows, whatever was passed.
         return Answer(self._write(work, cloud if mode.needs_cloud else None), progress)
 
@@ -172,6 +180,24 @@ class Assistant:
         """
         room = self._decoder.context_length - max_new_tokens
         return build_prompt(self.tokenizer, self._template, instruction, context, outline, max_tokens=room)
+
+    def _with_combiner(self, options: Options) -> Options:
+        """The options with the bundle's combiner where they need one and bring none of their own.
+
+        Raises:
+            BundleError: the bundle has none, or it is damaged or made for another model.
+        """
+        fusion, schedule = options.fusion, options.schedule
+        if fusion.strategy is Strategy.LEARNED and fusion.combiner is None:
+            fusion = replace(fusion, combiner=self._own_combiner())
+        if isinstance(schedule, LearnedSchedule) and schedule.combiner is None:
+            schedule = LearnedSchedule(self._own_combiner())
+        return replace(options, fusion=fusion, schedule=schedule)
+
+    def _own_combiner(self) -> Combiner:
+        if self._combiner is None:
+            self._combiner = combiner_of(self.bundle)
+        return self._combiner
 
     def _use(self, adapter: Adapter | None) -> None:
         self._decoder.use_adapter(adapter)
@@ -204,7 +230,7 @@ class Assistant:
 
         prompt = self._prompt(work)
         without = None
-        if options.fusion.strategy is Strategy.DELTA:
+        if options.fusion.needs_without:
             self._without = self._without or self._decoder.fork()
             self._without.use_adapter(self._adapter)
             unaware = self.prompt(work.instruction, max_new_tokens=options.max_new_tokens)

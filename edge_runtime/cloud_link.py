@@ -10,17 +10,21 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_runtime.backoff import Backoff
 from edge_runtime.cloud import Cloud, CloudSession, Verified
 from edge_runtime.errors import CloudError, CloudTimeoutError, ProtocolError
 from edge_runtime.messages import OpenRequest
 from edge_runtime.pace import Measured
 from edge_runtime.privacy import Conversation, Released
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import LearnedSchedule, Schedule
 from edge_runtime.sparse import SparseLogProbs
 
 
 class _State(Enum):
+    UNDECIDED = auto()  # the edge's own row will tell whether it is wanted
     UNSENT = auto()  # the row is wanted
     SENT = auto()  # and was asked for
     HERE = auto()  # and came
@@ -79,7 +83,8 @@ class CloudLink:
     begins alone.) After that a failure means that positions are decided by the edge alone while the link is opened
     again, with growing pauses, and the cloud's session resumed. A failure that trying again can't mend ends the link.
 
-    For one thread. Positions are those of the answer; `push`, `rewind` and `settled` keep it in step with the drafts.
+    For one thread. Positions are those of the answer; `push`, `decide`, `rewind` and `settled` keep it in step with the
+    drafts.
 
     Attributes:
         cloud: the connection.
@@ -99,7 +104,7 @@ class CloudLink:
     cloud: Cloud
     open_request: Callable[[str], Released[OpenRequest]]
     conversation: Conversation
-    schedule: Schedule
+    schedule: Schedule | LearnedSchedule
     vocab_size: int
     patience: float
     measured: Measured
@@ -160,6 +165,14 @@ class CloudLink:
         """A token was added to the answer or its draft."""
         self.conversation.push(token)
         self._reach()
+
+    def decide(self, edge: NDArray[np.float32]) -> None:
+        """The edge's (V,) float32 log-probs behind all tokens are there: a learned schedule looks at them."""
+        last = self._positions[-1]
+        if last.state is _State.UNDECIDED:
+            assert isinstance(self.schedule, LearnedSchedule)
+            asks = self.schedule.asks_at(self.conversation.length, edge)
+            last.state = _State.UNSENT if asks else _State.ALONE
 
     def rewind(self, length: int) -> None:
         """The draft was taken back: the answer and its draft have `length` tokens now."""
@@ -243,8 +256,9 @@ class CloudLink:
         """The next position is the one behind all tokens; the cloud is asked if link, schedule and policy allow it."""
         position = self.conversation.length
         up = self._session is not None and not self._waits_for_sign
-        asks = up and self.schedule.asks(position) and self.conversation.asks
-        self._positions.append(_Position(self.conversation.row, _State.UNSENT if asks else _State.ALONE))
+        asks = self.schedule.asks(position) if up and self.conversation.asks else False
+        state = _State.UNDECIDED if asks is None else _State.UNSENT if asks else _State.ALONE
+        self._positions.append(_Position(self.conversation.row, state))
 
     def _open(self) -> None:
         self._session = self.cloud.open(self.open_request(self._session_id))
@@ -361,7 +375,7 @@ class CloudLink:
 
     def _decide_alone(self) -> None:
         for position in self._positions:
-            if position.state in (_State.UNSENT, _State.SENT):
+            if position.state is not _State.HERE:
                 position.state = _State.ALONE
 
 

@@ -9,8 +9,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.combiner import Combiner
 from edge_runtime.errors import RequestError
-from edge_runtime.logprobs import log_softmax
+from edge_runtime.logprobs import log_softmax, mass_outside
 from edge_runtime.sparse import SparseLogProbs
 
 # A cloud that is certain reports a tail of 0, yet no token may become impossible.
@@ -19,8 +20,7 @@ _LEAST_TAIL_MASS = 1e-9
 # likely where the edge expects more. A cap at the least kept one itself costs 7 % more divergence, and too often lets a
 # token win that the edge is certain of and the cloud rules out.
 _CEILING = math.log(0.5)
-# Below this, 1 - sum(kept) has lost its digits and the tail is summed itself.
-_CANCELLATION = 1e-3
+_NO_MASS = 1e-300
 
 
 class Strategy(StrEnum):
@@ -28,21 +28,40 @@ class Strategy(StrEnum):
 
     GEOMETRIC: w e + (1 - w) c, renormalised (a product of experts). ARITHMETIC: log(w exp e + (1 - w) exp c).
     MAX: max(e, c), renormalised. DELTA: c + w (e with context - e without context), renormalised, after CoSteer
-    (delta steering; w is its alpha and may pass 1).
+    (delta steering; w is its alpha and may pass 1). LEARNED: what a trained combiner makes of both (see
+    `edge_runtime.combiner`).
     """
 
     GEOMETRIC = "geometric"
     ARITHMETIC = "arithmetic"
     MAX = "max"
     DELTA = "delta"
+    LEARNED = "learned"
+
+
+def usual_weight(strategy: Strategy) -> float:
+    """The weight of a strategy for which none is given."""
+    return 1.0 if strategy is Strategy.DELTA else 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """A strategy and its weight: the edge's share (geometric, arithmetic) or alpha (delta); unused by max."""
+    """A strategy and its weight: the edge's share (geometric, arithmetic) or alpha (delta); unused by the others.
+
+    Attributes:
+        strategy: how two distributions become one.
+        weight: of the edge.
+        combiner: of learned fusion; None takes the bundle's, which the assistant puts here.
+    """
 
     strategy: Strategy = Strategy.GEOMETRIC
     weight: float = 0.5
+    combiner: Combiner | None = None
+
+    @property
+    def needs_without(self) -> bool:
+        """Whether the edge's rows without the context are needed, too."""
+        return self.strategy is Strategy.DELTA or (self.combiner is not None and self.combiner.uses_without)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategy", _strategy(self.strategy))
@@ -73,41 +92,55 @@ def complete_tail(edge: NDArray[np.float32], cloud: SparseLogProbs) -> NDArray[n
     Returns:
         (V,) float32 log-probabilities that sum to 1 up to rounding.
     """
-    tail_mass = max(cloud.tail_mass, _LEAST_TAIL_MASS)
-    edge_tail = _mass_outside(edge, cloud.ids)
-    least = float(cloud.log_probs.min())
-    ceiling = np.float32(least + _CEILING)
-    if tail_mass > (edge.shape[0] - cloud.ids.shape[0]) * math.exp(ceiling):
-        ceiling = np.float32(least)
-    dense = edge + np.float32(math.log(tail_mass) - math.log(edge_tail))
+    dense = edge.copy()
     dense[cloud.ids] = -np.inf
-    above = np.flatnonzero(dense > ceiling)
-    while above.size:
-        # Water filling: cap, then let the others share what is left; the share can only grow, so this ends.
-        capped = above
-        free_mass = tail_mass - capped.size * math.exp(ceiling)
-        free_edge = _mass_outside(edge, np.concatenate([cloud.ids, capped]))
-        if free_mass <= 0.0 or free_edge <= 0.0:
-            np.minimum(dense, ceiling, out=dense)
-            break
-        np.add(edge, np.float32(math.log(free_mass) - math.log(free_edge)), out=dense)
-        dense[cloud.ids] = -np.inf
-        above = np.flatnonzero(dense > ceiling)
-        if above.size <= capped.size:
-            dense[above] = ceiling
-            dense[capped] = ceiling
-            break
+    tail = _tail(edge, dense, cloud)
+    dense += tail.shift
+    np.minimum(dense, tail.ceiling, out=dense)
     dense[cloud.ids] = cloud.log_probs
     return dense
 
 
-def _mass_outside(edge: NDArray[np.float32], ids: NDArray[np.int32]) -> float:
-    mass = 1.0 - float(np.exp(edge[ids], dtype=np.float64).sum())
-    if mass < _CANCELLATION:
-        probabilities = np.exp(edge, dtype=np.float64)
-        probabilities[ids] = 0.0
-        mass = float(probabilities.sum())
-    return max(mass, 1e-300)
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a token that the cloud left out is given: the edge's log-prob plus `shift`, and at most `ceiling`."""
+
+    shift: np.float32
+    ceiling: np.float32
+
+
+def tail_of(edge: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
+    """How `complete_tail` completes a row.
+
+    Args:
+        edge: (V,) float32 log-probabilities, normalised.
+        cloud: the sparse row; its ids lie below V.
+    """
+    left_out = edge.copy()
+    left_out[cloud.ids] = -np.inf
+    return _tail(edge, left_out, cloud)
+
+
+def _tail(edge: NDArray[np.float32], left_out: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
+    tail_mass = max(cloud.tail_mass, _LEAST_TAIL_MASS)
+    least = float(cloud.log_probs.min())
+    ceiling = np.float32(least + _CEILING)
+    if tail_mass > (edge.shape[0] - cloud.ids.shape[0]) * math.exp(ceiling):
+        ceiling = np.float32(least)
+    shift = np.float32(math.log(tail_mass) - math.log(max(mass_outside(edge, cloud.ids), _NO_MASS)))
+    capped = np.flatnonzero(left_out > ceiling - shift)
+    while capped.size:
+        # Water filling: cap, then let the others share what is left; the share can only grow, so this ends.
+        free_mass = tail_mass - capped.size * math.exp(ceiling)
+        free_edge = mass_outside(edge, np.concatenate([cloud.ids, capped]))
+        if free_mass <= 0.0 or free_edge <= 0.0:
+            break
+        shift = np.float32(math.log(free_mass) - math.log(free_edge))
+        above = np.flatnonzero(left_out > ceiling - shift)
+        if above.size <= capped.size:
+            break
+        capped = above
+    return Tail(shift, ceiling)
 
 
 def fuse(
@@ -115,6 +148,7 @@ def fuse(
     cloud: SparseLogProbs,
     fusion: Fusion,
     edge_without: NDArray[np.float32] | None = None,
+    step: int = 0,
 ) -> NDArray[np.float32]:
     """Fuse one row.
 
@@ -122,14 +156,20 @@ def fuse(
         edge: (V,) float32 log-probabilities of the edge model with the private context.
         cloud: the cloud's top K for the same position, without the context.
         fusion: strategy and weight.
-        edge_without: (V,) float32 log-probabilities of the edge model without the context; delta steering needs it.
+        edge_without: (V,) float32 log-probabilities of the edge model without the context; delta steering needs it,
+            and so do some combiners.
+        step: which token of the answer the row predicts, from 0; learned fusion looks at it.
 
     Returns:
         (V,) float32 log-probabilities, normalised.
 
     Raises:
-        ValueError: delta steering without `edge_without`.
+        ValueError: `edge_without`, or learned fusion's combiner, is needed and not there.
     """
+    if fusion.strategy is Strategy.LEARNED:
+        if fusion.combiner is None:
+            raise ValueError("learned fusion needs a combiner")
+        return fusion.combiner.fuse(edge, cloud, edge_without, step)
     weight = np.float32(fusion.weight)
     match fusion.strategy:
         case Strategy.GEOMETRIC:

@@ -39,7 +39,7 @@ def generate(
 
     Args:
         edge: the edge model with the private context.
-        without: the edge model without it, for delta steering.
+        without: the edge model without it, where fusion needs it.
         link: the conversation with the cloud; None writes with the edge alone.
         options: sampling, fusion and window.
         measured: what this answer's steps, round trips and drafts turn out to be.
@@ -66,6 +66,12 @@ def generate(
         """Let the link know of a token: the row behind it can travel while the edge computes its own."""
         if link and not last(token, drafter.length - 1):
             link.push(token)
+
+    def compute() -> None:
+        """Feed the last token; where the schedule is learned, the row behind it tells whether the cloud is asked."""
+        drafter.compute()
+        if link:
+            link.decide(drafter.rows[-1][0])
 
     def send(drafting: bool = True) -> None:
         if link and pace.sends(link.unsent, *link.flights, drafting=drafting):
@@ -106,13 +112,13 @@ def generate(
                 if ended:
                     return
                 if not goes_on:
-                    drafter.compute()
+                    compute()
             elif drafts_on():
                 token = drafter.guess()
                 show(token)
                 send()
                 if not last(token, drafter.length - 1):
-                    drafter.compute()
+                    compute()
             elif link:
                 send(drafting=False)
                 link.wait()

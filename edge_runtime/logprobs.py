@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+CANCELLATION = 1e-3
+"""Below this, 1 - sum(others) has lost its digits and a mass is summed itself."""
+
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Normalise in log space.
@@ -20,3 +23,18 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
     return shifted
+
+
+def mass_outside(log_probs: NDArray[np.float32], ids: NDArray[np.integer]) -> float:
+    """Probability of all tokens but these.
+
+    Args:
+        log_probs: (V,) float32, normalised.
+        ids: distinct tokens.
+    """
+    mass = 1.0 - float(np.exp(log_probs[ids], dtype=np.float64).sum())
+    if mass < CANCELLATION:
+        probabilities = np.exp(log_probs, dtype=np.float64)
+        probabilities[ids] = 0.0
+        mass = float(probabilities.sum())
+    return mass

@@ -9,7 +9,7 @@ from edge_runtime.errors import RequestError
 from edge_runtime.fusion import Fusion
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import Sampling
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import LearnedSchedule, Schedule
 from edge_runtime.sparse import THIN, RowFormat
 
 LARGEST_WINDOW = 64
@@ -56,7 +56,7 @@ class Options:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     fusion: Fusion = field(default_factory=Fusion)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule | LearnedSchedule = field(default_factory=Schedule)
     rows: RowFormat = THIN
     window: int | None = None
     patience: float = 5.0

@@ -1,9 +1,13 @@
-"""CoGenesis' P/K/T schedule: at which steps of an answer the cloud is asked."""
+"""At which steps of an answer the cloud is asked: by CoGenesis' P/K/T schedule, or as a combiner has learned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.combiner import Combiner
 from edge_runtime.errors import RequestError
 
 
@@ -35,5 +39,44 @@ class Schedule:
         """
         parts = text.split(",")
         if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-            raise RequestError(f"A schedule is three whole numbers P,K,T, not '{text}'. Example: --schedule 8,4,2")
+            raise RequestError(
+                f"A schedule is three whole numbers P,K,T, or the word learned, not '{text}'. Example: --schedule 8,4,2"
+            )
         return cls(*(int(part) for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedSchedule:
+    """The cloud is asked where the edge's own row tells that it will be worth it, and at the first step.
+
+    Attributes:
+        combiner: what knows its worth; None takes the bundle's, which the assistant puts here.
+    """
+
+    combiner: Combiner | None = None
+
+    def asks(self, step: int) -> bool | None:
+        """Whether the cloud is asked at this step; None where the edge's row decides, see `asks_at`.
+
+        The first row's request travels while the edge still reads its prompt, and tells whether the cloud is there.
+        """
+        return True if step == 0 else None
+
+    def asks_at(self, step: int, edge: NDArray[np.float32]) -> bool:
+        """Whether the cloud is asked at this step, given the edge's (V,) float32 log-probs there.
+
+        Raises:
+            ValueError: there is no combiner.
+        """
+        if self.combiner is None:
+            raise ValueError("a learned schedule needs a combiner")
+        return self.combiner.asks(edge, step)
+
+
+def parse_schedule(text: str) -> Schedule | LearnedSchedule:
+    """Read "P,K,T" or "learned".
+
+    Raises:
+        RequestError: it is neither.
+    """
+    return LearnedSchedule() if text.strip() == "learned" else Schedule.parse(text)

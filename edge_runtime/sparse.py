@@ -15,7 +15,7 @@ ValueType = Literal["float32", "float16", "bits12"]
 
 # Below this, 1 - sum(kept) has lost its digits and the tail is summed itself.
 _CANCELLATION = 1e-3
-_BLOCK = 16
+_BLOCK, _LARGE_BLOCK = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
         tokens those with the lowest ids are kept.
     """
     whole = form.mass == 1.0 and form.floor == 0.0 and form.top_k >= log_probs.shape[0]
-    likeliest = np.flatnonzero(log_probs > -np.inf) if whole else _likeliest(log_probs, form.top_k)
-    kept = likeliest.shape[0]
+    found = np.flatnonzero(log_probs > -np.inf) if whole else likeliest(log_probs, form.top_k)
+    kept = found.shape[0]
     if form.floor > 0.0:
-        kept = max(int((log_probs[likeliest] >= np.float32(math.log(form.floor))).sum()), 1)
+        kept = max(int((log_probs[found] >= np.float32(math.log(form.floor))).sum()), 1)
     if form.mass < 1.0:
-        reached = np.cumsum(np.exp(log_probs[likeliest], dtype=np.float64))
+        reached = np.cumsum(np.exp(log_probs[found], dtype=np.float64))
         kept = min(int(np.searchsorted(reached, form.mass)) + 1, kept)
-    ids = np.sort(likeliest[:kept]).astype(np.int32)
+    ids = np.sort(found[:kept]).astype(np.int32)
     values = log_probs[ids].astype(np.float32)
     tail_mass = 1.0 - float(np.exp(values, dtype=np.float64).sum())
     if tail_mass < _CANCELLATION:
@@ -107,15 +107,16 @@ def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
     return SparseLogProbs(ids, values, min(max(tail_mass, 0.0), 1.0))
 
 
-def _likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
+def likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
     """Ids of the `most` likeliest tokens, the likeliest first, equals by ascending id; never one of -inf."""
     size = log_probs.shape[0]
     floor = np.float32(-np.inf)
-    columns = size // _BLOCK
+    block = _LARGE_BLOCK if 2 * _LARGE_BLOCK * most <= size else _BLOCK
+    columns = size // block
     if most <= columns:
         # `most` blocks have a largest entry of at least `floor`, so the `most` likeliest tokens all have: few are left
         # to sort, several times faster than to partition the whole row.
-        largest = log_probs[: columns * _BLOCK].reshape(_BLOCK, columns).max(axis=0)
+        largest = log_probs[: columns * block].reshape(block, columns).max(axis=0)
         floor = np.partition(largest, columns - most)[columns - most]
     likely = np.flatnonzero(log_probs >= floor) if floor > -np.inf else np.flatnonzero(log_probs > floor)
     return likely[np.argsort(-log_probs[likely], kind="stable")[:most]]

@@ -27,7 +27,7 @@ class PositionRows:
     Attributes:
         edge: (V,) float32 log-probabilities of the edge model with the private context.
         cloud: the cloud's top tokens; None where the edge decides alone.
-        without: (V,) float32 log-probabilities of the edge model without the context, for delta steering.
+        without: (V,) float32 log-probabilities of the edge model without the context, where fusion needs them.
     """
 
     edge: NDArray[np.float32]
@@ -53,9 +53,10 @@ def settle(
     """
     settled: list[int] = []
     for position, row in enumerate(rows):
-        fused = row.edge if row.cloud is None else fuse(row.edge, row.cloud, fusion, row.without)
+        step = len(answer) + position
+        fused = row.edge if row.cloud is None else fuse(row.edge, row.cloud, fusion, row.without, step)
         written = (*answer, *settled) if sampling.looks_back else ()
-        token = choose(fused, len(answer) + position, sampling, written)
+        token = choose(fused, step, sampling, written)
         settled.append(token)
         if position == len(draft) or token != draft[position]:
             break

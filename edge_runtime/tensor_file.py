@@ -41,8 +41,13 @@ class TensorHeader:
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def read_header(file: BinaryIO, file_size: int) -> TensorHeader:
+def read_header(file: BinaryIO, file_size: int, item_sizes: Mapping[str, int] = ITEM_SIZES) -> TensorHeader:
     """Read the header at the beginning of an open file, and leave the file behind it.
+
+    Args:
+        file: open at its beginning.
+        file_size: in bytes.
+        item_sizes: the dtypes that its tensors may have, and the bytes of an item.
 
     Raises:
         ValueError: it is not one, or describes other bytes than the file has; the text says what is wrong.
@@ -59,7 +64,7 @@ def read_header(file: BinaryIO, file_size: int) -> TensorHeader:
     metadata = body.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(_text(text) for text in metadata.values()):
         raise ValueError("its metadata are not texts")
-    tensors = {name: _place(name, entry) for name, entry in body.items()}
+    tensors = {name: _place(name, entry, item_sizes) for name, entry in body.items()}
     reached = 0
     for name, place in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if place.start != reached:
@@ -70,14 +75,14 @@ def read_header(file: BinaryIO, file_size: int) -> TensorHeader:
     return TensorHeader(metadata, tensors, LENGTH_BYTES + length)
 
 
-def _place(name: str, entry: Any) -> TensorPlace:
+def _place(name: str, entry: Any, item_sizes: Mapping[str, int]) -> TensorPlace:
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise ValueError(f"tensor '{name}' is none of {', '.join(ITEM_SIZES)}")
+    if not isinstance(dtype, str) or dtype not in item_sizes:
+        raise ValueError(f"tensor '{name}' is none of {', '.join(item_sizes)}")
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2 or len(fields) != 3:
         raise ValueError(f"tensor '{name}' lacks a shape or its place")
-    if offsets[1] - offsets[0] != math.prod(shape) * ITEM_SIZES[dtype]:
+    if offsets[1] - offsets[0] != math.prod(shape) * item_sizes[dtype]:
         raise ValueError(f"tensor '{name}' does not have the bytes of its shape")
     return TensorPlace(dtype, tuple(shape), offsets[0], offsets[1])
 

@@ -19,6 +19,7 @@ from edge_runtime.manifest import (
     BACKEND_ONNX,
     FORMAT,
     MANIFEST_NAME,
+    ROLE_COMBINER,
     ROLE_GOLDEN,
     ROLE_GRAPH,
     ROLE_TOKENIZER,
@@ -68,7 +69,7 @@ def write_bundle(
 ) -> Manifest:
     """Make a bundle, or add a decoder to one.
 
-    A bundle of the same model that is already there keeps its decoders for other backends, and its adapters.
+    A bundle of the same model that is already there keeps its other backends' decoders, its combiner and its adapters.
 
     Args:
         out: its directory; anything else than a bundle is never replaced.
@@ -141,9 +142,9 @@ def _refuse_to_lose_adapters(out: Path, parts: BundleParts) -> None:
 
 
 def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tuple[FileEntry, ...]:
-    """Bring other backends' decoders and all adapters into the new directory; returns the decoders' files."""
+    """Bring other backends' decoders, the combiner and all adapters into the new directory; returns the files."""
     wanted = {entry.path for spec in others for entry in present.decoder_files(spec)} | {spec.golden for spec in others}
-    kept = tuple(entry for entry in present.manifest.files if entry.path in wanted)
+    kept = tuple(entry for entry in present.manifest.files if entry.path in wanted or entry.role == ROLE_COMBINER)
     for entry in kept:
         (root / entry.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(present.path(entry.path), root / entry.path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from export.adapter_commands import adapter_command, adapters_command
+from export.combiner_commands import combiner_command
 from export.encoder_commands import encoder_command
 from export.extras import require_extra
 from export.progress import progress_bar
@@ -247,3 +248,6 @@ def _tell(exported: Exported, seconds: float, as_json: bool) -> None:
     )
     choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
     typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")
+
+
+app.command("combiner")(combiner_command)

@@ -132,7 +132,18 @@ class AnswerOptions:
             )
         where = engine_of(self.engine, self.address, self.workers, self.threads)
         shard = Shard.parse(self.shard)
-        plan = AnswerPlan(task.name, self._writer(), self.max_length, self.batch, keep_prompts)
+        writer = writer_of(
+            self.model,
+            self.bundle,
+            backend=self.backend,
+            adapters=self.adapters,
+            device=self.device,
+            max_new_tokens=self.max_new_tokens,
+            beams=self.beams,
+            one_line=self.one_line,
+            threads=self.threads,
+        )
+        plan = AnswerPlan(task.name, writer, self.max_length, self.batch, keep_prompts)
         lines = ProgressLines()
 
         def report(done: int, total: int) -> None:
@@ -140,30 +151,44 @@ class AnswerOptions:
 
         return answer_all(asked, plan, where, out.absolute(), shard=shard, force=self.force, report=report)
 
-    def _writer(self) -> WriterSpec:
-        """Who answers; hashes the weights."""
-        if (self.model is None) == (self.bundle is None):
-            raise SettingsError("Give either --model DIR or --bundle DIR.")
-        adapters = None if self.adapters is None else self.adapters.absolute()
-        spec = partial(
-            WriterSpec,
-            backend=self.backend,
-            adapters=adapters,
-            most_tokens=self.max_new_tokens,
-            threads=self.threads,
-            device=str(self.device),
-            one_line=self.one_line,
-        )
-        if self.bundle is not None:
-            bundle = open_bundle(self.bundle, verify=False)
-            identity = bundle.fingerprint(bundle.decoder(self.backend))
-            beams = 1 if self.beams is None else self.beams
-            return spec(self.bundle.absolute(), identity, is_bundle=True, beams=beams)
-        assert self.model is not None
-        prepare_command()
-        directory, base = base_of(self.model)
-        beams = _DEFAULTS.beams if self.beams is None else self.beams
-        return spec(directory, base.sha256, is_bundle=False, beams=beams)
+
+def writer_of(
+    model: Path | None,
+    bundle: Path | None,
+    *,
+    backend: str | None = None,
+    adapters: Path | None = None,
+    device: Device = Device.CPU,
+    max_new_tokens: int,
+    beams: int | None,
+    one_line: bool,
+    threads: int,
+) -> WriterSpec:
+    """Who answers, of a command's options; hashes the weights.
+
+    Raises:
+        SettingsError: options contradict each other.
+        CogenesisError: there is no such model or bundle, or it is damaged.
+    """
+    if (model is None) == (bundle is None):
+        raise SettingsError("Give either --model DIR or --bundle DIR.")
+    spec = partial(
+        WriterSpec,
+        backend=backend,
+        adapters=None if adapters is None else adapters.absolute(),
+        most_tokens=max_new_tokens,
+        threads=threads,
+        device=str(device),
+        one_line=one_line,
+    )
+    if bundle is not None:
+        opened = open_bundle(bundle, verify=False)
+        identity = opened.fingerprint(opened.decoder(backend))
+        return spec(bundle.absolute(), identity, is_bundle=True, beams=1 if beams is None else beams)
+    assert model is not None
+    prepare_command()
+    directory, base = base_of(model)
+    return spec(directory, base.sha256, is_bundle=False, beams=_DEFAULTS.beams if beams is None else beams)
 
 
 def say_incomplete(out: Path, as_json: bool) -> None:

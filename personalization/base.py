@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from export.architecture import LLAMA_FAMILY
 from export.errors import SourceError
 from export.hf_source import read_config
 from export.tokenizer_assets import hf_tokenizer
@@ -72,6 +73,7 @@ class Base:
         parameters = inspect.signature(model.forward).parameters
         self._selects_rows = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
+        self._packs = not self.seq2seq and config.get("model_type") in LLAMA_FAMILY
 
     @contextmanager
     def new_adapter(self, settings: AdapterSettings, seed: int) -> Iterator[LoraConfig]:
@@ -155,6 +157,46 @@ class Base:
             rows.flatten(0, 1).float(), labels.flatten(), reduction="none", ignore_index=_IGNORED
         )
         return losses.view(labels.shape)
+
+    @property
+    def packs(self) -> bool:
+        """Whether `packed_losses` takes several examples: transformers keeps them apart by their positions."""
+        return self._packs
+
+    def packed_losses(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Negative log-likelihood of every answer token, of examples that go through the model as one row.
+
+        None sees anything of the others, and there is no padding.
+
+        Args:
+            examples: one, or where the model `packs` any number; of encoder-decoder models one.
+
+        Returns:
+            (answer tokens of all,) float32, in their order.
+        """
+        if self.seq2seq:
+            return self.losses(examples).flatten()
+        # What predicts the last token is the row before it: it needs no input of its own.
+        ids = [token for example in examples for token in (*example.prompt, *example.answer)[:-1]]
+        labels = torch.tensor([token for example in examples for token in example.answer], device=self.device)
+        rows: list[int] = []
+        start = 0
+        for example in examples:
+            rows += range(start + len(example.prompt) - 1, start + example.length - 1)
+            start += example.length - 1
+        chosen = torch.tensor(rows, device=self.device)
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=self.device), "use_cache": False}
+        if len(examples) > 1:
+            positions = [place for example in examples for place in range(example.length - 1)]
+            inputs["position_ids"] = torch.tensor([positions], device=self.device)
+        else:
+            # Lets attention take its faster form for a single sequence.
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if self._selects_rows:
+            logits = self._model(**inputs, logits_to_keep=chosen).logits[0]
+        else:
+            logits = self._model(**inputs).logits[0, chosen]
+        return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
     def _causal_rows(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and labels of the answers: padded on the left, so that all answers end in the last column."""

@@ -33,6 +33,26 @@ def passes_of(examples: Sequence[Example], most_tokens: int) -> list[list[Exampl
     return passes
 
 
+def packs_of(examples: Sequence[Example], most_tokens: int) -> list[list[Example]]:
+    """Put examples together so that few tokens of a pack stay free: the longest first, each where it first fits.
+
+    Args:
+        examples: any.
+        most_tokens: of a pack; an example that is longer has one of its own.
+    """
+    packs: list[list[Example]] = []
+    filled: list[int] = []
+    for example in sorted(examples, key=lambda example: (-example.length, example.prompt, example.answer)):
+        fits = (index for index, tokens in enumerate(filled) if tokens + example.length <= most_tokens)
+        if (place := next(fits, None)) is None:
+            packs.append([example])
+            filled.append(example.length)
+        else:
+            packs[place].append(example)
+            filled[place] += example.length
+    return packs
+
+
 def rate_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
     """What the highest learning rate is multiplied by in a step.
 

@@ -92,7 +92,7 @@ class ExampleWriter:
         ending = 0 if cut else self._added or len(self._ending)
         return Example(self.prompt(message), ids[:most], ending, cut)
 
-    def write(self, pair: Pair, context: PrivateContext | None, max_length: int) -> Example:
+    def write(self, pair: Pair, context: PrivateContext | None, max_length: int, outline: str | None = None) -> Example:
         """Make an example.
 
         The answer may have half of the length, and what the prompt leaves. A longer one is cut, without a mark of its
@@ -102,18 +102,19 @@ class ExampleWriter:
             pair: task and answer, neither empty.
             context: for the prompt; None for the task alone.
             max_length: most tokens of both.
+            outline: points to follow, for the prompt; None for none.
 
         Raises:
-            TrainingError: profile and the prompt's form alone leave no room for the task.
+            TrainingError: profile, outline and the prompt's form alone leave no room for the task.
         """
         answer = self._answer(pair.answer)
         # What the prompt needs at the very least, it may have, up to its half.
-        least = self._length(pair.task, PrivateContext(context.profile) if context else None)
+        least = self._length(pair.task, PrivateContext(context.profile) if context else None, outline)
         room = max(max_length // 2, max_length - least)
         cut = len(answer) > room
         if cut:
             answer = answer[:room]
-        prompt, shortened, dropped = self._prompt(pair.task, context, max_length - len(answer))
+        prompt, shortened, dropped = self._prompt(pair.task, context, max_length - len(answer), outline)
         ending = 0 if cut else self._added or len(self._ending)
         return Example(prompt, answer, ending, cut or shortened, dropped)
 
@@ -141,23 +142,25 @@ class ExampleWriter:
             return tuple(self.tokenizer.backend.encode(text).ids)
         return (*self.tokenizer.encode(text), *self._ending)
 
-    def _length(self, task: str, context: PrivateContext | None) -> int:
+    def _length(self, task: str, context: PrivateContext | None, outline: str | None) -> int:
         """Tokens of the prompt with the whole task and none of the history."""
-        message = build_prompt(self.tokenizer, self.template, PublicInstruction(task), context, None, _ENDLESS)
+        message = build_prompt(self.tokenizer, self.template, PublicInstruction(task), context, outline, _ENDLESS)
         return len(message.token_ids) + self._added
 
-    def _prompt(self, task: str, context: PrivateContext | None, room: int) -> tuple[tuple[int, ...], bool, int]:
+    def _prompt(
+        self, task: str, context: PrivateContext | None, room: int, outline: str | None
+    ) -> tuple[tuple[int, ...], bool, int]:
         """Token ids of a prompt that fits, whether its task was cut, and how much history is left out."""
         task_ids = self.tokenizer.encode(task)
         kept, shortened = len(task_ids), task
         while True:
             try:
                 built = build_prompt(
-                    self.tokenizer, self.template, PublicInstruction(shortened), context, None, room - self._added
+                    self.tokenizer, self.template, PublicInstruction(shortened), context, outline, room - self._added
                 )
             except ContextOverflowError:
                 bare = PrivateContext(context.profile) if context else None
-                kept -= max(self._length(shortened, bare) - room, 1)
+                kept -= max(self._length(shortened, bare, outline) - room, 1)
                 # A cut inside a character leaves a mark of what is missing.
                 shortened = self.tokenizer.decode(task_ids[: max(kept, 0)], skip_special_tokens=False).rstrip("\ufffd")
                 if not shortened.strip():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,12 +50,14 @@ class TuningReport:
         gains: mean gain on what judges, before the first epoch and after each; empty where nothing judges.
         kept_epoch: after which epoch the module is kept: the last, or where something judges the first with the highest
             gain; 0 is the module as it was.
+        step_losses: mean loss of each step.
     """
 
     steps: int
     losses: tuple[float, ...]
     gains: tuple[float, ...]
     kept_epoch: int
+    step_losses: tuple[float, ...]
 
 
 def fine_tune(
@@ -67,6 +69,7 @@ def fine_tune(
     *,
     force: bool,
     progress: Progress,
+    start: Callable[[], None] | None = None,
 ) -> TuningReport:
     """Train the objective's module in place, with AdamW.
 
@@ -81,6 +84,7 @@ def fine_tune(
         identity: of all that the result depends on.
         force: begin anew where the state file is of another run.
         progress: called after each step.
+        start: called first, unless an earlier run is gone on with; it may set the module's weights.
 
     Raises:
         SettingsError: the state file is of another run, and `force` is not set.
@@ -94,7 +98,8 @@ def fine_tune(
     torch.use_deterministic_algorithms(True)
     try:
         run = _Run(objective, settings, team, state_file, identity, progress)
-        run.resume(force)
+        if not run.resume(force) and start is not None:
+            start()
         return run.train()
     finally:
         torch.use_deterministic_algorithms(before)
@@ -121,19 +126,20 @@ class _Run:
         self._step = 0
         self._loss_sum = 0.0
         self._losses: list[float] = []
+        self._step_losses: list[float] = []
         self._gains: list[float] = []
         self._best: dict[str, torch.Tensor] = {}
 
-    def resume(self, force: bool) -> None:
-        """Go on where an earlier run was, if there was one."""
+    def resume(self, force: bool) -> bool:
+        """Go on where an earlier run was, and tell whether there was one."""
         if not self._file.exists():
-            return
+            return False
         try:
             state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
-            same = state["identity"] == self._identity
+            same = bool(state["identity"] == self._identity)
         except Exception as error:  # torch's reader raises whatever its many parts do
             if force:
-                return
+                return False
             raise TrainingError(
                 f"The saved state of the training is damaged: {self._file} ({type(error).__name__}). Pass --force to "
                 "begin again."
@@ -143,11 +149,13 @@ class _Run:
             self._optimizer.load_state_dict(state["optimizer"])
             self._step, self._loss_sum = state["step"], state["loss_sum"]
             self._losses, self._gains, self._best = state["losses"], state["gains"], state["best"]
+            self._step_losses = state["step_losses"]
         elif not force:
             raise SettingsError(
                 f"There is an unfinished training with other settings, data or weights: {self._file}. Go on with "
                 "those, choose another --out, or pass --force to begin again."
             )
+        return same
 
     def train(self) -> TuningReport:
         if self._objective.held_out and not self._gains:
@@ -169,7 +177,7 @@ class _Run:
         if self._best:
             self._objective.module.load_state_dict(self._best)
         kept = self._gains.index(max(self._gains)) if self._gains else self._settings.epochs
-        return TuningReport(total, tuple(self._losses), tuple(self._gains), kept)
+        return TuningReport(total, tuple(self._losses), tuple(self._gains), kept, tuple(self._step_losses))
 
     def _steps_left(self) -> Iterator[list[int]]:
         first, made = divmod(self._step, self._epoch_steps)
@@ -193,7 +201,9 @@ class _Run:
             (loss / len(indices)).backward()
             loss_sum += loss.detach()
         self._sum_gradients()
-        self._loss_sum += float(self._team.total(loss_sum))
+        summed = float(self._team.total(loss_sum))
+        self._loss_sum += summed
+        self._step_losses.append(summed / len(indices))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip or math.inf)
         if not torch.isfinite(norm):
             raise TrainingError(f"The gradient is no finite number in step {self._step + 1}. Lower the rate.")
@@ -232,6 +242,7 @@ class _Run:
             "step": self._step,
             "loss_sum": self._loss_sum,
             "losses": self._losses,
+            "step_losses": self._step_losses,
             "gains": self._gains,
             "best": self._best,
             "module": self._objective.module.state_dict(),

@@ -35,14 +35,14 @@ def split(
     Example:
       cogenesis lamp split -q dev_questions.json --outputs dev_outputs.json --part train=0.8 --part dev=0.2 -o parts
     """
-    counts = split_file(questions, out, _shares(part), by, outputs=outputs, seed=seed)
+    counts = split_file(questions, out, shares_of(part), by, outputs=outputs, seed=seed)
     if as_json:
         typer.echo(json.dumps({"out": str(out), "questions": counts}))
     else:
         typer.echo(", ".join(f"{count} questions in {name}" for name, count in counts.items()) + f": {out}")
 
 
-def _shares(parts: list[str]) -> dict[str, float]:
+def shares_of(parts: list[str]) -> dict[str, float]:
     """Shares by part.
 
     Raises:

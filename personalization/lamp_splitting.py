@@ -125,7 +125,7 @@ def _newest(body: Mapping[str, Any], where: str) -> int:
 def _by_user(places: Sequence[_Place], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     users = list(dict.fromkeys(place.user for place in places))
     random.Random(seed).shuffle(users)
-    part_of_user = dict(zip(users, _parts(len(users), shares), strict=True))
+    part_of_user = dict(zip(users, parts_by_share(len(users), shares), strict=True))
     return {place.id: part_of_user[place.user] for place in places}
 
 
@@ -136,11 +136,11 @@ def _by_time(places: Sequence[_Place], shares: Mapping[str, float]) -> dict[str,
     part_of: dict[str, str] = {}
     for own in asked.values():
         ordered = sorted(own, key=lambda place: place.day)
-        part_of |= {place.id: part for place, part in zip(ordered, _parts(len(own), shares), strict=True)}
+        part_of |= {place.id: part for place, part in zip(ordered, parts_by_share(len(own), shares), strict=True)}
     return part_of
 
 
-def _parts(count: int, shares: Mapping[str, float]) -> list[str]:
+def parts_by_share(count: int, shares: Mapping[str, float]) -> list[str]:
     """The part of each of so many, in order; every beginning of the parts has its share, rounded."""
     total = sum(shares.values())
     ends = [round(count * reached / total) for reached in accumulate(shares.values())]

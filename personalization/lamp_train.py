@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from export.progress import Progress
 from personalization.answer_run import Asked
@@ -21,7 +20,7 @@ from personalization.errors import DataError, SettingsError
 from personalization.examples import Example
 from personalization.lamp_prompt import TokenizerCounter, fit_prompt
 from personalization.lamp_tasks import LampTask
-from personalization.trained_model import Trained, train_into
+from personalization.trained_model import Trained, save_model, train_into
 from personalization.tuning_settings import TuningSettings
 
 
@@ -105,7 +104,8 @@ def train_model(
         "data": _digest(training),
         "judging_data": _digest(judging),
     }
-    return train_into(out, objective, settings, team, origin, partial(_save, base), force=force, progress=progress)
+    save = partial(save_model, base.model, base.path)
+    return train_into(out, objective, settings, team, origin, save, force=force, progress=progress)
 
 
 def _example(base: Base, task: LampTask, lengths: Lengths, lesson: Lesson) -> Example:
@@ -122,13 +122,6 @@ def _example(base: Base, task: LampTask, lengths: Lengths, lesson: Lesson) -> Ex
             f"{base.path}. Lower --max-length or --max-new-tokens."
         )
     return example
-
-
-def _save(base: Base, directory: Path) -> None:
-    base.model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(base.path, local_files_only=True).save_pretrained(directory)
-    for file in directory.glob("*.safetensors"):
-        file.chmod((directory.stat().st_mode & 0o666) | 0o600)  # safetensors makes it private
 
 
 def _digest(lessons: Sequence[Lesson]) -> str:

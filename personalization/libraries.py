@@ -9,7 +9,7 @@ import warnings
 
 from export.errors import MissingExtraError
 
-_EXTRA = ("accelerate", "peft", "torch", "transformers")
+_EXTRA = ("accelerate", "matplotlib", "peft", "torch", "transformers")
 
 
 def require_training_libraries() -> None:

@@ -64,7 +64,7 @@ def train_user(base: Base, data: UserData, settings: AdapterSettings) -> Trained
             before=before,
             after=after,
         )
-        return TrainedAdapter(_document(config), base.state(), report)
+        return TrainedAdapter(config_document(config), base.state(), report)
 
 
 def mean_loss(base: Base, examples: Sequence[Example], pass_tokens: int) -> float:
@@ -73,6 +73,13 @@ def mean_loss(base: Base, examples: Sequence[Example], pass_tokens: int) -> floa
     with torch.no_grad():
         total = sum(float(base.losses(part).double().sum()) for part in passes_of(examples, pass_tokens))
     return total / sum(len(example.answer) for example in examples)
+
+
+def config_document(config: LoraConfig) -> dict[str, Any]:
+    """PEFT's configuration as JSON, the same in every process: sets become sorted lists."""
+    # What is no longer to be trained; PEFT writes it so too.
+    fields = {**config.to_dict(), "inference_mode": True}
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
 
 
 class _Run:
@@ -151,10 +158,3 @@ def _finite(number: float, step: int) -> float:
             f"The loss is not a finite number after {step} steps. Use a lower --rate, or check the model."
         )
     return number
-
-
-def _document(config: LoraConfig) -> dict[str, Any]:
-    """PEFT's configuration as JSON, the same in every process: sets become sorted lists."""
-    # What is no longer to be trained; PEFT writes it so too.
-    fields = {**config.to_dict(), "inference_mode": True}
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}

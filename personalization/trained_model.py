@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from export.errors import WriteError
 from export.progress import Progress
@@ -49,6 +50,7 @@ def train_into(
     *,
     force: bool,
     progress: Progress,
+    start: Callable[[], None] | None = None,
 ) -> Trained:
     """Train a module and write it, unless it was written before.
 
@@ -63,6 +65,7 @@ def train_into(
         save: writes the module into a directory.
         force: replace what was trained otherwise, and begin anew where an unfinished run was another.
         progress: called after each step.
+        start: see `fine_tune`; what it does follows from `origin` and the module.
 
     Raises:
         WriteError: something else is in the place of `out`, or it can't be written.
@@ -83,7 +86,7 @@ def train_into(
     if card is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WriteError(f"Something else is in this place: {out}. Choose another, it is not replaced.")
     with terminated_as_interrupt():
-        report = fine_tune(objective, settings, team, state, identity, force=force, progress=progress)
+        report = fine_tune(objective, settings, team, state, identity, force=force, progress=progress, start=start)
         if team.leads:
             with staged_directory(out, replaceable=lambda path: _card(path) is not None, replace=force) as directory:
                 save(directory)
@@ -92,6 +95,20 @@ def train_into(
             state.unlink(missing_ok=True)
         team.wait()
     return Trained(out, report, kept=False)
+
+
+def save_model(model: Any, source: Path, directory: Path) -> None:
+    """Write a language model as a directory that transformers loads, with the tokenizer of the one it came from.
+
+    Args:
+        model: of transformers.
+        source: directory that it came from.
+        directory: where to.
+    """
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(directory)
+    for file in directory.glob("*.safetensors"):
+        file.chmod((directory.stat().st_mode & 0o666) | 0o600)  # safetensors makes it private
 
 
 def weights_sha256(module: torch.nn.Module) -> str:
@@ -116,7 +133,8 @@ def _card(directory: Path) -> dict[str, Any] | None:
 def _report(card: Mapping[str, Any], directory: Path) -> TuningReport:
     try:
         noted = card["report"]
-        return TuningReport(noted["steps"], tuple(noted["losses"]), tuple(noted["gains"]), noted["kept_epoch"])
+        losses, gains, of_steps = (tuple(noted[name]) for name in ("losses", "gains", "step_losses"))
+        return TuningReport(noted["steps"], losses, gains, noted["kept_epoch"], of_steps)
     except (KeyError, TypeError):
         raise TrainingError(
             f"The note of the training is damaged: {directory / CARD_NAME}. Remove the directory to train again."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personalization.errors import SettingsError
+from personalization.precision import Precision
 from personalization.settings import Schedule
 from personalization.tuning_settings import TuningSettings
 
@@ -47,6 +48,10 @@ ThreadsOption = Annotated[
     int, typer.Option(help="Of the processor, in a process. Another number gives other bits.", rich_help_panel=HOW)
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where the model runs.", rich_help_panel=HOW)]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(help="Of the computation; bfloat16 is faster where there is hardware for it.", rich_help_panel=HOW),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what was trained otherwise.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

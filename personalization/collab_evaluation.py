@@ -1,0 +1,185 @@
+"""Puts measures of many systems on the same records into tables, each with intervals over users; all of it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from personalization.by_user import Measured, compare_by_user, means
+from personalization.fusion_likelihood import Likelihood, Sweep
+from personalization.significance import Comparison
+
+FORMAT = "cogenesis-evaluation/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One system.
+
+    Attributes:
+        system: its name.
+        scores: by measure, over all records.
+        against: by measure, this system minus the table's baseline; None for that itself.
+    """
+
+    system: str
+    scores: Mapping[str, float]
+    against: Mapping[str, Comparison] | None
+
+    def document(self) -> dict[str, Any]:
+        """The row as JSON."""
+        body: dict[str, Any] = {"system": self.system, "scores": dict(self.scores)}
+        if self.against is not None:
+            body["against"] = {name: found.document() for name, found in self.against.items()}
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Systems on the same records.
+
+    Attributes:
+        baseline: that the others are compared with.
+        rows: one a system.
+    """
+
+    baseline: str
+    rows: tuple[Row, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The table as JSON."""
+        return {"baseline": self.baseline, "systems": [row.document() for row in self.rows]}
+
+
+def table(measured: Mapping[str, Sequence[Measured | None]], baseline: str) -> Table:
+    """Compare systems.
+
+    Args:
+        measured: by system, a measure of every record in the same order; None where there is none, which leaves the
+            record out of that system's comparison.
+        baseline: one of them.
+    """
+    rows = []
+    for system, found in measured.items():
+        both = [(ours, theirs) for ours, theirs in zip(found, measured[baseline], strict=True) if ours and theirs]
+        ours, theirs = [pair[0] for pair in both], [pair[1] for pair in both]
+        rows.append(Row(system, means(ours), None if system == baseline else compare_by_user(ours, theirs)))
+    return Table(baseline, tuple(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """A fusion that asks the cloud less often.
+
+    Attributes:
+        system: its name.
+        share: of the tokens for which the cloud is asked.
+        nll: nats a token.
+        kept: share of what always asking gains over the better single model.
+    """
+
+    system: str
+    share: float
+    nll: float
+    kept: float
+
+
+def calls_of(scheduled: Sequence[Likelihood], always: Likelihood, single: float) -> tuple[Calls, ...]:
+    """What asking less costs.
+
+    Args:
+        scheduled: fusions that do.
+        always: the fusion that asks at every token.
+        single: nats a token of the better model alone.
+    """
+    gain = single - always.mean
+    return tuple(
+        Calls(one.system, one.calls, one.mean, (single - one.mean) / gain if gain > 0 else 0.0)
+        for one in (*scheduled, always)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """How likely the references are.
+
+    Attributes:
+        tokens: of the references.
+        skipped: records that could not be scored.
+        table: of all systems.
+        sweeps: of the fixed weights.
+        calls: of fusions that ask less often, and of the one that always asks.
+    """
+
+    tokens: int
+    skipped: int
+    table: Table
+    sweeps: tuple[Sweep, ...]
+    calls: tuple[Calls, ...]
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {
+            "tokens": self.tokens,
+            "skipped": self.skipped,
+            **self.table.document(),
+            "sweeps": {str(one.strategy): list(zip(one.weights, one.means, strict=True)) for one in self.sweeps},
+            "calls": [asdict(one) for one in self.calls],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What answers are like: of so many `records`, by system."""
+
+    records: int
+    table: Table
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {"records": self.records, **self.table.document()}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a judge says of answers by one criterion; of `unjudged` pairs, nothing."""
+
+    unjudged: int
+    table: Table
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return {"unjudged": self.unjudged, **self.table.document()}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All that was measured; None is what was not.
+
+    Attributes:
+        name: of the records.
+        records, users: how many.
+        likelihood: of the references.
+        answers: that systems wrote.
+        judged: by criterion.
+    """
+
+    name: str
+    records: int
+    users: int
+    likelihood: Likelihoods | None
+    answers: Answered | None
+    judged: Mapping[str, Judged]
+
+    def document(self) -> dict[str, Any]:
+        """The evaluation as JSON."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "records": self.records,
+            "users": self.users,
+            "likelihood": self.likelihood and self.likelihood.document(),
+            "answers": self.answers and self.answers.document(),
+            "judged": {name: found.document() for name, found in self.judged.items()},
+        }

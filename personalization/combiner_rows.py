@@ -1,0 +1,91 @@
+"""What a combiner reads of a log-prob file's rows, by the very code that reads them on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.combiner import EDGE_TOP, Candidates, Combiner, Vector
+from edge_runtime.logprobs import CANCELLATION
+from personalization.errors import DataError
+from personalization.logprob_file import LogProbs
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CombinerRow:
+    """One row as a combiner sees it.
+
+    Attributes:
+        candidates: of the row.
+        step: which token of its answer it predicts.
+        target: the reference token's place among the candidates; the last is the rest.
+        offset: what the token has of its candidate's log-prob: 0, or its share of the rest.
+    """
+
+    candidates: Candidates = field(repr=False)
+    step: int
+    target: int
+    offset: float
+
+
+def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
+    """Each row of a file, in order.
+
+    Args:
+        rows: the file.
+        without: whether the edge's rows without context are read, too.
+
+    Raises:
+        DataError: they are, and the file has none; or it has too few of the edge's tokens.
+    """
+    if without and rows.without is None:
+        raise DataError("The log-probs are without those of the edge without context. Make them with --without.")
+    if rows.about.edge_top < EDGE_TOP:
+        raise DataError(f"A combiner needs the edge's {EDGE_TOP} likeliest tokens, the log-probs have fewer.")
+    sent_starts = np.cumsum(rows.cloud_count) - rows.cloud_count
+    edge, bare = rows.edge.astype(np.float64), None if rows.without is None else rows.without.astype(np.float64)
+    target_place = rows.place[rows.target_at]
+    rest = np.exp(rows.edge_rest.astype(np.float64))
+    for index, (first, sent, count) in enumerate(zip(rows.starts, rows.cloud_count, rows.token_count, strict=True)):
+        kept = edge[first : first + count]
+        # Of equally likely tokens those with the lowest ids, as on the device.
+        likeliest = np.lexsort((rows.ids[first : first + count], -kept))[:EDGE_TOP]
+        chosen = np.concatenate([np.arange(sent), likeliest[likeliest >= sent]])
+        values = kept[chosen]
+        outside = 1.0 - float(np.exp(values).sum())
+        if outside < CANCELLATION:
+            outside = float(rest[index] + np.exp(np.delete(kept, chosen)).sum())
+        candidates = Candidates.of(
+            values,
+            kept[likeliest],
+            rows.cloud[sent_starts[index] : sent_starts[index] + sent].astype(np.float64),
+            float(rows.tail_mass[index]),
+            outside,
+            bare[first : first + count][chosen] if without and bare is not None else None,
+        )
+        place = np.flatnonzero(chosen == target_place[index])
+        target = int(place[0]) if place.size else chosen.size
+        offset = 0.0 if place.size else float(kept[target_place[index]]) - candidates.log_rest
+        yield CombinerRow(candidates, int(rows.step[index]), target, offset)
+
+
+def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
+    """What a combiner gives the reference's tokens: (n,) float64, nats.
+
+    Raises:
+        DataError: it reads the edge's rows without context, and the file has none.
+    """
+    found = combiner_rows(rows, without=combiner.uses_without)
+    return np.array([-combiner.mix(row.candidates, row.step)[row.target] - row.offset for row in found])
+
+
+def learned_asks(rows: LogProbs, combiner: Combiner) -> NDArray[np.bool_]:
+    """Where a combiner's schedule asks the cloud: (n,) bool; always at the first step."""
+    asked = [
+        row.step == 0 or combiner.worth(row.candidates.top, row.step) >= combiner.threshold
+        for row in combiner_rows(rows, without=False)
+    ]
+    return np.array(asked, bool)

@@ -1,0 +1,121 @@
+"""Outlines for a data set: their form, who sees what, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from chat_server import chat_server
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from cloud_bridge.server.sketch import is_point
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
+from personalization.collab_commands import app
+from personalization.collab_records import CollabRecord, read_collab_file, write_collab_file
+from personalization.errors import SettingsError
+from personalization.outlines import read_outline
+
+POINTS = (
+    *("Warm words of welcome", "Reasons for the fair", "Last year in numbers", "Thanks to many helpers"),
+    *("Food from local farms", "Music in the evening", "Games for small children", "How to get there"),
+    *("What guests should bring", "Prices and opening hours"),
+)
+
+
+def outline(points: tuple[str, ...] = POINTS) -> str:
+    return "\n".join(f"{number}. {point}" for number, point in enumerate(points, start=1))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    context = PrivateContext("Name: Isolde Quennell", (HistoryItem("Write a note", "Pixel the cat is ill."),))
+    made = [
+        CollabRecord(f"1_1_{n}", "1_1", PublicInstruction(f"Write a speech {n}"), f"Write a speech {n}: on Pixel",
+                     context, "Dear all")
+        for n in range(3)
+    ]  # fmt: skip
+    write_collab_file(tmp_path / "in.jsonl", made)
+    return tmp_path / "in.jsonl"
+
+
+def run(*arguments: object) -> dict[str, object]:
+    result = CliRunner().invoke(app, ["sketch", *map(str, arguments), "--json"])
+    if result.exception:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def test_an_outline_in_form_stays_as_it_is():
+    assert read_outline(outline()) == outline()
+
+
+@pytest.mark.parametrize("mark", ["- ", "* ", "{}) ", "({}) ", "**{}.** ", "{}: "])
+def test_marks_and_words_around_the_points_are_put_right(mark):
+    lines = [mark.format(number).replace("**", "") + f"**{point}**" for number, point in enumerate(POINTS, start=1)]
+    assert read_outline("Sure, here you are:\n\n" + "\n".join(lines) + "\n\nGood luck!") == outline()
+
+
+def test_long_points_are_cut_repeated_ones_left_out_and_the_rest_counted():
+    longer = (POINTS[0] + ", and then some more of it for everybody", POINTS[0].upper(), *POINTS[1:])
+    assert read_outline(outline(longer)) == outline()
+    many = tuple(f"{letter * 5} {letter * 6} {letter * 7}" for letter in "abcdefghijklmnopqrst")
+    assert len(read_outline(outline(many)).splitlines()) == 15
+    with pytest.raises(ValueError, match="7 usable"):
+        read_outline(outline(POINTS[:7]))
+
+
+@given(st.text("1.) -*abc,\n\u4e00", max_size=400))
+def test_whatever_a_model_writes_an_outline_has_its_form(text):
+    try:
+        lines = read_outline(text).splitlines()
+    except ValueError:
+        return
+    assert 8 <= len(lines) <= 15
+    assert all(line.startswith(f"{n}. ") and is_point(line.split(". ", 1)[1]) for n, line in enumerate(lines, start=1))
+
+
+def test_an_endpoint_sees_the_public_instructions_alone_and_the_ledger_tells(records, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    with chat_server(lambda body: outline()) as server:
+        server.faults.append("500")
+        told = run(records, "--endpoint", server.url, "--name", "m", "-o", tmp_path / "out.jsonl", "--ledger", ledger)
+        sent = json.dumps([request["messages"] for request in server.requests])
+    assert (told["sketches"], told["failed"], told["usage"]["calls"]) == (3, [], 4)
+    assert "Write a speech 2" in sent
+    assert not any(private in sent for private in ("Isolde", "Pixel", "Dear all"))
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert [entry["kind"] for entry in entries if entry["direction"] == "up"] == ["sketch"] * 4
+    before, after = (read_collab_file(path).records for path in (records, tmp_path / "out.jsonl"))
+    assert [record.sketch for record in after] == [outline()] * 3
+    assert [(record.id, record.context, record.reference) for record in after] == [
+        (record.id, record.context, record.reference) for record in before
+    ]
+
+
+def test_what_has_no_form_is_named_and_the_next_run_asks_for_that_alone(records, tmp_path):
+    good: list[str] = []
+
+    def answer(body):
+        asked = body["messages"][-1]["content"]
+        return outline() if good or "speech 1" not in asked else "1. No"
+
+    with chat_server(answer) as server:
+        arguments = (records, "--endpoint", server.url, "--name", "m", "-o", tmp_path / "out.jsonl", "--tries", 2)
+        told = run(*arguments)
+        assert [failure["id"] for failure in told["failed"]] == ["1_1_1"]
+        assert "0 usable" in told["failed"][0]["reason"]
+        assert (told["sketches"], told["usage"]["calls"]) == (2, 4)
+        good.append("now")
+        server.requests.clear()
+        assert run(*arguments)["sketches"] == 3
+        assert len(server.requests) == 1
+
+
+def test_one_must_be_named_to_ask(records, tmp_path):
+    with pytest.raises(SettingsError, match="Name one"):
+        run(records, "-o", tmp_path / "out.jsonl")
+    with pytest.raises(SettingsError, match="Name one"):
+        run(records, "-o", tmp_path / "out.jsonl", "--cloud", "127.0.0.1:1", "--model", "x")
