@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from edge_runtime.bundle import open_bundle, sha256_of
 from edge_runtime.combiner_file import COMBINER_DIRECTORY, check_base, encode_combiner, read_combiner
 from edge_runtime.manifest import MANIFEST_NAME, ROLE_COMBINER, FileEntry, write_manifest
 from export.errors import WriteError
-from export.staging import write_error
+from export.whole_file import write_whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +41,11 @@ def add_combiner(file: Path, bundle_root: Path, *, replace_existing: bool = Fals
     if before is not None and before.path != relative and not replace_existing:
         raise WriteError(f"The bundle has a combiner already: {bundle.path(before.path)}. Pass --force to replace it.")
     target = bundle.path(relative)
-    _write(target, encode_combiner(combiner))
+    write_whole_file(target, encode_combiner(combiner))
     entry = FileEntry(relative, ROLE_COMBINER, target.stat().st_size, sha256_of(target))
     others = tuple(one for one in bundle.manifest.files if one.role != ROLE_COMBINER)
     manifest = replace(bundle.manifest, files=(*others, entry))
-    _write(bundle.root / MANIFEST_NAME, write_manifest(manifest).encode())
+    write_whole_file(bundle.root / MANIFEST_NAME, write_manifest(manifest).encode())
     if before is not None and before.path != relative:
         bundle.path(before.path).unlink(missing_ok=True)
     return AddedCombiner(target, entry.size)
-
-
-def _write(target: Path, content: bytes) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(error, target) from None

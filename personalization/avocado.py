@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.recent import Recent
+from export.whole_file import whole_file
 from personalization.avocado_mails import MAIL_NAME, Mail, MailArchive
 from personalization.errors import DataError
 from personalization.json_array import JsonArrayScan
 from personalization.json_file import label_field, list_field
 from personalization.lamp_outputs import write_outputs
 from personalization.lamp_tasks import find_task
-from personalization.whole_file import whole_file
 
 _ASKED = "Generate a subject for the following email: "
 _KEPT_BYTES = 64 << 20

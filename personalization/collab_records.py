@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction, joined
+from export.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.json_file import list_field, text_field
 from personalization.lamp_splitting import parts_by_share
 from personalization.user_data import user_seed
-from personalization.whole_file import whole_file
 
 FORMAT = "cogenesis-collab/1"
 """What the first line of a file of records says: `{"format": FORMAT}`; each line after it is a record."""

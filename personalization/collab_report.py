@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.evaluation_report import EVALUATION_NAME, evaluation_markdown, markdown_table, read_evaluation
 from personalization.reference_likelihood import Shown
-from personalization.whole_file import whole_file
 
 BEGIN, END = "<!-- results: written by `cogenesis collab report`, from here -->", "<!-- to here -->"
 """Lines of a document between which a report stands."""

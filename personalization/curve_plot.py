@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.whole_file import whole_file
 from personalization.fine_tuning import TuningReport
-from personalization.whole_file import whole_file
 
 
 def draw_curves(path: Path, report: TuningReport, what: str, held_out: Sequence[float]) -> None:

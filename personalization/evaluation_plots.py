@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import MissingExtraError
+from export.whole_file import whole_file
 from personalization.answer_measures import QUALITY
 from personalization.collab_systems import Writer
 from personalization.evaluation_report import ANSWERS_PLOT, FUSION_PLOT
 from personalization.fusion_likelihood import NLL
-from personalization.whole_file import whole_file
 
 
 def draw_evaluation(body: Mapping[str, Any], directory: Path) -> list[Path]:

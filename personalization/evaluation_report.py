@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.answer_measures import DOWN, FACTS, FUSED, QUALITY, SECONDS, STYLE, TRIPS, UP, WORDS
 from personalization.collab_evaluation import FORMAT
 from personalization.errors import DataError
 from personalization.fusion_likelihood import NLL
 from personalization.judge import SCORE
-from personalization.whole_file import whole_file
 
 EVALUATION_NAME, REPORT_NAME = "evaluation.json", "report.md"
 FUSION_PLOT, ANSWERS_PLOT = "fusion.svg", "answers.svg"

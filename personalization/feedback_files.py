@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.errors import DataError, SettingsError
 from personalization.json_file import read_json, text_field
 from personalization.lamp_metrics import metrics_of
 from personalization.lamp_tasks import LampTask
-from personalization.whole_file import whole_file
 
 SCORES_NAME = "scores.json"
 _ERRORS = ("mae", "rmse")

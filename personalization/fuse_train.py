@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save
 from edge_runtime.bundle import sha256_of
 from edge_runtime.combiner_file import encode_combiner
 from edge_runtime.fusion import Fusion, Strategy
-from export.staging import write_error
+from export.whole_file import write_whole_file
 from personalization.combiner_settings import CombinerSettings
 from personalization.compact_combiner import train_compact
 from personalization.errors import DataError, SettingsError
@@ -77,7 +75,7 @@ def train_combiners(
         report = {"format": FORMAT, "run": run, "dev": _single_and_fixed(judging)}
         trained = train_compact(training, judging, settings, progress)
         content = encode_combiner(trained.combiner)
-        _write(out / COMBINER_NAME, content)
+        write_whole_file(out / COMBINER_NAME, content)
         learned = fused_nll(judging, Fusion(Strategy.LEARNED, combiner=trained.combiner))
         report["compact"] = {
             "path": str(out / COMBINER_NAME),
@@ -93,7 +91,7 @@ def train_combiners(
         _write_report(out, report)
     if reference:
         found = train_reference(training, judging, settings.seed, settings.threads, progress)
-        _write(
+        write_whole_file(
             out / REFERENCE_NAME, save({name: value.contiguous() for name, value in found.model.state_dict().items()})
         )
         report["reference"] = {
@@ -177,21 +175,4 @@ def _present(path: Path) -> Path:
 
 
 def _write_report(out: Path, report: dict[str, Any]) -> None:
-    _write(out / REPORT_NAME, (json.dumps(report, indent=2) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(error, path) from None
+    write_whole_file(out / REPORT_NAME, (json.dumps(report, indent=2) + "\n").encode())

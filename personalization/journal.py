@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from export.staging import write_error
+from export.whole_file import whole_file
 from personalization.engine import Engine, JobError, Worker, run_jobs
 from personalization.errors import DataError, PersonalizationError, SettingsError
-from personalization.whole_file import whole_file
 
 FORMAT = "cogenesis-journal/1"
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.whole_file import whole_file
 from personalization.answer_run import Answered, Asked
 from personalization.engine import LocalEngine
 from personalization.errors import SettingsError
@@ -23,7 +24,6 @@ from personalization.lamp_ranking import RankingSpec, rank_profiles
 from personalization.lamp_tasks import LampTask
 from personalization.rankers import RankerName
 from personalization.significance import Comparison, compare_systems
-from personalization.whole_file import whole_file
 
 NO_PROFILE = "no profile"
 

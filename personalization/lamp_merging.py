@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.json_array import JsonArrayScan
 from personalization.json_file import label_field, list_field
 from personalization.lamp_outputs import read_outputs
 from personalization.lamp_ranking import read_ranking
-from personalization.whole_file import whole_file
 
 
 def merge(questions: Path, out: Path, *, ranking: Path | None, outputs: Path | None) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.json_file import label_field, list_field, read_json
 from personalization.lamp_tasks import LampTask
-from personalization.whole_file import whole_file
 
 
 @dataclass(frozen=True, slots=True)

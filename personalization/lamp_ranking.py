@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.engine import Engine
 from personalization.errors import DataError
 from personalization.journal import Journal, run_remaining
@@ -16,7 +17,6 @@ from personalization.json_file import read_json
 from personalization.lamp_questions import QuestionFile
 from personalization.libraries import prepare_libraries
 from personalization.rankers import RankerName, ranker_of, searched
-from personalization.whole_file import whole_file
 
 QUESTIONS_A_JOB = 16
 """Large enough to fill the encoder's batches, small enough that little is lost where a run is killed."""

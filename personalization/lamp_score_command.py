@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from export.whole_file import whole_file
 from personalization.data_options import JsonOption
 from personalization.errors import SettingsError
 from personalization.lamp_outputs import Outputs, read_outputs
@@ -17,7 +18,6 @@ from personalization.lamp_scoring import score as judge
 from personalization.lamp_tasks import LampTask, find_task
 from personalization.significance import Comparison
 from personalization.user_report import print_table
-from personalization.whole_file import whole_file
 
 ONE, ALL = "One task", "All tasks"
 

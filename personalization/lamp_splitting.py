@@ -12,12 +12,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from export.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.json_array import JsonArrayScan
 from personalization.json_file import label_field, list_field
 from personalization.lamp_outputs import read_outputs
 from personalization.lamp_tasks import day_number
-from personalization.whole_file import whole_file
 
 
 class SplitBy(StrEnum):

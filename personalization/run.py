@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge_runtime.adapter_store import directory_name
-from export.staging import write_error
+from export.whole_file import whole_file
 from personalization.engine import Engine, JobError, run_jobs
 from personalization.errors import SettingsError, TrainingError
 from personalization.settings import AdapterSettings
@@ -142,17 +140,8 @@ def write_summary(path: Path, outcomes: Sequence[Outcome], base: BaseIdentity, s
         "settings": settings.document(),
         "users": [outcome.document() for outcome in outcomes],
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(error, path) from None
+    with whole_file(path) as file:
+        file.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
 def _trained(todo: Sequence[UserData], spec: WorkerSpec, engine: Engine) -> Iterator[Outcome]:

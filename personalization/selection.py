@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.whole_file import whole_file
 from personalization.errors import DataError, SettingsError
 from personalization.feedback_files import Answer, read_retriever_feedback
 from personalization.json_file import list_field, read_json, text_field
 from personalization.significance import Comparison, compare_systems
-from personalization.whole_file import whole_file
 
 FORMAT = "cogenesis-selection/1"
 

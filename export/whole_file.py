@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from export.staging import write_error
+
+
+def write_whole_file(path: Path, content: bytes) -> None:
+    """Put a file with this content in the place of `path`; its directory is made.
+
+    Raises:
+        WriteError: it can't be written; what was there before stays.
+    """
+    with _successor(path) as file:
+        file.write(content)
 
 
 @contextmanager
@@ -25,11 +36,18 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     Raises:
         WriteError: it can't be written; what was there before stays.
     """
+    with _successor(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+        yield text
+        text.detach()
+
+
+@contextmanager
+def _successor(path: Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
