@@ -36,7 +36,8 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     Raises:
         WriteError: it can't be written; what was there before stays.
     """
-    with _successor(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+    with _successor(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
         yield text
         text.detach()
 
