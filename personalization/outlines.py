@@ -28,11 +28,15 @@ _MARK = re.compile(r"^\s*(?:[-*\u2022]\s*)?(?:\(?\d{1,2}[.):]|[-*\u2022])\s*(?P<
 _ATTEMPTS = 6  # of a bridge that is away or busy
 
 
-def read_outline(text: str) -> str:
+def read_outline(text: str, *, repeating: bool = False) -> str:
     """The outline in a reply: 8 to 15 numbered points, a line each; about 3 to 5 words each, 8 at most.
 
     Points that are too long are cut at a pause or after five words; what is no phrase, or says again what another point
     says, is left out, and so is what follows the fifteenth.
+
+    Args:
+        text: the reply.
+        repeating: points that say again what others say stay.
 
     Raises:
         ValueError: fewer than 8 points are left.
@@ -41,7 +45,7 @@ def read_outline(text: str) -> str:
     for line in text.splitlines():
         match = _MARK.match(line)
         point = shorten(match["point"]) if match else ""
-        if is_point(point) and not repeats(point, points):
+        if is_point(point) and (repeating or not repeats(point, points)):
             points.append(point)
     if len(points) < MIN_POINTS:
         raise ValueError(f"it has {len(points)} usable numbered points instead of {MIN_POINTS} to {MAX_POINTS}")
@@ -61,6 +65,11 @@ class Outliner(Protocol):
         """What outlines depend on, as JSON."""
         ...
 
+    @property
+    def repeating(self) -> bool:
+        """Whether its points may say again what others say."""
+        ...
+
     def outline(self, instruction: PublicInstruction, seed: int) -> Reply:
         """One reply, of whatever form.
 
@@ -73,6 +82,8 @@ class Outliner(Protocol):
 
 class BridgeOutliner:
     """The cloud that a device would ask, too; see `Outliner`."""
+
+    repeating = True  # its last resort against repeats is words that may repeat; the device gets them as well
 
     def __init__(self, cloud: CloudClient, gate: Gate, parallel: int) -> None:
         self._cloud, self._gate, self.parallel = cloud, gate, parallel
@@ -96,6 +107,8 @@ class BridgeOutliner:
 
 class ModelOutliner:
     """An endpoint or a local model; see `Outliner`."""
+
+    repeating = False
 
     def __init__(self, source: Source, gate: Gate) -> None:
         self._source, self._gate = source, gate
@@ -162,7 +175,7 @@ def outline_records(
             reply = outliner.outline(record.instruction, seed)
             usage += reply.usage
             try:
-                return {"sketch": read_outline(reply.text), "usage": asdict(usage)}
+                return {"sketch": read_outline(reply.text, repeating=outliner.repeating), "usage": asdict(usage)}
             except ValueError as error:
                 wrong = str(error)
         raise NonsenseError(f"None of {tries} outlines could be used; of the last: {wrong}.", usage)

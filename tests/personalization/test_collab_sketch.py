@@ -52,6 +52,18 @@ def test_an_outline_in_form_stays_as_it_is():
     assert read_outline(outline()) == outline()
 
 
+def test_a_clouds_outline_that_repeats_itself_is_taken_as_the_device_gets_it():
+    """As SmolLM2 wrote it over the bridge: the cloud promises points, not that all of them differ."""
+    said = (
+        *("A new 12-hour workweek", "New employee benefits", "A new employee's bonus", "Increased hours for employees"),
+        *("Improved employee benefits package", "Better employee benefits package", "More holidays for employees"),
+        "Additional vacation days available",
+    )
+    assert read_outline(outline(said), repeating=True) == outline(said)
+    with pytest.raises(ValueError, match="7 usable"):
+        read_outline(outline(said))
+
+
 @pytest.mark.parametrize("mark", ["- ", "* ", "{}) ", "({}) ", "**{}.** ", "{}: "])
 def test_marks_and_words_around_the_points_are_put_right(mark):
     lines = [mark.format(number).replace("**", "") + f"**{point}**" for number, point in enumerate(POINTS, start=1)]
