@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from models import base_directory, exported_bundle
 from peft_adapters import SHAPES, PeftModel
-from report import CACHE, SHARED_DATA, emit, median, progress, ratio, spread
+from report import CACHE, SHARED_DATA, emit, median, progress, ratio, spread, usable_cores
 
 from edge_runtime.adapter import Adapter, load_adapter, parse_adapter
 from edge_runtime.adapter_store import AdapterStore
@@ -100,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs with and without (default 9)")
-    parser.add_argument("--threads", type=int, default=_cores(), help="default: all usable cores")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all usable cores")
     parser.add_argument("--json", action="store_true", help="print for machines")
     return parser.parse_args()
 
@@ -266,11 +266,6 @@ def _token_ids(directory: Path) -> list[int]:
     """Tokens of prose of the project's own."""
     text = (Path(__file__).resolve().parent.parent / "export" / "calibration_text.txt").read_text(encoding="utf-8")
     return Tokenizer.load(directory / "tokenizer.json").encode(text[:TEXT_CHARACTERS])
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

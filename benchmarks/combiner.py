@@ -36,7 +36,7 @@ def combiner_of_usual_size(rng: np.random.Generator) -> Combiner:
     width = usual.members * usual.hidden
     first, second = layer(ROW_FEATURES, width), layer(width, OUTPUTS)
     return Combiner(
-        "", "", False, first, second, layer(EDGE_FEATURES, usual.gain_hidden), layer(usual.gain_hidden, 1), 0.0
+        "", "", THIN, False, first, second, layer(EDGE_FEATURES, usual.gain_hidden), layer(usual.gain_hidden, 1), 0.0
     )
 
 

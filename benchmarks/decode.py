@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bandwidth import ReadBandwidth
+from engines import EngineProcess, prompt_text
 from engine_process import LLAMA_CPP
 from models import exported_bundle, hf_directory
-from report import emit, median, progress, ratio, spread
+from report import emit, median, progress, ratio, spread, usable_cores
 
 from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from export.sources import locate_model
@@ -64,7 +64,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as work:
         text = Path(work) / "prompt.txt"
-        text.write_text(_prompt_text(), encoding="utf-8")
+        text.write_text(prompt_text(), encoding="utf-8")
         fresh = {}
         if "keep" in bundles:
             progress("Measuring memory and cold start in fresh processes")
@@ -95,7 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=344)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of every engine (default 9)")
-    parser.add_argument("--threads", type=int, default=_cores(), help="of every engine (default: all usable cores)")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="of each engine (default: all there are)")
     parser.add_argument(
         "--executorch", default="keep", help='which to measure on ExecuTorch, by commas (default: keep; "" for none)'
     )
@@ -121,7 +121,7 @@ def _all_engines(
     if not arguments.no_llamacpp:
         if importlib.util.find_spec("llama_cpp") is None:
             sys.exit("llama.cpp is not installed. Run `make bench`, or pass --no-llamacpp.")
-        series.append(Series(LLAMA_CPP, EngineProcess(LLAMA_CPP, gguf, prompt, arguments), gguf.stat().st_size / 1e6))
+        series.append(Series(LLAMA_CPP, _process(LLAMA_CPP, gguf, prompt, arguments), gguf.stat().st_size / 1e6))
     bandwidth = ReadBandwidth(arguments.threads)
     arguments.bandwidth = []
     for round_number in range(arguments.rounds + 1):
@@ -138,31 +138,8 @@ def _all_engines(
     return series
 
 
-class EngineProcess:
-    """An engine in a process of its own; see engine_process.py."""
-
-    def __init__(self, engine: str, model: Path, prompt: Path, arguments: argparse.Namespace) -> None:
-        script = Path(__file__).with_name("engine_process.py")
-        self._command = [sys.executable, str(script), engine, str(model), "--prompt", str(prompt)]
-        self._command += ["--new-tokens", str(arguments.new_tokens), "--threads", str(arguments.threads)]
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def run(self) -> tuple[float, float]:
-        """Tokens a second of prefill and of decoding."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"The engine's process failed: {' '.join(self._command)}.")
-        found = json.loads(line)
-        return found["prefill"], found["decode"]
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+def _process(engine: str, model: Path, prompt: Path, arguments: argparse.Namespace) -> EngineProcess:
+    return EngineProcess(engine, model, prompt, arguments.new_tokens, arguments.threads)
 
 
 def _results(series: Sequence[Series], arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -228,19 +205,7 @@ def _ours(name: str, bundle: Path, backend: str, prompt: Path, arguments: argpar
     kept = bundle if backend == BACKEND_ONNX else bundle / backend
     size = sum(file.stat().st_size for file in kept.rglob("*") if file.is_file()) / 1e6
     read = weights + cache if backend == BACKEND_ONNX else 0.0
-    return Series(name, EngineProcess(backend, bundle, prompt, arguments), size, read)
-
-
-def _prompt_text() -> str:
-    """Prose of the project's own, repeated until it is long enough for every prompt."""
-    root = Path(__file__).resolve().parent.parent
-    text = (root / "export" / "calibration_text.txt").read_text(encoding="utf-8")
-    return text * (1 + 40_000 // len(text))
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return Series(name, _process(backend, bundle, prompt, arguments), size, read)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edge_runtime.assistant import Assistant
 
 FINISHED_WITHOUT_CLOUD = 6
+ROWS = "Rows of the cloud; a learned fusion has defaults of its own"
 
 
 class Backend(enum.StrEnum):
@@ -99,15 +100,34 @@ def generate(
         float | None, typer.Option(help="The edge's share; for delta its alpha. Default 0.5, for delta 1.")
     ] = None,
     top_k: Annotated[
-        int, typer.Option("--top-k", min=1, help="The most log-probabilities a row that the cloud sends.")
-    ] = THIN.top_k,
+        int | None,
+        typer.Option(
+            "--top-k",
+            min=1,
+            help=f"The most log-probabilities of a row; {THIN.top_k} unless given.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
     mass: Annotated[
-        float, typer.Option(help="A row ends where its likeliest tokens reach this mass; 1: always --top-k.")
-    ] = THIN.mass,
-    floor: Annotated[float, typer.Option(help="Rows leave out tokens less likely than this.")] = THIN.floor,
+        float | None,
+        typer.Option(
+            help=f"A row ends where its likeliest tokens reach this mass; {THIN.mass:g} unless given.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Rows leave out tokens less likely than this; {THIN.floor:g} unless given.", rich_help_panel=ROWS
+        ),
+    ] = None,
     wire: Annotated[
-        str, typer.Option(help="Log-probabilities on the wire: float32 (exact), float16 or bits12.")
-    ] = THIN.value_type,
+        str | None,
+        typer.Option(
+            help=f"How they are coded: float32 (exact), float16 or bits12; {THIN.value_type} unless given.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
     window: Annotated[
         str, typer.Option(metavar="N|auto", help="Tokens of one round trip; changes the speed, never the answer.")
     ] = "auto",
@@ -141,7 +161,8 @@ def generate(
     """Write one answer for a request file.
 
     The request is {"instruction": "...", "context": {"profile": "...", "history": [{"title": "...", "text": "..."}]}}.
-    Only the instruction, and in mode fused what the policy lets out of the answer, leave the device.
+    Only the instruction, and in mode fused what the policy lets out of the answer, leave the device. With --fusion
+    learned, the cloud's rows are by default cut and coded as the combiner has learnt them.
 
     With a store, its profile and the past texts that a retriever finds in it are private context, too.
 
@@ -158,7 +179,7 @@ def generate(
         stop=tuple(stop or ()),
         fusion=Fusion(fusion, usual_weight(fusion) if weight is None else weight),
         schedule=parse_schedule(schedule),
-        rows=RowFormat(top_k, mass, cast("ValueType", wire), floor),
+        rows=_rows(top_k, mass, floor, wire),
         window=_window(window),
         patience=patience,
         policy=policy,
@@ -224,6 +245,18 @@ def use_adapter_of(assistant: Assistant, user: str | None, adapter: Path | None)
         assistant.use_user(user)
     elif adapter is not None:
         assistant.use_adapter(adapter)
+
+
+def _rows(top_k: int | None, mass: float | None, floor: float | None, wire: str | None) -> RowFormat | None:
+    """The form of rows that was asked for: thin but for what is given; None where nothing is."""
+    if top_k is None and mass is None and floor is None and wire is None:
+        return None
+    return RowFormat(
+        THIN.top_k if top_k is None else top_k,
+        THIN.mass if mass is None else mass,
+        THIN.value_type if wire is None else cast("ValueType", wire),
+        THIN.floor if floor is None else floor,
+    )
 
 
 def _window(text: str) -> int | None:

@@ -225,7 +225,10 @@ class Assistant:
 
         def open_request(resume: str) -> Released[OpenRequest]:
             return gate.open(
-                work.instruction, tokenizer_fingerprint=manifest.tokenizer.fingerprint, rows=options.rows, resume=resume
+                work.instruction,
+                tokenizer_fingerprint=manifest.tokenizer.fingerprint,
+                rows=options.row_format,
+                resume=resume,
             )
 
         prompt = self._prompt(work)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.logprobs import mass_outside
-from edge_runtime.sparse import SparseLogProbs, likeliest
+from edge_runtime.sparse import RowFormat, SparseLogProbs, likeliest
 
 EDGE_TOP = 16
 EXPERTS = 3
@@ -61,6 +61,7 @@ class Combiner:
     Attributes:
         base: `Bundle.base` of the edge model that it was trained with.
         cloud: what its log-prob file called the cloud's model.
+        rows: how the cloud's rows were cut and coded there: it fuses such rows best.
         uses_without: whether it reads the edge's row without context.
         hidden, out: of the network over features of both rows; tanh lies between.
         gain_hidden, gain_out: of the network that predicts the cloud's worth.
@@ -70,6 +71,7 @@ class Combiner:
 
     base: str
     cloud: str
+    rows: RowFormat
     uses_without: bool
     hidden: Layer
     out: Layer

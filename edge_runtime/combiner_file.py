@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle
 from edge_runtime.combiner import EDGE_FEATURES, OUTPUTS, ROW_FEATURES, WITHOUT_FEATURES, Combiner, Layer
-from edge_runtime.errors import BundleError
+from edge_runtime.errors import BundleError, RequestError
 from edge_runtime.manifest import ROLE_COMBINER
+from edge_runtime.sparse import RowFormat
 from edge_runtime.tensor_file import LENGTH_BYTES, TensorHeader, read_header
 
 FORMAT = "cogenesis-combiner/1"
@@ -35,6 +37,7 @@ def encode_combiner(combiner: Combiner) -> bytes:
         "format": FORMAT,
         "base": combiner.base,
         "cloud": combiner.cloud,
+        "rows": json.dumps(asdict(combiner.rows), sort_keys=True),
         "uses_without": json.dumps(combiner.uses_without),
         "threshold": repr(combiner.threshold),
     }
@@ -106,6 +109,7 @@ def _decoded(content: bytes) -> Combiner:
     combiner = Combiner(
         base=about["base"],
         cloud=about["cloud"],
+        rows=_rows(about["rows"]),
         uses_without=uses_without,
         hidden=_layer(tensors, "hidden"),
         out=_layer(tensors, "out"),
@@ -120,6 +124,17 @@ def _decoded(content: bytes) -> Combiner:
     _check(combiner.hidden, combiner.out, inputs, OUTPUTS)
     _check(combiner.gain_hidden, combiner.gain_out, EDGE_FEATURES, 1)
     return combiner
+
+
+def _rows(text: str) -> RowFormat:
+    body = json.loads(text)
+    try:
+        form = RowFormat(**body)
+    except RequestError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+    if type(form.top_k) is not int:
+        raise ValueError(f"the top_k of its rows is {form.top_k!r}")
+    return form
 
 
 def _layer(tensors: dict[str, NDArray[np.float64]], name: str) -> Layer:

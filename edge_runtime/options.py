@@ -45,7 +45,8 @@ class Options:
         stop: texts that end the answer; they are not part of it.
         fusion: how the distributions are fused.
         schedule: at which steps the cloud is asked.
-        rows: how the cloud cuts and codes its rows.
+        rows: how the cloud cuts and codes its rows; None: as a learned fusion's combiner has learnt them, `THIN` for
+            any other.
         window: rows of one round trip; None adapts it to link, device and acceptance. It changes the speed alone, never
             the answer.
         patience: seconds that a token waits for the cloud before the edge goes on alone.
@@ -57,7 +58,7 @@ class Options:
     stop: tuple[str, ...] = ()
     fusion: Fusion = field(default_factory=Fusion)
     schedule: Schedule | LearnedSchedule = field(default_factory=Schedule)
-    rows: RowFormat = THIN
+    rows: RowFormat | None = None
     window: int | None = None
     patience: float = 5.0
     policy: Policy = Policy.GUARDED
@@ -76,3 +77,9 @@ class Options:
             raise RequestError("The stop texts must be several, not one string: write stop=('END',).")
         if any(not text for text in self.stop):
             raise RequestError("A stop text must not be empty.")
+
+    @property
+    def row_format(self) -> RowFormat:
+        """How the cloud cuts and codes its rows, where `rows` doesn't say, too."""
+        combiner = self.fusion.combiner
+        return self.rows or (THIN if combiner is None else combiner.rows)

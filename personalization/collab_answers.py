@@ -16,7 +16,7 @@ from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Gate, Policy
 from edge_runtime.sampling import Sampling
-from edge_runtime.sparse import THIN, RowFormat
+from edge_runtime.sparse import RowFormat
 from personalization.collab_records import CollabRecord, records_digest
 from personalization.collab_systems import System, Writer, file_stem
 from personalization.engine import LocalEngine
@@ -38,14 +38,14 @@ class AnswerSettings:
         most_tokens: of an answer.
         sampling: how a token is chosen; the paper's own temperature and top-p.
         policy: what may leave besides the instruction.
-        rows: how the cloud cuts and codes its rows.
+        rows: how the cloud cuts and codes its rows; None: see `Options`.
         threads: of the device's model; None: as many as there are cores.
     """
 
     most_tokens: int = 256
     sampling: Sampling = field(default_factory=partial(Sampling, temperature=0.7, top_p=0.9))
     policy: Policy = Policy.GUARDED
-    rows: RowFormat = THIN
+    rows: RowFormat | None = None
     threads: int | None = None
 
     def options(self, system: System) -> Options:
@@ -219,4 +219,5 @@ def _document(
         return body
     # The bundle's combiner, where it has one; what it was fitted to is no matter of the decoder's fingerprint.
     fitted = [entry.sha256 for entry in bundle.manifest.files if entry.path.startswith("fusion/")]
-    return body | {"fitted": fitted, "rows": asdict(settings.rows), "policy": str(settings.policy)}
+    rows = settings.rows and asdict(settings.rows)
+    return body | {"fitted": fitted, "rows": rows, "policy": str(settings.policy)}

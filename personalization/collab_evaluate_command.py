@@ -171,8 +171,9 @@ def evaluate(
     """Measure edge, cloud and every fusion: likelihood of the users' own texts, quality and cost of answers, a judge.
 
     What there is to measure is asked for by what is given: --rows for likelihoods, --edge for answers, --judge for
-    verdicts on them. Intervals are of paired bootstrap over users. An interrupted run goes on where it was. The report
-    is in the directory as report.md with pictures, and as evaluation.json.
+    verdicts on them. With --rows, the cloud's rows are cut for answers as they were there. Intervals are of paired
+    bootstrap over users. An interrupted run goes on where it was. The report is in the directory as report.md with
+    pictures, and as evaluation.json.
 
     Examples:
       cogenesis collab evaluate test.jsonl --rows scored/rows.logprobs --combiner combiner -o evaluated
@@ -192,14 +193,15 @@ def evaluate(
         raise SettingsError(f"No record has a context, so there is nothing personal to measure: {records}.")
 
     work = _Work(known, out, threads, force)
-    likelihood = None
+    likelihood, form = None, None
     if rows is not None:
+        form = read_logprobs(rows).about.rows
         shown = ((Shown.WITH, beside), (Shown.WITHOUT, beside_without), (Shown.SKETCH, beside_sketch))
         likelihood = work.likelihood(rows, combiner, [(how, one) for how, given in shown for one in given or ()])
     answered, judged = None, {}
     if edge is not None:
         sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-        settings = AnswerSettings(max_new_tokens, sampling, policy, threads=threads)
+        settings = AnswerSettings(max_new_tokens, sampling, policy, form, threads)
         systems = [parse_system(one) for one in system or ()]
         asked = known[:limit]
         with ExitStack() as stack:

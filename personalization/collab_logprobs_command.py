@@ -87,8 +87,9 @@ def logprobs(
 ) -> None:
     """Score reference answers with both models; from the file every fusion's likelihood is known exactly.
 
-    Rows are cut and coded as `cogenesis generate` gets them by default; give it the same --top-k, --mass, --floor and
-    --wire otherwise. A run that was interrupted goes on where it was.
+    Rows are cut and coded as `cogenesis generate` gets them by default. A combiner trained on others asks for such rows
+    by itself; for other fusions give `generate` the same --top-k, --mass, --floor and --wire. A run that was
+    interrupted goes on where it was.
 
     Example:
       cogenesis collab logprobs train.jsonl --edge my-bundle --cloud cloud-model --out scored

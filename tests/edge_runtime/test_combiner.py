@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edge_runtime.combiner import EXPERTS, OF_THE_EDGE, TOKEN_FEATURES, Candidat
 from edge_runtime.combiner_file import encode_combiner, read_combiner
 from edge_runtime.errors import BundleError
 from edge_runtime.fusion import Fusion, Strategy, fuse
+from edge_runtime.options import Options
 from edge_runtime.schedule import LearnedSchedule
 from edge_runtime.sparse import THIN, RowFormat
 from personalization.combiner_rows import combiner_rows
@@ -95,11 +97,13 @@ def test_fusing_without_what_it_needs_is_refused():
 def test_a_file_gives_back_the_combiner_and_is_small(tmp_path: Path):
     path = tmp_path / "combiner.safetensors"
     for without in (False, True):
-        combiner = replace(random_combiner(5, without=without), threshold=0.125)
+        form = RowFormat(9, 0.9, "float16", 1e-3)
+        combiner = replace(random_combiner(5, without=without, rows=form), threshold=0.125)
         path.write_bytes(encode_combiner(combiner))
         found = read_combiner(path)
         assert encode_combiner(found) == path.read_bytes()
         assert (found.base, found.cloud, found.uses_without, found.threshold) == ("base", "cloud", without, 0.125)
+        assert found.rows == form
         assert np.array_equal(found.out.weight, combiner.out.weight)
         assert np.array_equal(load_file(path)["hidden.bias"], combiner.hidden.bias)
         assert path.stat().st_size < 50_000
@@ -142,6 +146,26 @@ def test_well_signed_nonsense_is_refused(tmp_path: Path, change, words):
         path.write_bytes(encode_combiner(replace(combiner, **{name: change(getattr(combiner, name))})))
         with pytest.raises(BundleError, match=words):
             read_combiner(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("top_k", 1.5), ("top_k", 0), ("mass", 2.0), ("mass", "all"), ("value_type", "bits1"), ("floor", 1.0)],
+)
+def test_a_form_of_rows_that_no_cloud_could_send_is_refused(tmp_path: Path, field, value):
+    form = copy(THIN)
+    object.__setattr__(form, field, value)
+    path = tmp_path / "combiner.safetensors"
+    path.write_bytes(encode_combiner(random_combiner(9, rows=form)))
+    with pytest.raises(BundleError, match="Train it again"):
+        read_combiner(path)
+
+
+def test_learned_fusion_asks_for_the_rows_that_its_combiner_has_learnt():
+    form = RowFormat(40, floor=1e-3)
+    learned = Fusion(Strategy.LEARNED, combiner=random_combiner(0, rows=form))
+    assert Options(fusion=learned).row_format == form
+    assert Options(fusion=learned, rows=THIN).row_format == Options().row_format == THIN
 
 
 def test_a_threshold_that_is_no_number_and_other_tensors_are_refused(tmp_path: Path):

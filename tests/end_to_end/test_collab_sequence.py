@@ -23,6 +23,7 @@ SCRIPT = ROOT / "examples" / "collab" / "run.sh"
 # The least that does every step.
 QUICK = {
     "SHRINK": "--layers 2 --max-tokens 600 --window 16 --threads 1",
+    "BEGIN": "--epochs 1 --threads 1",
     "TUNE": "--epochs 1 --threads 1",
     "EXPORT": "--quantize fp32",
     "LOGPROBS": "--threads 1",
