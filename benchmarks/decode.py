@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bandwidth import ReadBandwidth
-from engines import EngineProcess, prompt_text
 from engine_process import LLAMA_CPP
+from engines import EngineProcess, prompt_text
 from models import exported_bundle, hf_directory
 from report import emit, median, progress, ratio, spread, usable_cores
 

@@ -20,8 +20,9 @@ def write_report(run: Path, document: Path) -> list[str]:
     """Put a run's report between a document's marks, and its pictures beside the document.
 
     Args:
-        run: directory of the run (OUT of run.sh): `shrink.json`, and for each data set a directory with
-            `tune-*.json`, `fuse.json` and `evaluation/`; what is not there is left out.
+        run: directory of the run (OUT of run.sh): `shrink.json` and `begin.json`, of benchmarks `pair.json` and
+            `combiner.json`, and for each data set a directory with `tune-*.json`, `fuse.json` and `evaluation/`;
+            what is not there is left out.
         document: a file with both marks; its pictures come into a directory of its name.
 
     Returns:
@@ -71,7 +72,31 @@ def _pair(run: Path) -> Iterator[str]:
         f"**The pair.** The edge has {len(shrunk['layers'])} of the cloud model's layers and {shrunk['share']:.1%} of "
         f"its parameters. Nats a token on held-out plain text: {held['whole']:.3f} of the whole model; of the edge "
         f"{held['fitted']:.3f} with layers taken out and the others fitted, {held['healed']:.3f} after "
-        f"{shrunk['steps']:,} steps of distillation."
+        f"{shrunk['steps']:,} steps of distillation.{_speed(run)}{_begun(run)}"
+    )
+
+
+def _speed(run: Path) -> str:
+    """What benchmarks/pair.py found."""
+    found = _read(run / "pair.json")
+    if found is None:
+        return ""
+    headline, machine = found["headline"], found["machine"]
+    spreads = ", ".join(f"{row['bundle']} ±{row['decode_±']:.1%}" for row in found["rows"])
+    return (
+        f" In bundles it decodes {headline['decode_speedup']:.2f} times as fast ({spreads}) and reads prompts "
+        f"{headline['prefill_speedup']:.2f} times as fast, on {machine['cores']} cores of {machine['cpu']}."
+    )
+
+
+def _begun(run: Path) -> str:
+    """What it was tuned on before it saw any context."""
+    found = _read(run / "begin.json")
+    if found is None:
+        return ""
+    return (
+        f" It was then tuned for {len(found['losses'])} epoch(s) on the public instructions of {found['records']:,} "
+        "other users' tasks (*begun* below), and from there with each kind of prompt."
     )
 
 
@@ -92,7 +117,7 @@ def _tuning(directory: Path) -> Iterator[str]:
     if lines:
         yield "#### Tuning"
         yield "Nats a token on the development users, each model behind the prompts that it was tuned with."
-        yield markdown_table(["tuned", "records", "untuned", "tuned", "best epoch"], lines)
+        yield markdown_table(["tuned", "records", "before", "after", "best epoch"], lines)
 
 
 def _combiner(directory: Path) -> Iterator[str]:
@@ -100,19 +125,27 @@ def _combiner(directory: Path) -> Iterator[str]:
     found = _read(directory / "fuse.json")
     if found is None:
         return
-    dev, compact = found["dev"], found["compact"]
-    lines = [["learned", f"{compact['size_bytes'] / 1e3:,.1f} kB", f"{compact['dev_nll']:.4f}"]]
+    dev, compact, took = found["dev"], found["compact"], _milliseconds(directory.parent)
+    lines = [["learned", f"{compact['size_bytes'] / 1e3:,.1f} kB", took["whole"], f"{compact['dev_nll']:.4f}"]]
     if "reference" in found:
         theirs = found["reference"]
-        lines.append(["CoGenesis' combiner", f"{theirs['size_bytes'] / 1e3:,.1f} kB", f"{theirs['dev_nll']:.4f}"])
-    lines += [["edge", "", f"{dev['edge']:.4f}"], ["cloud", "", f"{dev['cloud']:.4f}"]]
-    lines.append([f"best fixed mix: {dev['fixed_name']}", "", f"{dev['fixed']:.4f}"])
+        size, nll = f"{theirs['size_bytes'] / 1e3:,.1f} kB", f"{theirs['dev_nll']:.4f}"
+        lines.append(["CoGenesis' combiner", size, took["reference"], nll])
+    lines += [["edge", "", "", f"{dev['edge']:.4f}"], ["cloud", "", "", f"{dev['cloud']:.4f}"]]
+    lines.append([f"best fixed mix: {dev['fixed_name']}", "", took["geometric"], f"{dev['fixed']:.4f}"])
     yield "#### The combiner"
     yield (
         f"Trained on {compact['rows']:,} tokens; nats a token of the {compact['dev_rows']:,} of the development users, "
         f"by which training was stopped. Its schedule asks the cloud at {compact['asked']:.0%} of them."
     )
-    yield markdown_table(["fusion", "size", "NLL"], lines)
+    yield markdown_table(["fusion", "size", "ms a row", "NLL"], lines)
+
+
+def _milliseconds(run: Path) -> Mapping[str, str]:
+    """What benchmarks/combiner.py found of the smallest vocabulary with thin rows."""
+    found = _read(run / "combiner.json")
+    row = {} if found is None else found["rows"][0]
+    return {what: f"{row[f'{what}_us'] / 1e3:.3f}" if row else "" for what in ("whole", "reference", "geometric")}
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from personalization.collab_records import read_collab_file
 from personalization.collab_report import BEGIN, END
 
 SCRIPT = ROOT / "examples" / "collab" / "run.sh"
+PAIR = ROOT / "benchmarks" / "pair.py"
 # The least that does every step.
 QUICK = {
     "SHRINK": "--layers 2 --max-tokens 600 --window 16 --threads 1",
@@ -103,6 +106,10 @@ def test_every_way_to_write_is_measured_on_users_that_nothing_was_trained_on(run
 
 
 def test_the_report_stands_in_the_document_with_pictures_and_nothing_else_of_it_changes(run, tmp_path):
+    bundles = [run[0] / "ctx" / "edge-bundle", run[0] / "large-bundle"]
+    quick = ["--rounds", "2", "--prompt-tokens", "8", "--new-tokens", "2", "--json"]
+    speed = subprocess.run([sys.executable, PAIR, *bundles, *quick], capture_output=True, check=True)
+    (run[0] / "pair.json").write_bytes(speed.stdout)
     document = tmp_path / "guide.md"
     document.write_text(f"# Guide\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     arguments = ["report", str(run[0]), "--into", str(document)]
@@ -113,7 +120,8 @@ def test_the_report_stands_in_the_document_with_pictures_and_nothing_else_of_it_
     assert written.startswith("# Guide\n\n" + BEGIN)
     assert written.endswith(END + "\n\nThe end.\n")
     assert "\nold\n" not in written
-    for part in ("**The pair.**", "### ctx", "| learned |", "#### Tuning", "#### The combiner"):
+    pair = ("**The pair.**", "times as fast", "It was then tuned")
+    for part in (*pair, "### ctx", "| learned |", "#### Tuning", "#### The combiner"):
         assert part in written
     for picture in ("fusion.svg", "answers.svg"):
         assert f"](guide/ctx/{picture})" in written
