@@ -16,7 +16,7 @@ import torch
 from fusion import VOCABULARIES, language_model_row
 from numpy.typing import NDArray
 
-from edge_runtime.combiner import EDGE_FEATURES, EDGE_TOP, OUTPUTS, ROW_FEATURES, Candidates, Combiner, Layer
+from edge_runtime.combiner import EDGE_TOP, OUTPUTS, ROW_FEATURES, SCHEDULE_FEATURES, Candidates, Combiner, Layer
 from edge_runtime.combiner_file import encode_combiner
 from edge_runtime.fusion import Fusion, Strategy, fuse
 from edge_runtime.sparse import THIN, RowFormat, SparseLogProbs, likeliest, sparsify
@@ -35,9 +35,8 @@ def combiner_of_usual_size(rng: np.random.Generator) -> Combiner:
 
     width = usual.members * usual.hidden
     first, second = layer(ROW_FEATURES, width), layer(width, OUTPUTS)
-    return Combiner(
-        "", "", THIN, False, first, second, layer(EDGE_FEATURES, usual.gain_hidden), layer(usual.gain_hidden, 1), 0.0
-    )
+    gain = layer(SCHEDULE_FEATURES, usual.gain_hidden), layer(usual.gain_hidden, 1)
+    return Combiner("", "", THIN, False, first, second, *gain, 0.0)
 
 
 def inputs_of(edge: NDArray[np.float32], cloud: SparseLogProbs, vocabulary: int) -> Inputs:
@@ -89,7 +88,7 @@ def main() -> None:
             for _ in range(arguments.repeats):
                 times["combine"].append(microseconds(lambda: _combined(combiner, edge, cloud, top, ids)))  # noqa: B023
                 times["whole"].append(microseconds(lambda: fuse(edge, cloud, learned)))  # noqa: B023
-                times["schedule"].append(microseconds(lambda: combiner.asks(edge, 5)))  # noqa: B023
+                times["schedule"].append(microseconds(lambda: combiner.asks(edge, (-1.0, -2.0, -3.0), 5)))  # noqa: B023
                 times["geometric"].append(microseconds(lambda: fuse(edge, cloud, Fusion())))  # noqa: B023
                 with torch.inference_mode():
                     times["reference"].append(microseconds(lambda: reference(given)))  # noqa: B023

@@ -186,7 +186,7 @@ class Reference:
             alone = choose(row, len(answer), options.sampling, answer)
             token = alone
             if part or (part is None and conversation.asks):
-                cloud = self._row(instruction, conversation.released()[: conversation.row], options.rows)
+                cloud = self._row(instruction, conversation.released()[: conversation.row], options.row_format)
                 token = choose(fuse(row, cloud, options.fusion, None), len(answer), options.sampling, answer)
             yield token, alone if part is None else token
             if part is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -166,12 +166,17 @@ class CloudLink:
         self.conversation.push(token)
         self._reach()
 
-    def decide(self, edge: NDArray[np.float32]) -> None:
-        """The edge's (V,) float32 log-probs behind all tokens are there: a learned schedule looks at them."""
+    def decide(self, edge: NDArray[np.float32], recent: Sequence[float]) -> None:
+        """The edge's (V,) float32 log-probs behind all tokens are there: a learned schedule looks at them.
+
+        Args:
+            edge: the log-probs.
+            recent: what its rows gave the last tokens, the latest last.
+        """
         last = self._positions[-1]
         if last.state is _State.UNDECIDED:
             assert isinstance(self.schedule, LearnedSchedule)
-            asks = self.schedule.asks_at(self.conversation.length, edge)
+            asks = self.schedule.asks_at(self.conversation.length, edge, recent)
             last.state = _State.UNSENT if asks else _State.ALONE
 
     def rewind(self, length: int) -> None:

@@ -6,13 +6,14 @@ features; a mixture of log-linear experts over them is the fused distribution. W
 count for, comes from a network over features of both rows: how certain and how much of one mind they are. So the cost
 of a row hardly depends on the vocabulary. Formulas, a row: experts j with weights m_j (a softmax) and coefficients
 A_jf give p(v) = sum_j m_j softmax_v(sum_f A_jf x_fv); a millionth of the edge's own is mixed in, so that no token
-becomes impossible. A second network sees the edge's row alone and predicts what the cloud's will be worth, in nats:
-the learned schedule.
+becomes impossible. A second network predicts what the cloud's row will be worth, in nats, from the edge's row and from
+how the edge liked the tokens just written: the learned schedule.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,12 +29,18 @@ TOKEN_FEATURES = 7
 cloud sent, the rest, the edge's first, the cloud's first."""
 EDGE_FEATURES = 7
 ROW_FEATURES = EDGE_FEATURES + 10
+RECENT = 3
+"""Tokens before a row whose log-probs, by the edge's own rows, the learned schedule looks at."""
+SCHEDULE_FEATURES = EDGE_FEATURES + RECENT
 WITHOUT_FEATURES = 4
 OUTPUTS = EXPERTS * (TOKEN_FEATURES + 1)
 
 # Features are logs of masses that can be 0.
 LEAST_MASS = 1e-4
 LEAST_REST = 1e-9
+LEAST_RECENT = -12.0
+# Before the first token.
+NO_TOKEN = -2.0
 # What a token that the cloud left out may have of the least one it sent; see `edge_runtime.fusion`.
 UNSENT_CEILING = math.log(0.5)
 OF_THE_EDGE = 1e-6
@@ -121,13 +128,19 @@ class Combiner:
         """The fused distribution of one row's candidates: (n + 1,) log-probs, the rest's as the last."""
         return row.mix(self.out(np.tanh(self.hidden(row.features(step)))))
 
-    def asks(self, edge: NDArray[np.float32], step: int) -> bool:
-        """Whether the cloud's row is worth its cost, for all that the edge's (V,) float32 log-probs tell."""
-        return self.worth(edge[likeliest(edge, EDGE_TOP)].astype(np.float64), step) >= self.threshold
+    def asks(self, edge: NDArray[np.float32], recent: Sequence[float], step: int) -> bool:
+        """Whether the cloud's row is worth its cost, for all that the edge tells.
 
-    def worth(self, top: Vector, step: int) -> float:
-        """What the cloud's row will gain, in nats, predicted from the log-probs of the edge's EDGE_TOP likeliest."""
-        features = np.array(edge_features(top, step))
+        Args:
+            edge: (V,) float32 log-probabilities of the row.
+            recent: what its rows gave the tokens before, the latest last; more than RECENT are not looked at.
+            step: which token of the answer the row predicts, from 0.
+        """
+        return self.worth(edge[likeliest(edge, EDGE_TOP)].astype(np.float64), recent, step) >= self.threshold
+
+    def worth(self, top: Vector, recent: Sequence[float], step: int) -> float:
+        """What the cloud's row will gain, in nats, predicted from `schedule_features`."""
+        features = np.array(schedule_features(top, recent, step))
         return float(self.gain_out(np.tanh(self.gain_hidden(features)))[0])
 
 
@@ -256,3 +269,17 @@ def edge_features(top: Vector, step: int) -> list[float]:
         math.log1p(step),
         math.exp(-step / 8.0),
     ]
+
+
+def schedule_features(top: Vector, recent: Sequence[float], step: int) -> list[float]:
+    """What tells the cloud's worth before it is asked: SCHEDULE_FEATURES numbers.
+
+    Behind a token that it found unlikely the edge is often lost, however sure it is.
+
+    Args:
+        top: see `edge_features`.
+        recent: log-probs that the edge's rows gave the tokens before, the latest last.
+        step: which token of the answer the row predicts.
+    """
+    told = [max(one, LEAST_RECENT) for one in reversed(recent[-RECENT:])]
+    return [*edge_features(top, step), *told, *[NO_TOKEN] * (RECENT - len(told))]

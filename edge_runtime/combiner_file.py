@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle
-from edge_runtime.combiner import EDGE_FEATURES, OUTPUTS, ROW_FEATURES, WITHOUT_FEATURES, Combiner, Layer
+from edge_runtime.combiner import OUTPUTS, ROW_FEATURES, SCHEDULE_FEATURES, WITHOUT_FEATURES, Combiner, Layer
 from edge_runtime.errors import BundleError, RequestError
 from edge_runtime.manifest import ROLE_COMBINER
 from edge_runtime.sparse import RowFormat
@@ -122,7 +122,7 @@ def _decoded(content: bytes) -> Combiner:
         raise ValueError("it has tensors that it should not have, or no threshold")
     inputs = ROW_FEATURES + WITHOUT_FEATURES * uses_without
     _check(combiner.hidden, combiner.out, inputs, OUTPUTS)
-    _check(combiner.gain_hidden, combiner.gain_out, EDGE_FEATURES, 1)
+    _check(combiner.gain_hidden, combiner.gain_out, SCHEDULE_FEATURES, 1)
     return combiner
 
 

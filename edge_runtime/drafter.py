@@ -69,6 +69,8 @@ class Drafter:
         self._measured = measured
         self.answer: list[int] = []
         self.draft: list[int] = []
+        # What the edge's rows gave the tokens of the answer and its draft.
+        self.told: list[float] = []
         # Row i predicts the token behind `answer` and the first i tokens of the draft.
         self.rows: deque[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = deque()
 
@@ -86,6 +88,7 @@ class Drafter:
         written = (*self.answer, *self.draft) if self._sampling.looks_back else ()
         token = choose(self.rows[-1][0], self.length, self._sampling, written)
         self.draft.append(token)
+        self.told.append(float(self.rows[-1][0][token]))
         self._measured.drafted += 1
         return token
 
@@ -96,6 +99,9 @@ class Drafter:
             Whether the draft went on as it was; else the last token is to be computed.
         """
         agreed = list(tokens) == self.draft[: len(tokens)]
+        if not agreed:
+            last = len(tokens) - 1
+            self.told[len(self.answer) + last :] = [float(self.rows[last][0][tokens[last]])]
         self.answer += tokens
         if agreed:
             del self.draft[: len(tokens)]

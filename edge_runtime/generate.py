@@ -71,7 +71,7 @@ def generate(
         """Feed the last token; where the schedule is learned, the row behind it tells whether the cloud is asked."""
         drafter.compute()
         if link:
-            link.decide(drafter.rows[-1][0])
+            link.decide(drafter.rows[-1][0], drafter.told)
 
     def send(drafting: bool = True) -> None:
         if link and pace.sends(link.unsent, *link.flights, drafting=drafting):

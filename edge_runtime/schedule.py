@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class LearnedSchedule:
-    """The cloud is asked where the edge's own row tells that it will be worth it, and at the first step.
+    """The cloud is asked where the edge's own rows tell that it will be worth it, and at the first step.
 
     Attributes:
         combiner: what knows its worth; None takes the bundle's, which the assistant puts here.
@@ -62,15 +63,20 @@ class LearnedSchedule:
         """
         return True if step == 0 else None
 
-    def asks_at(self, step: int, edge: NDArray[np.float32]) -> bool:
-        """Whether the cloud is asked at this step, given the edge's (V,) float32 log-probs there.
+    def asks_at(self, step: int, edge: NDArray[np.float32], recent: Sequence[float]) -> bool:
+        """Whether the cloud is asked at this step.
+
+        Args:
+            step: from 0.
+            edge: (V,) float32, the edge's log-probs there.
+            recent: what its rows gave the tokens before, the latest last.
 
         Raises:
             ValueError: there is no combiner.
         """
         if self.combiner is None:
             raise ValueError("a learned schedule needs a combiner")
-        return self.combiner.asks(edge, step)
+        return self.combiner.asks(edge, recent, step)
 
 
 def parse_schedule(text: str) -> Schedule | LearnedSchedule:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.combiner import EDGE_TOP, Candidates, Combiner, Vector
+from edge_runtime.combiner import EDGE_TOP, RECENT, Candidates, Combiner, Vector
 from edge_runtime.logprobs import CANCELLATION
 from personalization.errors import DataError
 from personalization.logprob_file import LogProbs
@@ -21,12 +21,14 @@ class CombinerRow:
     Attributes:
         candidates: of the row.
         step: which token of its answer it predicts.
+        recent: what the edge's rows gave the tokens before, the latest last.
         target: the reference token's place among the candidates; the last is the rest.
         offset: what the token has of its candidate's log-prob: 0, or its share of the rest.
     """
 
     candidates: Candidates = field(repr=False)
     step: int
+    recent: tuple[float, ...]
     target: int
     offset: float
 
@@ -48,6 +50,7 @@ def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
     sent_starts = np.cumsum(rows.cloud_count) - rows.cloud_count
     edge, bare = rows.edge.astype(np.float64), None if rows.without is None else rows.without.astype(np.float64)
     target_place = rows.place[rows.target_at]
+    told = (-rows.edge_nll).tolist()
     rest = np.exp(rows.edge_rest.astype(np.float64))
     for index, (first, sent, count) in enumerate(zip(rows.starts, rows.cloud_count, rows.token_count, strict=True)):
         kept = edge[first : first + count]
@@ -69,7 +72,8 @@ def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
         place = np.flatnonzero(chosen == target_place[index])
         target = int(place[0]) if place.size else chosen.size
         offset = 0.0 if place.size else float(kept[target_place[index]]) - candidates.log_rest
-        yield CombinerRow(candidates, int(rows.step[index]), target, offset)
+        step = int(rows.step[index])
+        yield CombinerRow(candidates, step, tuple(told[index - min(step, RECENT) : index]), target, offset)
 
 
 def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
@@ -85,7 +89,7 @@ def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
 def learned_asks(rows: LogProbs, combiner: Combiner) -> NDArray[np.bool_]:
     """Where a combiner's schedule asks the cloud: (n,) bool; always at the first step."""
     asked = [
-        row.step == 0 or combiner.worth(row.candidates.top, row.step) >= combiner.threshold
+        row.step == 0 or combiner.worth(row.candidates.top, row.recent, row.step) >= combiner.threshold
         for row in combiner_rows(rows, without=False)
     ]
     return np.array(asked, bool)

@@ -19,7 +19,7 @@ from edge_runtime.combiner import (
     Combiner,
     Layer,
     Vector,
-    edge_features,
+    schedule_features,
 )
 from personalization.combiner_rows import combiner_rows
 from personalization.combiner_settings import CombinerSettings
@@ -36,7 +36,7 @@ class CombinerData:
 
     Attributes:
         features: (n, inputs).
-        alone: (n, EDGE_FEATURES), what the edge tells alone.
+        alone: (n, SCHEDULE_FEATURES), what the edge tells alone.
         tokens: (n, TOKEN_FEATURES, most).
         padding: (n, most) bool.
         target: (n,) int64.
@@ -64,7 +64,9 @@ class CombinerData:
             tokens[place, :, : sizes[place]] = row.candidates.tokens()
         return cls(
             torch.tensor(np.array([row.candidates.features(row.step) for row in found]), dtype=torch.float32),
-            torch.tensor([edge_features(row.candidates.top, row.step) for row in found], dtype=torch.float32),
+            torch.tensor(
+                [schedule_features(row.candidates.top, row.recent, row.step) for row in found], dtype=torch.float32
+            ),
             torch.from_numpy(tokens),
             torch.from_numpy(np.arange(tokens.shape[2]) >= sizes[:, None]),
             torch.tensor([row.target for row in found]),

@@ -121,14 +121,15 @@ def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -
     What a budget needs of the predicted worth is looked up on these very rows; the schedule that ships was fitted on
     others.
     """
-    worths = np.array([combiner.worth(row.candidates.top, row.step) for row in combiner_rows(rows, without=False)])
+    found = combiner_rows(rows, without=False)
+    worths = np.array([combiner.worth(row.candidates.top, row.recent, row.step) for row in found])
     thresholds = {f"{fused.system}@learned": combiner.threshold}
     thresholds |= {f"{fused.system}@learned {share:.0%}": float(np.quantile(worths, 1 - share)) for share in _BUDGETS}
-    found = []
+    scheduled = []
     for name, threshold in thresholds.items():
         asked = (worths >= threshold) | (rows.step == 0)
-        found.append(Likelihood(name, np.where(asked, fused.nll, rows.edge_nll), float(asked.mean())))
-    return found
+        scheduled.append(Likelihood(name, np.where(asked, fused.nll, rows.edge_nll), float(asked.mean())))
+    return scheduled
 
 
 def measured(rows: LogProbs, likelihood: Likelihood) -> list[Measured]:

@@ -9,6 +9,7 @@ from edge_runtime.combiner import (
     EXPERTS,
     OUTPUTS,
     ROW_FEATURES,
+    SCHEDULE_FEATURES,
     TOKEN_FEATURES,
     WITHOUT_FEATURES,
     Combiner,
@@ -22,7 +23,8 @@ def random_combiner(
 ) -> Combiner:
     """A combiner whose experts are near what training begins with: the product, the edge, the cloud.
 
-    Its schedule asks where the edge's two likeliest tokens are less than `gap` nats apart.
+    Its schedule asks where the edge's two likeliest tokens are less than about `gap` nats apart: more behind a token
+    that is less likely than the one before.
     """
     rng = np.random.default_rng(seed)
 
@@ -30,6 +32,8 @@ def random_combiner(
         weight, bias = rng.standard_normal((inputs, outputs)) * scale, rng.standard_normal(outputs) * scale
         return Layer(weight.astype(np.float32).astype(np.float64), bias.astype(np.float32).astype(np.float64))
 
+    worth = np.eye(SCHEDULE_FEATURES, 1, -1) * -100.0
+    worth[EDGE_FEATURES : EDGE_FEATURES + 2, 0] = -10.0, 10.0
     out = layer(8, OUTPUTS, 0.1)
     begun = out.bias.copy()
     begun[EXPERTS:].reshape(EXPERTS, TOKEN_FEATURES)[:, :2] += np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
@@ -40,7 +44,7 @@ def random_combiner(
         without,
         layer(ROW_FEATURES + WITHOUT_FEATURES * without, 8, 0.2),
         Layer(out.weight, begun.astype(np.float32).astype(np.float64)),
-        Layer(np.eye(EDGE_FEATURES, 1, -1) * -100.0, np.array([100.0 * gap])),
+        Layer(worth, np.array([100.0 * gap])),
         Layer(np.ones((1, 1)), np.zeros(1)),
         0.0,
     )

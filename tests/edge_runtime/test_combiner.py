@@ -61,11 +61,13 @@ def test_nll_from_the_file_is_that_of_fusing_whole_rows(seed, form, without, spr
 def test_the_schedule_asks_offline_where_it_asks_on_the_device():
     made = random_logprobs(1, 300, THIN, records=3, length=20)
     schedule = LearnedSchedule(random_combiner(4, gap=1.0))
-    expected = [
-        schedule.asks(step) if schedule.asks(step) is not None else schedule.asks_at(step, edge)
-        for answer in made.answers
-        for step, edge in enumerate(answer.edge)
-    ]
+    expected = []
+    for answer in made.answers:
+        told: list[float] = []
+        for step, (edge, token) in enumerate(zip(answer.edge, answer.target, strict=True)):
+            known = schedule.asks(step)
+            expected.append(schedule.asks_at(step, edge, told) if known is None else known)
+            told.append(float(edge[token]))
     assert asks(made.file, schedule).tolist() == expected
     assert 5 < sum(expected) < 55
 

@@ -65,7 +65,7 @@ def write(
     measured = Measured()
     link = CloudLink(
         cloud,
-        lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="0" * 64, rows=options.rows, resume=resume),
+        lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="0" * 64, rows=options.row_format, resume=resume),
         gate.conversation(INSTRUCTION, CONTEXT, pair.tokenizer),
         options.schedule,
         pair.edge.vocab_size,
@@ -100,20 +100,22 @@ def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool
         return row
 
     answer: list[int] = []
+    told: list[float] = []
     for position, fused in enumerate(asked):
-        row = all_rows(PROMPT, answer)
+        row = own = all_rows(PROMPT, answer)
         if fused:
             without = all_rows(PUBLIC_PROMPT, answer) if options.fusion.needs_without else None
-            seen = cloud.row(view(pair, answer, options.policy), options.rows)
-            assert asks(options.schedule, position, row)
+            seen = cloud.row(view(pair, answer, options.policy), options.row_format)
+            assert asks(options.schedule, position, row, told)
             row = fuse(row, seen, options.fusion, without, position)
         answer.append(choose(row, position, options.sampling, answer))
+        told.append(float(own[answer[-1]]))
     return answer
 
 
-def asks(schedule: Schedule | LearnedSchedule, position: int, row: np.ndarray) -> bool:
+def asks(schedule: Schedule | LearnedSchedule, position: int, row: np.ndarray, told: list[float]) -> bool:
     known = schedule.asks(position)
-    return schedule.asks_at(position, row) if known is None else known
+    return schedule.asks_at(position, row, told) if known is None else known
 
 
 def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
@@ -194,11 +196,14 @@ def test_on_a_good_link_the_cloud_has_a_part_wherever_schedule_and_policy_let_it
         assert not ends & {token for request in cloud.requests[before:] for token in request.tokens}
     assert [token.id for token in tokens] == expected
     assert link.counts.interruptions == 0
+    told: list[float] = []
     for position, token in enumerate(tokens):
         shown = Guard(pair.tokenizer, INSTRUCTION, CONTEXT) if policy is Policy.GUARDED else OpenView()
         for earlier in expected[:position]:
             shown.push(earlier)
-        assert token.fused == (asks(schedule, position, edge_row(pair, expected[:position])) and shown.asks)
+        own = edge_row(pair, expected[:position])
+        assert token.fused == (asks(schedule, position, own, told) and shown.asks)
+        told.append(float(own[token.id]))
 
 
 def edge_row(pair: Pair, answer: list[int]) -> np.ndarray:
