@@ -77,26 +77,32 @@ class Calls:
         share: of the tokens for which the cloud is asked.
         nll: nats a token.
         kept: share of what always asking gains over the better single model.
+        kept_over_edge: share of what it gains over the edge, which writes where nobody is asked.
     """
 
     system: str
     share: float
     nll: float
     kept: float
+    kept_over_edge: float
 
 
-def calls_of(scheduled: Sequence[Likelihood], always: Likelihood, single: float) -> tuple[Calls, ...]:
+def calls_of(scheduled: Sequence[Likelihood], always: Likelihood, single: float, edge: float) -> tuple[Calls, ...]:
     """What asking less costs.
 
     Args:
         scheduled: fusions that do.
         always: the fusion that asks at every token.
         single: nats a token of the better model alone.
+        edge: of the edge alone.
     """
-    gain = single - always.mean
+
+    def kept(one: Likelihood, alone: float) -> float:
+        gain = alone - always.mean
+        return (alone - one.mean) / gain if gain > 0 else 0.0
+
     return tuple(
-        Calls(one.system, one.calls, one.mean, (single - one.mean) / gain if gain > 0 else 0.0)
-        for one in (*scheduled, always)
+        Calls(one.system, one.calls, one.mean, kept(one, single), kept(one, edge)) for one in (*scheduled, always)
     )
 
 

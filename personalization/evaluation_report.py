@@ -98,11 +98,14 @@ def _likelihood(found: Mapping[str, Any], pictures: str, mark: str) -> list[str]
     ]
     if found["calls"]:
         calls = [
-            [one["system"], f"{one['share']:.0%}", f"{one['nll']:.4f}", f"{one['kept']:.0%}"] for one in found["calls"]
+            [one["system"], f"{one['share']:.0%}", f"{one['nll']:.4f}"]
+            + [f"{one[gain]:.0%}" for gain in ("kept_over_edge", "kept")]
+            for one in found["calls"]
         ]
-        head = ["asking the cloud less", "tokens that ask", "NLL", "of the gain kept"]
+        head = ["asking the cloud less", "tokens that ask", "NLL", "gain over edge kept", "over the better kept"]
         parts += [
-            "The gain is what asking always saves over the better single model.",
+            "Gains are what asking always saves over the edge, which writes alone where the cloud is not asked, and "
+            "over the better of both models.",
             markdown_table(head, calls),
         ]
     return [*parts, f"![NLL by weight, and by share of tokens that ask the cloud]({pictures}{FUSION_PLOT})"]

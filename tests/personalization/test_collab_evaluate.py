@@ -149,7 +149,7 @@ def test_fixed_mixes_have_the_best_of_all_weights_that_were_tried(likelihood):
 
 def test_asking_always_keeps_the_whole_gain_and_asking_less_is_told_by_its_share(likelihood):
     calls = {one["system"]: one for one in likelihood["calls"]}
-    assert calls["learned"]["share"] == 1.0
+    assert calls["learned"]["share"] == calls["learned"]["kept_over_edge"] == 1.0
     assert calls["learned@0,3,1"]["share"] == pytest.approx(0.25, abs=0.1)
     assert calls["learned@0,3,1"]["share"] < calls["learned@0,1,1"]["share"] < calls["learned@0,1,3"]["share"]
     assert calls["learned@learned 25%"]["share"] < calls["learned@learned 75%"]["share"]
