@@ -86,7 +86,7 @@ class LogProbWorker:
         if isinstance(plan.cloud, BridgeSpec):
             self._cloud = BridgeRows(plan.cloud, plan.rows, self._edge.tokenizer)
         else:
-            scorer = open_scorer(plan.cloud)
+            scorer = open_scorer(plan.cloud, for_cloud=True)
             if scorer.tokenizer.fingerprint != self._edge.tokenizer.fingerprint:
                 raise TokenizerMismatchError(
                     f"The models have different vocabularies, so their tokens can't be fused: {plan.edge.source} and "

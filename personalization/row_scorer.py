@@ -186,13 +186,21 @@ class BridgeRows:
         return sent, np.array([_said(row, token) for row, token in zip(sent, answer, strict=True)], np.float32)
 
 
-def open_scorer(spec: ModelSpec) -> RowScorer:
+def open_scorer(spec: ModelSpec, *, for_cloud: bool = False) -> RowScorer:
     """Load a model.
+
+    Quantised kernels round a single row otherwise than several. So a bundle's rows are computed one by one, as a device
+    computes them, or together, as a cloud does (`cloud_bridge.server.onnx_engine`): they are those of generation, bit
+    for bit.
+
+    Args:
+        spec: which.
+        for_cloud: whether it scores in the cloud's place.
 
     Raises:
         CogenesisError: it can't be loaded, or has no chat template.
     """
-    return _of_bundle(spec) if spec.is_bundle else _of_directory(spec)
+    return _of_bundle(spec, for_cloud) if spec.is_bundle else _of_directory(spec)
 
 
 def _said(row: SparseLogProbs, token: int) -> float:
@@ -200,7 +208,7 @@ def _said(row: SparseLogProbs, token: int) -> float:
     return float(row.log_probs[place]) if place < row.ids.size and row.ids[place] == token else math.nan
 
 
-def _of_bundle(spec: ModelSpec) -> RowScorer:
+def _of_bundle(spec: ModelSpec, for_cloud: bool) -> RowScorer:
     from edge_runtime.adapter import load_adapter
     from edge_runtime.bundle import open_bundle
     from edge_runtime.open_decoder import open_decoder
@@ -212,7 +220,8 @@ def _of_bundle(spec: ModelSpec) -> RowScorer:
         decoder.use_adapter(load_adapter(spec.adapter))
     card = bundle.manifest.tokenizer
     template = ChatTemplate(bundle.manifest.chat_template, bos_token=card.bos_token, eos_token=card.eos_token)
-    return RowScorer(_DecoderNetwork(decoder), Tokenizer.load(bundle.path(card.path)), template)
+    network = _DecoderNetwork(decoder) if for_cloud else _DeviceNetwork(decoder)
+    return RowScorer(network, Tokenizer.load(bundle.path(card.path)), template)
 
 
 class _DecoderNetwork:
@@ -225,6 +234,16 @@ class _DecoderNetwork:
     def logits(self, token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
         self._decoder.rewind(0)
         return self._decoder.extend(token_ids, rows)
+
+
+class _DeviceNetwork(_DecoderNetwork):
+    """The same token by token, as `edge_runtime.drafter` feeds answers and the end of prompts."""
+
+    def logits(self, token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
+        self._decoder.rewind(0)
+        if rows < len(token_ids):
+            self._decoder.extend(token_ids[:-rows], rows=0)
+        return np.concatenate([self._decoder.extend([token]) for token in token_ids[-rows:]])
 
 
 def _of_directory(spec: ModelSpec) -> RowScorer:

@@ -23,6 +23,7 @@ from cogenesis.cli import app
 from edge_runtime.assistant import Assistant, load
 from edge_runtime.combiner_file import encode_combiner
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
+from edge_runtime.drafter import PromptedDecoder
 from edge_runtime.errors import BundleError
 from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.guard import Guard
@@ -40,7 +41,7 @@ from personalization.errors import DataError
 from personalization.fused_nll import asks, fused_nll
 from personalization.logprob_file import read_logprobs
 from personalization.logprobs import LogProbPlan, LogProbWorker, score_records
-from personalization.row_scorer import BridgeSpec, ModelSpec
+from personalization.row_scorer import BridgeSpec, LocalCloudRows, ModelSpec, open_scorer
 from personalization.run import Shard
 
 CONTEXT = PrivateContext("Trade: zither maker", (HistoryItem("Letter", "The quince tree blooms."),))
@@ -110,6 +111,25 @@ def test_a_bundle_and_the_bridge_say_what_directories_say(pair: Pair):
     sent = served.is_sent[served.target_at]
     assert np.array_equal(np.isnan(served.cloud_nll), ~sent)
     np.testing.assert_allclose(served.cloud_nll[sent], from_directories.cloud_nll[sent], atol=0.05)
+
+
+def test_rows_of_bundles_are_bit_for_bit_those_of_a_device_and_a_cloud(pair: Pair, tmp_path: Path):
+    """Also of quantised ones, whose kernels round a single row otherwise than several."""
+    bundle, one, answer = tmp_path / "int8", record(1), [5, 17, 300, 42, 7]
+    export_onnx(pair.edge, bundle, "int8")
+    spec = replace(pair.bundle_spec, source=bundle)
+
+    assistant = load(bundle, threads=1)
+    prompt = assistant.prompt(one.instruction, one.device_context, max_new_tokens=len(answer))
+    edge = PromptedDecoder(assistant.decoder, prompt.token_ids)
+    on_the_device = [edge.prefill(), *(edge.step(token, at) for at, token in enumerate(answer[:-1]))]
+    assert np.array_equal(open_scorer(spec).score(one.instruction, one.device_context, answer), on_the_device)
+
+    engine = load_onnx_engine(bundle)
+    form, window = RowFormat(100_000), range(len(answer))
+    served = engine.score(engine.open(one.instruction.text), keep=0, tokens=answer[:-1], rows=window, form=form)
+    scored, _ = LocalCloudRows(open_scorer(spec, for_cloud=True), form).rows(one.instruction, answer)
+    assert [row.log_probs.tolist() for row in scored] == [row.log_probs.tolist() for row in served]
 
 
 def test_the_context_changes_the_edges_rows_and_none_of_the_clouds(pair: Pair):
