@@ -12,10 +12,12 @@ from edge_runtime.assistant import Assistant, load
 from edge_runtime.bundle import open_bundle
 from edge_runtime.cloud import Cloud
 from edge_runtime.errors import CloudUnavailableError
+from edge_runtime.fusion import Strategy
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import Gate, Policy
 from edge_runtime.sampling import Sampling
+from edge_runtime.schedule import LearnedSchedule
 from edge_runtime.sparse import RowFormat
 from personalization.collab_records import CollabRecord, records_digest
 from personalization.collab_systems import System, Writer, file_stem
@@ -217,7 +219,8 @@ def _document(
     }
     if system.writer is not Writer.FUSED:
         return body
-    # The bundle's combiner, where it has one; what it was fitted to is no matter of the decoder's fingerprint.
-    fitted = [entry.sha256 for entry in bundle.manifest.files if entry.path.startswith("fusion/")]
+    # The bundle's combiner, where the system uses it; it is no matter of the decoder's fingerprint.
+    learned = system.fusion.strategy is Strategy.LEARNED or isinstance(system.schedule, LearnedSchedule)
+    fitted = [one.sha256 for one in bundle.manifest.files if learned and one.path.startswith("fusion/")]
     rows = settings.rows and asdict(settings.rows)
     return body | {"fitted": fitted, "rows": rows, "policy": str(settings.policy)}
