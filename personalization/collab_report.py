@@ -95,8 +95,8 @@ def _begun(run: Path) -> str:
     if found is None:
         return ""
     return (
-        f" It was then tuned for {len(found['losses'])} epoch(s) on the public instructions of {found['records']:,} "
-        "other users' tasks (*begun* below), and from there with each kind of prompt."
+        f" It was then tuned on the public instructions of {found['records']:,} other users' tasks (*begun* below; "
+        f"epochs: {len(found['losses'])}), and from there with each kind of prompt."
     )
 
 
@@ -126,11 +126,11 @@ def _combiner(directory: Path) -> Iterator[str]:
     if found is None:
         return
     dev, compact, took = found["dev"], found["compact"], _milliseconds(directory.parent)
-    lines = [["learned", f"{compact['size_bytes'] / 1e3:,.1f} kB", took["whole"], f"{compact['dev_nll']:.4f}"]]
+    lines = [["learned", _size(compact["size_bytes"]), took["whole"], f"{compact['dev_nll']:.4f}"]]
     if "reference" in found:
         theirs = found["reference"]
-        size, nll = f"{theirs['size_bytes'] / 1e3:,.1f} kB", f"{theirs['dev_nll']:.4f}"
-        lines.append(["CoGenesis' combiner", size, took["reference"], nll])
+        nll = f"{theirs['dev_nll']:.4f}"
+        lines.append(["CoGenesis' combiner", _size(theirs["size_bytes"]), took["reference"], nll])
     lines += [["edge", "", "", f"{dev['edge']:.4f}"], ["cloud", "", "", f"{dev['cloud']:.4f}"]]
     lines.append([f"best fixed mix: {dev['fixed_name']}", "", took["geometric"], f"{dev['fixed']:.4f}"])
     yield "#### The combiner"
@@ -139,6 +139,10 @@ def _combiner(directory: Path) -> Iterator[str]:
         f"by which training was stopped. Its schedule asks the cloud at {compact['asked']:.0%} of them."
     )
     yield markdown_table(["fusion", "size", "ms a row", "NLL"], lines)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _milliseconds(run: Path) -> Mapping[str, str]:
