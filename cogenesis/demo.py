@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_runtime.errors import CogenesisError, RequestError
+from edge_runtime.bundle import open_bundle
+from edge_runtime.errors import BundleError, CogenesisError, RequestError
 from edge_runtime.ledger import Ledger
 from edge_runtime.options import Mode, Options
 from edge_runtime.privacy import PrivateContext, PublicInstruction
@@ -115,13 +116,22 @@ def _prepare(directory: Path, console: Console) -> tuple[Path, Path]:
     """Export the bundle and write the cloud's model, unless an earlier run did."""
     bundle, cloud_model = directory / "bundle", directory / "cloud-model"
     directory.mkdir(parents=True, exist_ok=True)
-    if not (bundle / "manifest.json").exists():
+    if not _is_usable(bundle):
         console.print(f"[bold]1/2[/bold] Exporting {MODEL} for the device ...")
-        _run("export", "onnx", "--model", MODEL, "--out", str(bundle))
+        _run("export", "onnx", "--model", MODEL, "--out", str(bundle), "--force")
     if not (cloud_model / "config.json").exists():
         console.print("[bold]2/2[/bold] Writing the cloud's model ...")
         _run("export", "hf", "--model", MODEL, "--out", str(cloud_model))
     return bundle, cloud_model
+
+
+def _is_usable(bundle: Path) -> bool:
+    """Whether an earlier run made it, and no earlier version of the format."""
+    try:
+        open_bundle(bundle, verify=False)
+    except BundleError:
+        return False
+    return True
 
 
 def _run(*arguments: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -230,5 +231,11 @@ def _outcomes(jobs: Mapping[int, J], work: Callable[[int, J], Any], parallel: in
     # Threads of a pool would have to end before an interrupted process can.
     for _ in range(min(parallel, len(jobs))):
         threading.Thread(target=work_on, daemon=True).start()
-    for _ in jobs:
-        yield outcomes.get()
+    try:
+        for _ in jobs:
+            yield outcomes.get()
+    finally:
+        # Who stops listening, wants no more asked.
+        with suppress(queue.Empty):
+            while True:
+                todo.get_nowait()

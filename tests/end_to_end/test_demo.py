@@ -4,6 +4,9 @@ import json
 import shutil
 
 from conftest import run_cogenesis
+from rich.console import Console
+
+from cogenesis import demo
 
 
 def test_the_demo_writes_in_four_modes_and_says_what_left(bundle_keep, smollm2_hf, tmp_path):
@@ -21,3 +24,14 @@ def test_the_demo_writes_in_four_modes_and_says_what_left(bundle_keep, smollm2_h
     up = [entry["kind"] for entry in entries if entry["direction"] == "up"]
     assert up[:3] == ["answer", "sketch", "open"]
     assert set(up[3:]) == {"verify"}
+
+
+def test_a_bundle_of_an_earlier_version_is_exported_again(tmp_path, monkeypatch):
+    for path, content in (("bundle/manifest.json", '{"schema": {"major": 1}}'), ("cloud-model/config.json", "{}")):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text(content)
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(demo, "_run", lambda *arguments: commands.append(arguments))
+    demo._prepare(tmp_path, Console(quiet=True))
+    assert [command[:2] for command in commands] == [("export", "onnx")]
+    assert "--force" in commands[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import scripted_author
 from chat_server import ChatServer, chat_server
 from typer.testing import CliRunner
 
-from personalization.asking import EndpointSource, Sampler
+from personalization.asking import EndpointSource, Sampler, ask_all
 from personalization.chat_endpoint import ChatEndpoint, EndpointRefusedError
 from personalization.collab_commands import app
 from personalization.collab_generate import Generated, GenerateSettings, generate_records
@@ -137,9 +138,27 @@ def test_a_refused_key_ends_the_run_at_once_and_keeps_what_is_done(server, tmp_p
     server.faults += ["", "", "401"]
     with pytest.raises(EndpointRefusedError):
         make(server, tmp_path)
+    groups = server.requests[0]["messages"]
     server.requests.clear()
-    make(server, tmp_path)
-    assert len(server.requests) < 37
+    made = make(server, tmp_path)
+    assert groups not in [request["messages"] for request in server.requests]
+    assert len(made.records) == 3 * 2 * 2
+
+
+def test_after_a_refusal_nothing_more_is_asked(tmp_path):
+    begun: list[int] = []
+
+    def work(number: int, _: None) -> None:
+        begun.append(number)
+        time.sleep(0.01)
+        if number == 2:
+            raise EndpointRefusedError("wrong key")
+
+    with pytest.raises(EndpointRefusedError):
+        ask_all(tmp_path / "journal", {}, dict.fromkeys(range(500)), work, parallel=2, report=lambda *_: None)
+    before = len(begun)
+    time.sleep(0.3)
+    assert len(begun) <= before + 2 < 100
 
 
 def test_an_endpoint_that_is_gone_leaves_nothing_but_failures(server, tmp_path):
