@@ -43,7 +43,8 @@ bench: $(BENCH)  ## run all benchmarks (the first time builds llama.cpp to compa
 
 collab-report: $(DEV)  ## make, tune, fuse and measure a real pair; its report goes into docs/collab.md (hours on 2 cores)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) OUT=build/collab examples/collab/run.sh
-	@$(RUN) $(BIN)/python benchmarks/pair.py build/collab/ctx/edge-bundle build/collab/large-bundle --json >build/collab/pair.json
+	@set -- $${SETS:-ctx paper}; $(RUN) $(BIN)/python benchmarks/pair.py "build/collab/$$1/edge-bundle" \
+		build/collab/large-bundle --json >build/collab/pair.json
 	@$(RUN) $(BIN)/python benchmarks/combiner.py --json >build/collab/combiner.json
 	@$(RUN) $(BIN)/cogenesis collab report build/collab --into docs/collab.md
 

@@ -1,6 +1,6 @@
 """One engine in a process of its own, as in an app: for each line on standard input, a prompt is read and tokens taken.
 
-Run by decode.py. Answers each line with tokens a second of both, and ends with its input. In one process engines would
+Run by engines.py. Answers each line with tokens a second of both, and ends with its input. In one process engines would
 disturb each other: their idle threads spin, and libraries that they share are set up by the first.
 """
 

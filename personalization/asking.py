@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -193,8 +193,9 @@ def ask_all(
     done = len(jobs) - len(todo)
     report(done, len(jobs))
     try:
-        with terminated_as_interrupt():
-            for number, outcome in _outcomes({number: jobs[number] for number in todo}, work, parallel):
+        outcomes = _outcomes({number: jobs[number] for number in todo}, work, parallel)
+        with terminated_as_interrupt(), closing(outcomes):
+            for number, outcome in outcomes:
                 if isinstance(outcome, EndpointError) and not isinstance(outcome, EndpointRefusedError):
                     asked.failed[number] = str(outcome)
                     asked.usage += outcome.usage if isinstance(outcome, NonsenseError) else Usage()
@@ -210,7 +211,9 @@ def ask_all(
     return asked
 
 
-def _outcomes(jobs: Mapping[int, J], work: Callable[[int, J], Any], parallel: int) -> Iterator[tuple[int, Any]]:
+def _outcomes(
+    jobs: Mapping[int, J], work: Callable[[int, J], Any], parallel: int
+) -> Generator[tuple[int, Any], None, None]:
     """Each job's result, or the exception that it ended with, as they come."""
     todo: queue.SimpleQueue[tuple[int, J]] = queue.SimpleQueue()
     outcomes: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()

@@ -195,9 +195,10 @@ def evaluate(
     work = _Work(known, out, threads, force)
     likelihood, form = None, None
     if rows is not None:
-        form = read_logprobs(rows).about.rows
+        scored = read_logprobs(rows)
+        form = scored.about.rows
         shown = ((Shown.WITH, beside), (Shown.WITHOUT, beside_without), (Shown.SKETCH, beside_sketch))
-        likelihood = work.likelihood(rows, combiner, [(how, one) for how, given in shown for one in given or ()])
+        likelihood = work.likelihood(scored, combiner, [(how, one) for how, given in shown for one in given or ()])
     answered, judged = None, {}
     if edge is not None:
         sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
@@ -235,9 +236,8 @@ class _Work:
     force: bool
     lines: ProgressLines = field(default_factory=ProgressLines)
 
-    def likelihood(self, path: Path, combiner: Path | None, beside: Sequence[tuple[Shown, str]]) -> Likelihoods:
+    def likelihood(self, rows: LogProbs, combiner: Path | None, beside: Sequence[tuple[Shown, str]]) -> Likelihoods:
         """How likely references are; see `measure_likelihood`."""
-        rows = read_logprobs(path)
         fused, scheduled = ([], []) if combiner is None else _learned(rows, combiner)
         models = [self._beside(shown, given) for shown, given in beside]
         alone = self.out / "beside"

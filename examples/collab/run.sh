@@ -50,7 +50,7 @@ step texts data import "$DATA/ctx_train_wo.json" --out "$OUT/texts.jsonl" "${wit
 step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65 --precision bfloat16}
 # That text itself, first: records with a context are few.
 step begin tune "$OUT/texts.jsonl" --model "$OUT/edge" --context without --out "$OUT/begun" \
-    ${BEGIN:---precision bfloat16 --batch 4 --epochs 1 --rate 2e-4}
+    ${BEGIN:---precision bfloat16 --epochs 1 --rate 2e-4}
 [ -e "$OUT/large-bundle/manifest.json" ] ||
     cogenesis export onnx --model "$large" --out "$OUT/large-bundle" ${EXPORT:-}
 
