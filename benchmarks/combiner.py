@@ -16,8 +16,9 @@ import torch
 from fusion import VOCABULARIES, language_model_row
 from numpy.typing import NDArray
 
-from edge_runtime.combiner import EDGE_TOP, OUTPUTS, ROW_FEATURES, SCHEDULE_FEATURES, Candidates, Combiner, Layer
+from edge_runtime.combiner import EDGE_TOP, OUTPUTS, ROW_FEATURES, Candidates, Combiner, Layer
 from edge_runtime.combiner_file import encode_combiner
+from edge_runtime.edge_features import SCHEDULE_FEATURES
 from edge_runtime.fusion import Fusion, Strategy, fuse
 from edge_runtime.sparse import THIN, RowFormat, SparseLogProbs, likeliest, sparsify
 from personalization.combiner_settings import CombinerSettings
@@ -35,7 +36,8 @@ def combiner_of_usual_size(rng: np.random.Generator) -> Combiner:
 
     width = usual.members * usual.hidden
     first, second = layer(ROW_FEATURES, width), layer(width, OUTPUTS)
-    gain = layer(SCHEDULE_FEATURES, usual.gain_hidden), layer(usual.gain_hidden, 1)
+    predicting = usual.members * usual.gain_hidden
+    gain = layer(SCHEDULE_FEATURES, predicting), layer(predicting, 1)
     return Combiner("", "", THIN, False, first, second, *gain, 0.0)
 
 

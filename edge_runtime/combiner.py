@@ -7,7 +7,7 @@ count for, comes from a network over features of both rows: how certain and how 
 of a row hardly depends on the vocabulary. Formulas, a row: experts j with weights m_j (a softmax) and coefficients
 A_jf give p(v) = sum_j m_j softmax_v(sum_f A_jf x_fv); a millionth of the edge's own is mixed in, so that no token
 becomes impossible. A second network predicts what the cloud's row will be worth, in nats, from the edge's row and from
-how the edge liked the tokens just written: the learned schedule.
+how the edge liked the tokens just written (`edge_runtime.edge_features`): the learned schedule.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.edge_features import EDGE_FEATURES, LEAST_MASS, edge_features, probes_of, schedule_features
 from edge_runtime.logprobs import mass_outside
 from edge_runtime.sparse import RowFormat, SparseLogProbs, likeliest
 
@@ -27,20 +28,11 @@ EXPERTS = 3
 TOKEN_FEATURES = 7
 """Of a candidate: the edge's log-prob, the cloud's, the edge's without context (or 0), and whether it is one that the
 cloud sent, the rest, the edge's first, the cloud's first."""
-EDGE_FEATURES = 7
 ROW_FEATURES = EDGE_FEATURES + 10
-RECENT = 3
-"""Tokens before a row whose log-probs, by the edge's own rows, the learned schedule looks at."""
-SCHEDULE_FEATURES = EDGE_FEATURES + RECENT
 WITHOUT_FEATURES = 4
 OUTPUTS = EXPERTS * (TOKEN_FEATURES + 1)
 
-# Features are logs of masses that can be 0.
-LEAST_MASS = 1e-4
 LEAST_REST = 1e-9
-LEAST_RECENT = -12.0
-# Before the first token.
-NO_TOKEN = -2.0
 # What a token that the cloud left out may have of the least one it sent; see `edge_runtime.fusion`.
 UNSENT_CEILING = math.log(0.5)
 OF_THE_EDGE = 1e-6
@@ -136,11 +128,11 @@ class Combiner:
             recent: what its rows gave the tokens before, the latest last; more than RECENT are not looked at.
             step: which token of the answer the row predicts, from 0.
         """
-        return self.worth(edge[likeliest(edge, EDGE_TOP)].astype(np.float64), recent, step) >= self.threshold
+        top = edge[likeliest(edge, EDGE_TOP)].astype(np.float64)
+        return self.worth(schedule_features(top, recent, probes_of(edge), step)) >= self.threshold
 
-    def worth(self, top: Vector, recent: Sequence[float], step: int) -> float:
+    def worth(self, features: Vector) -> float:
         """What the cloud's row will gain, in nats, predicted from `schedule_features`."""
-        features = np.array(schedule_features(top, recent, step))
         return float(self.gain_out(np.tanh(self.gain_hidden(features)))[0])
 
 
@@ -248,38 +240,3 @@ def _ended(values: Vector, last: float) -> Vector:
     longer = np.empty(values.size + 1)
     longer[:-1], longer[-1] = values, last
     return longer
-
-
-def edge_features(top: Vector, step: int) -> list[float]:
-    """What the edge alone tells of a row: EDGE_FEATURES numbers.
-
-    Args:
-        top: log-probs of its likeliest tokens, the likeliest first.
-        step: which token of the answer the row predicts.
-    """
-    share = np.exp(top)
-    rest = max(1.0 - float(share.sum()), LEAST_MASS)
-    second = float(top[1]) if top.size > 1 else float(top[0])
-    return [
-        float(top[0]),
-        float(top[0]) - second,
-        -float(share @ top) - rest * math.log(rest),
-        math.log(rest),
-        float(share[0]),
-        math.log1p(step),
-        math.exp(-step / 8.0),
-    ]
-
-
-def schedule_features(top: Vector, recent: Sequence[float], step: int) -> list[float]:
-    """What tells the cloud's worth before it is asked: SCHEDULE_FEATURES numbers.
-
-    Behind a token that it found unlikely the edge is often lost, however sure it is.
-
-    Args:
-        top: see `edge_features`.
-        recent: log-probs that the edge's rows gave the tokens before, the latest last.
-        step: which token of the answer the row predicts.
-    """
-    told = [max(one, LEAST_RECENT) for one in reversed(recent[-RECENT:])]
-    return [*edge_features(top, step), *told, *[NO_TOKEN] * (RECENT - len(told))]

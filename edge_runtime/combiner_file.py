@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.bundle import Bundle
-from edge_runtime.combiner import OUTPUTS, ROW_FEATURES, SCHEDULE_FEATURES, WITHOUT_FEATURES, Combiner, Layer
+from edge_runtime.combiner import OUTPUTS, ROW_FEATURES, WITHOUT_FEATURES, Combiner, Layer
+from edge_runtime.edge_features import SCHEDULE_FEATURES
 from edge_runtime.errors import BundleError, RequestError
 from edge_runtime.manifest import ROLE_COMBINER
 from edge_runtime.sparse import RowFormat
 from edge_runtime.tensor_file import LENGTH_BYTES, TensorHeader, read_header
 
-FORMAT = "cogenesis-combiner/1"
+FORMAT = "cogenesis-combiner/2"
 COMBINER_DIRECTORY = "fusion"
 """Where it is in a bundle."""
 LARGEST_FILE = 50_000
-"""Bytes; a combiner has about 10,000."""
+"""Bytes; a combiner has about 30,000."""
 
 _DIGEST = "sha256"
 _LARGEST_WEIGHT = 1e3

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.combiner import EDGE_TOP, RECENT, Candidates, Combiner, Vector
+from edge_runtime.combiner import EDGE_TOP, Candidates, Combiner, Vector
+from edge_runtime.edge_features import RECENT, schedule_features
 from edge_runtime.logprobs import CANCELLATION
 from personalization.errors import DataError
 from personalization.logprob_file import LogProbs
@@ -22,6 +23,7 @@ class CombinerRow:
         candidates: of the row.
         step: which token of its answer it predicts.
         recent: what the edge's rows gave the tokens before, the latest last.
+        probes: (PROBES,) float32, of the edge's row.
         target: the reference token's place among the candidates; the last is the rest.
         offset: what the token has of its candidate's log-prob: 0, or its share of the rest.
     """
@@ -29,8 +31,14 @@ class CombinerRow:
     candidates: Candidates = field(repr=False)
     step: int
     recent: tuple[float, ...]
+    probes: NDArray[np.float32] = field(repr=False)
     target: int
     offset: float
+
+    @property
+    def of_edge(self) -> Vector:
+        """What tells the cloud's worth: (SCHEDULE_FEATURES,)."""
+        return schedule_features(self.candidates.top, self.recent, self.probes, self.step)
 
 
 def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
@@ -73,7 +81,9 @@ def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
         target = int(place[0]) if place.size else chosen.size
         offset = 0.0 if place.size else float(kept[target_place[index]]) - candidates.log_rest
         step = int(rows.step[index])
-        yield CombinerRow(candidates, step, tuple(told[index - min(step, RECENT) : index]), target, offset)
+        yield CombinerRow(
+            candidates, step, tuple(told[index - min(step, RECENT) : index]), rows.probes[index], target, offset
+        )
 
 
 def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
@@ -89,7 +99,6 @@ def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
 def learned_asks(rows: LogProbs, combiner: Combiner) -> NDArray[np.bool_]:
     """Where a combiner's schedule asks the cloud: (n,) bool; always at the first step."""
     asked = [
-        row.step == 0 or combiner.worth(row.candidates.top, row.recent, row.step) >= combiner.threshold
-        for row in combiner_rows(rows, without=False)
+        row.step == 0 or combiner.worth(row.of_edge) >= combiner.threshold for row in combiner_rows(rows, without=False)
     ]
     return np.array(asked, bool)

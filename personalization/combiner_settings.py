@@ -28,7 +28,7 @@ class CombinerSettings:
     """
 
     without: bool = False
-    calls: float = 0.45
+    calls: float = 0.48
     members: int = 4
     hidden: int = 16
     gain_hidden: int = 8

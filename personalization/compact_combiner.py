@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
 
-from edge_runtime.combiner import (
-    EXPERTS,
-    OF_THE_EDGE,
-    OUTPUTS,
-    TOKEN_FEATURES,
-    Combiner,
-    Layer,
-    Vector,
-    schedule_features,
-)
+from edge_runtime.combiner import EXPERTS, OF_THE_EDGE, OUTPUTS, TOKEN_FEATURES, Combiner
+from personalization.combiner_net import CombinerNet, Curve, fit, mean_of
 from personalization.combiner_rows import combiner_rows
 from personalization.combiner_settings import CombinerSettings
 from personalization.logprob_file import LogProbs
+from personalization.schedule_training import train_schedule
 
 # An expert begins as one of these: both models' product, the edge, the cloud.
 _BEGINNINGS = ((0.5, 0.5), (1.0, 0.0), (0.0, 1.0))
@@ -64,9 +55,7 @@ class CombinerData:
             tokens[place, :, : sizes[place]] = row.candidates.tokens()
         return cls(
             torch.tensor(np.array([row.candidates.features(row.step) for row in found]), dtype=torch.float32),
-            torch.tensor(
-                [schedule_features(row.candidates.top, row.recent, row.step) for row in found], dtype=torch.float32
-            ),
+            torch.tensor(np.array([row.of_edge for row in found]), dtype=torch.float32),
             torch.from_numpy(tokens),
             torch.from_numpy(np.arange(tokens.shape[2]) >= sizes[:, None]),
             torch.tensor([row.target for row in found]),
@@ -77,42 +66,6 @@ class CombinerData:
     def size(self) -> int:
         """Rows."""
         return int(self.target.shape[0])
-
-
-class _Net(nn.Module):
-    """Standardised features through one hidden layer of tanh; in the beginning it says the same of every row."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, inputs: torch.Tensor, hidden: int, begin: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", inputs.mean(0))
-        self.register_buffer("scale", inputs.std(0).clamp(min=1e-3))
-        self.hidden = nn.Linear(inputs.shape[1], hidden)
-        self.out = nn.Linear(hidden, begin.shape[0])
-        with torch.no_grad():
-            self.out.weight.zero_()
-            self.out.bias.copy_(begin)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.out(torch.tanh(self.hidden((x - self.mean) / self.scale)))
-        return result
-
-
-def _mean_of(nets: Sequence[_Net]) -> tuple[Layer, Layer]:
-    """The mean of several nets, which is one wider net, for numpy; the standardisation is in its first layer."""
-    first = torch.cat([net.hidden.weight / net.scale for net in nets]).double().T
-    begun = torch.cat([net.hidden.bias for net in nets]).double() - nets[0].mean.double() @ first
-    second = torch.cat([net.out.weight for net in nets], 1).double().T / len(nets)
-    ended = torch.stack([net.out.bias for net in nets]).double().mean(0)
-    return Layer(_as_stored(first), _as_stored(begun)), Layer(_as_stored(second), _as_stored(ended))
-
-
-def _as_stored(tensor: torch.Tensor) -> Vector:
-    """As the file will give it back."""
-    values: Vector = tensor.detach().float().double().numpy()
-    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +109,15 @@ def train_compact(
     held_out = CombinerData.of(judging, without=settings.without)
     begin = _calibrated(data)
 
-    def loss(net: _Net, rows: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
+    def loss(net: CombinerNet, is_training: bool, chosen: torch.Tensor | slice) -> torch.Tensor:
+        rows = data if is_training else held_out
         return _fused_nll(net(rows.features[chosen]), rows, chosen)
 
     nets, curves, best = [], [], []
     for member in range(settings.members):
         torch.manual_seed(settings.seed + member)
-        net = _Net(data.features, settings.hidden, begin)
-        curve, epoch = _fit(net, loss, data, held_out, settings, member)
+        net = CombinerNet(data.features, settings.hidden, begin)
+        curve, epoch = fit(net, loss, data.size, settings, member, epochs=settings.epochs, decay=settings.decay)
         nets.append(net)
         curves.append(curve)
         best.append(epoch)
@@ -171,39 +125,18 @@ def train_compact(
     with torch.no_grad():
         outputs = [torch.stack([net(rows.features) for net in nets]).mean(0) for rows in (data, held_out)]
         worth = [_worth(said, rows) for said, rows in zip(outputs, (data, held_out), strict=True)]
-    gain, threshold, asked = _train_schedule(data, held_out, worth, settings)
+    schedule = train_schedule((data.alone, held_out.alone), worth, settings)
     combiner = Combiner(
         training.about.edge_base,
         training.about.cloud,
         training.about.rows,
         settings.without,
-        *_mean_of(nets),
-        *_mean_of([gain]),
-        threshold,
+        *mean_of(nets),
+        schedule.hidden,
+        schedule.out,
+        schedule.threshold,
     )
-    return TrainedCombiner(combiner, curves[0][0][1], tuple(curves), tuple(best), asked)
-
-
-def _train_schedule(
-    data: CombinerData, held_out: CombinerData, worth: Sequence[torch.Tensor], settings: CombinerSettings
-) -> tuple[_Net, float, float]:
-    """What predicts the cloud's worth, the worth from which it is asked, and at what share of the held-out rows."""
-    torch.manual_seed(settings.seed)
-    gain = _Net(data.alone, settings.gain_hidden, worth[0].mean()[None])
-
-    def loss(net: _Net, rows: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
-        known = worth[0] if rows is data else worth[1]
-        return (net(rows.alone[chosen])[:, 0] - known[chosen]).square()
-
-    _fit(gain, loss, data, held_out, settings, 0)
-    with torch.no_grad():
-        predicted = gain(held_out.alone)[:, 0]
-    threshold = float(torch.quantile(predicted, 1.0 - settings.calls))
-    return gain, threshold, float((predicted >= threshold).float().mean())
-
-
-Curve: TypeAlias = tuple[tuple[float, float], ...]
-Loss: TypeAlias = Callable[[_Net, CombinerData, torch.Tensor | slice], torch.Tensor]
+    return TrainedCombiner(combiner, curves[0][0][1], tuple(curves), tuple(best), schedule.asked)
 
 
 def _calibrated(data: CombinerData) -> torch.Tensor:
@@ -248,33 +181,3 @@ def _worth(outputs: torch.Tensor, data: CombinerData) -> torch.Tensor:
     fused = _mixed(outputs, data, slice(None))
     difference = (fused - data.tokens[:, 0]).masked_fill(data.padding, 0.0)
     return (fused.exp() * difference).sum(1)
-
-
-def _fit(
-    net: _Net, loss: Loss, data: CombinerData, held_out: CombinerData, settings: CombinerSettings, member: int
-) -> tuple[Curve, int]:
-    """Adam with a cosine; in the end the net is what it was after the epoch that served the held-out rows best."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.decay)
-    batches = -(-data.size // settings.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs * batches)
-    order = torch.Generator().manual_seed(settings.seed + member)
-
-    def judged() -> tuple[float, float]:
-        with torch.no_grad():
-            return float(loss(net, data, slice(None)).mean()), float(loss(net, held_out, slice(None)).mean())
-
-    curve = [judged()]
-    best, kept = 0, {name: value.clone() for name, value in net.state_dict().items()}
-    for epoch in range(1, settings.epochs + 1):
-        for chosen in torch.randperm(data.size, generator=order).split(settings.batch):
-            optimizer.zero_grad()
-            loss(net, data, chosen).mean().backward()
-            optimizer.step()
-            schedule.step()
-        curve.append(judged())
-        if curve[-1][1] < curve[best][1]:
-            best, kept = epoch, {name: value.clone() for name, value in net.state_dict().items()}
-        elif epoch - best >= settings.patience:
-            break
-    net.load_state_dict(kept)
-    return tuple(curve), best

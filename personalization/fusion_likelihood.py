@@ -122,7 +122,7 @@ def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -
     others.
     """
     found = combiner_rows(rows, without=False)
-    worths = np.array([combiner.worth(row.candidates.top, row.recent, row.step) for row in found])
+    worths = np.array([combiner.worth(row.of_edge) for row in found])
     thresholds = {f"{fused.system}@learned": combiner.threshold}
     thresholds |= {f"{fused.system}@learned {share:.0%}": float(np.quantile(worths, 1 - share)) for share in _BUDGETS}
     scheduled = []

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.edge_features import PROBES
 from edge_runtime.errors import RequestError
 from edge_runtime.sparse import RowFormat
 from edge_runtime.tensor_file import TensorHeader, read_header
 from personalization.errors import DataError
 
-FORMAT = "cogenesis-logprobs/1"
+FORMAT = "cogenesis-logprobs/2"
 STEERING = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Weights of delta steering whose rows can be computed exactly from a file."""
 
@@ -43,6 +44,7 @@ _ALWAYS: Mapping[str, str] = {
     "ceiling": "F32",
     "tail_mass": "F32",
     "cloud_target": "F32",
+    "probes": "F32",
 }
 _WITHOUT: Mapping[str, str] = {"without": "F32", "without_rest": "F32", "without_shift": "F32", "steering_rest": "F32"}
 
@@ -96,6 +98,7 @@ class LogProbs:
         shift, ceiling: (n,) float32, see `edge_runtime.fusion.Tail`.
         tail_mass: (n,) float32, the cloud's mass on tokens it did not send.
         cloud_target: (n,) float32, the cloud's own log-prob of the reference's token; NaN where it did not say.
+        probes: (n, PROBES) float32, the edge's log-probs of `edge_runtime.edge_features.probe_ids`.
         without: (m,) float32, the edge's log-probs without context; None where nobody asked, as are those that follow.
         without_rest: (n,) float32, log of its mass on the tokens that are not kept.
         without_shift: (n,) float32, of the tail that takes its shape.
@@ -116,6 +119,7 @@ class LogProbs:
     ceiling: NDArray[np.float32]
     tail_mass: NDArray[np.float32]
     cloud_target: NDArray[np.float32]
+    probes: NDArray[np.float32]
     without: NDArray[np.float32] | None = None
     without_rest: NDArray[np.float32] | None = None
     without_shift: NDArray[np.float32] | None = None
@@ -310,7 +314,7 @@ def _check_columns(rows: LogProbs) -> None:
     size, tokens, sent = rows.size, rows.ids.shape[0], rows.cloud.shape[0]
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(rows.columns(), (size,))
     shapes |= dict.fromkeys(("ids", "edge", "without"), (tokens,))
-    shapes |= {"cloud": (sent,), "steering_rest": (size, len(STEERING))}
+    shapes |= {"cloud": (sent,), "probes": (size, PROBES), "steering_rest": (size, len(STEERING))}
     for name, column in rows.columns().items():
         if column.shape != shapes[name]:
             raise ValueError(f"column '{name}' has the shape {column.shape}, not {shapes[name]}")

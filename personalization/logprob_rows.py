@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.edge_features import probes_of
 from edge_runtime.fusion import Tail, tail_of
 from edge_runtime.sparse import SparseLogProbs
 from personalization.logprob_file import STEERING, LogProbs, LogProbsOf, RecordRows
@@ -67,6 +68,7 @@ def cut_rows(rows: AnswerRows, about: LogProbsOf, record: str, user: str) -> Log
         "ceiling": np.array([tail.ceiling for tail in tails], np.float32),
         "tail_mass": np.array([cloud.tail_mass for cloud in rows.cloud], np.float32),
         "cloud_target": rows.cloud_target.astype(np.float32),
+        "probes": probes_of(rows.edge),
     }
     if rows.without is not None and tails_without is not None:
         steered = [_rest((1 - w) * rows.without + w * rows.edge, kept) for w in STEERING]

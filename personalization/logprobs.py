@@ -18,7 +18,7 @@ from personalization.collab_records import CollabRecord, Skipped, records_digest
 from personalization.engine import Engine
 from personalization.errors import DataError
 from personalization.journal import Journal, read_journal, run_remaining
-from personalization.logprob_file import LogProbs, LogProbsOf, decode_logprobs, encode_logprobs, joined
+from personalization.logprob_file import FORMAT, LogProbs, LogProbsOf, decode_logprobs, encode_logprobs, joined
 from personalization.logprob_rows import AnswerRows, cut_rows
 from personalization.row_scorer import BridgeRows, BridgeSpec, CloudRows, LocalCloudRows, ModelSpec, open_scorer
 from personalization.run import Shard
@@ -49,6 +49,7 @@ class LogProbPlan:
     def document(self, records: Sequence[CollabRecord]) -> dict[str, Any]:
         """Everything that the log-probs depend on, as JSON."""
         return {
+            "format": FORMAT,
             "edge": self.edge.identity,
             "cloud": _name(self.cloud),
             "rows": asdict(self.rows),

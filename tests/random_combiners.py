@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from edge_runtime.combiner import (
-    EDGE_FEATURES,
     EXPERTS,
     OUTPUTS,
     ROW_FEATURES,
-    SCHEDULE_FEATURES,
     TOKEN_FEATURES,
     WITHOUT_FEATURES,
     Combiner,
     Layer,
 )
+from edge_runtime.edge_features import EDGE_FEATURES, SCHEDULE_FEATURES
 from edge_runtime.sparse import THIN, RowFormat
 
 

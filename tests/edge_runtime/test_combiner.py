@@ -17,7 +17,7 @@ from random_logprobs import random_logprobs
 from safetensors.numpy import load_file, save_file
 
 from edge_runtime.combiner import EXPERTS, OF_THE_EDGE, TOKEN_FEATURES, Candidates
-from edge_runtime.combiner_file import encode_combiner, read_combiner
+from edge_runtime.combiner_file import FORMAT, encode_combiner, read_combiner
 from edge_runtime.errors import BundleError
 from edge_runtime.fusion import Fusion, Strategy, fuse
 from edge_runtime.options import Options
@@ -175,6 +175,6 @@ def test_a_threshold_that_is_no_number_and_other_tensors_are_refused(tmp_path: P
     path.write_bytes(encode_combiner(replace(random_combiner(8), threshold=float("nan"))))
     with pytest.raises(BundleError, match="threshold"):
         read_combiner(path)
-    save_file({"x": np.zeros(3, np.float32)}, path, {"format": "cogenesis-combiner/1", "about": json.dumps({})})
+    save_file({"x": np.zeros(3, np.float32)}, path, {"format": FORMAT, "about": json.dumps({})})
     with pytest.raises(BundleError, match="digest"):
         read_combiner(path)
