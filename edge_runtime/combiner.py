@@ -234,6 +234,10 @@ class Candidates:
         fused: Vector = np.log(mixed * (1.0 - OF_THE_EDGE) + np.exp(self.edge) * OF_THE_EDGE)
         return fused
 
+    def divergence(self, fused: Vector) -> float:
+        """KL(fused || edge) of (n + 1,) log-probs from `mix`, nats: what fusion gains if tokens come as it says."""
+        return float(np.exp(fused) @ (fused - self.edge))
+
 
 def _ended(values: Vector, last: float) -> Vector:
     """With one more value behind them; `np.append` takes four times as long."""

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from personalization.by_user import Measured, compare_by_user, means
-from personalization.fusion_likelihood import Likelihood, Sweep
+from personalization.by_user import Measured, Sum, compare_by_user, means
+from personalization.fusion_likelihood import NLL, Likelihood, Sweep, measured
+from personalization.logprob_file import LogProbs
 from personalization.significance import Comparison
 
-FORMAT = "cogenesis-evaluation/1"
+FORMAT = "cogenesis-evaluation/2"
+_KEPT = "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Calls:
         nll: nats a token.
         kept: share of what always asking gains over the better single model.
         kept_over_edge: share of what it gains over the edge, which writes where nobody is asked.
+        low, high: its 95 % interval, by bootstrap over users.
     """
 
     system: str
@@ -85,25 +88,39 @@ class Calls:
     nll: float
     kept: float
     kept_over_edge: float
+    low: float
+    high: float
 
 
-def calls_of(scheduled: Sequence[Likelihood], always: Likelihood, single: float, edge: float) -> tuple[Calls, ...]:
+def calls_of(
+    rows: LogProbs, scheduled: Sequence[Likelihood], always: Likelihood, single: Likelihood, edge: Likelihood
+) -> tuple[Calls, ...]:
     """What asking less costs.
 
     Args:
-        scheduled: fusions that do.
+        rows: what all these likelihoods are of.
+        scheduled: fusions that ask less.
         always: the fusion that asks at every token.
-        single: nats a token of the better model alone.
-        edge: of the edge alone.
+        single: the better model alone.
+        edge: the edge alone.
     """
+    found = []
+    for one in (*scheduled, always):
+        over_edge = _kept(rows, one, always, edge)
+        kept = _kept(rows, one, always, single).score
+        found.append(Calls(one.system, one.calls, one.mean, kept, over_edge.score, over_edge.low, over_edge.high))
+    return tuple(found)
 
-    def kept(one: Likelihood, alone: float) -> float:
-        gain = alone - always.mean
-        return (alone - one.mean) / gain if gain > 0 else 0.0
 
-    return tuple(
-        Calls(one.system, one.calls, one.mean, kept(one, single), kept(one, edge)) for one in (*scheduled, always)
-    )
+def _kept(rows: LogProbs, one: Likelihood, always: Likelihood, alone: Likelihood) -> Comparison:
+    """The share of a gain that stays: a ratio of sums, held against 0."""
+    gained, most = (Likelihood("", alone.nll - with_cloud.nll) for with_cloud in (one, always))
+    shares = [
+        Measured(some.user, {_KEPT: Sum(some.sums[NLL].total, every.sums[NLL].total)})
+        for some, every in zip(measured(rows, gained), measured(rows, most), strict=True)
+    ]
+    nothing = [Measured(share.user, {_KEPT: Sum(0.0)}) for share in shares]
+    return compare_by_user(shares, nothing)[_KEPT]
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def measure_likelihood(
         skipped=len(records) - len(scored),
         table=table({**found, **others}, main.system),
         sweeps=swept,
-        calls=calls_of([*by_schedule(rows, main), *scheduled], main, single.mean, float(rows.edge_nll.mean())),
+        calls=calls_of(rows, [*by_schedule(rows, main), *scheduled], main, single, alone[0]),
     )
 
 

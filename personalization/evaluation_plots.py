@@ -14,6 +14,8 @@ from personalization.collab_systems import Writer
 from personalization.evaluation_report import ANSWERS_PLOT, FUSION_PLOT
 from personalization.fusion_likelihood import NLL
 
+_SCHEDULES = {"@learned": "learned schedule", "@known": "if the worth were known"}
+
 
 def draw_evaluation(body: Mapping[str, Any], directory: Path) -> list[Path]:
     """Write the plots of what an evaluation has.
@@ -55,7 +57,7 @@ def _fusion(found: Mapping[str, Any]) -> Any:
     weights.legend(fontsize=8)
     by_kind: dict[str, list[tuple[float, float]]] = {}
     for one in found["calls"]:
-        kind = "learned schedule" if "@learned" in one["system"] else "P, K, T"
+        kind = next((kind for mark, kind in _SCHEDULES.items() if mark in one["system"]), "P, K, T")
         by_kind.setdefault(kind, []).append((one["share"], one["nll"]))
     for kind, points in by_kind.items():
         calls.plot(*zip(*sorted(points), strict=True), marker="o", label=kind)

@@ -98,14 +98,14 @@ def _likelihood(found: Mapping[str, Any], pictures: str, mark: str) -> list[str]
     ]
     if found["calls"]:
         calls = [
-            [one["system"], f"{one['share']:.0%}", f"{one['nll']:.4f}"]
-            + [f"{one[gain]:.0%}" for gain in ("kept_over_edge", "kept")]
+            [one["system"], f"{one['share']:.1%}", f"{one['nll']:.4f}", _kept(one), f"{one['kept']:.0%}"]
             for one in found["calls"]
         ]
         head = ["asking the cloud less", "tokens that ask", "NLL", "gain over edge kept", "over the better kept"]
         parts += [
             "Gains are what asking always saves over the edge, which writes alone where the cloud is not asked, and "
-            "over the better of both models.",
+            "over the better of both models. A budget's threshold is looked up on these very records; *known* asks "
+            "where fusion really changes most, which nobody can tell before asking.",
             markdown_table(head, calls),
         ]
     return [*parts, f"![NLL by weight, and by share of tokens that ask the cloud]({pictures}{FUSION_PLOT})"]
@@ -146,6 +146,10 @@ def _difference(against: Mapping[str, Any] | None, name: str, digits: int = 4) -
     one = against[name]
     low, high = f"{one['low']:+.{digits}f}", f"{one['high']:+.{digits}f}"
     return f"{one['difference']:+.{digits}f} ({low} to {high})", f"{one['p']:.4f}"
+
+
+def _kept(call: Mapping[str, Any]) -> str:
+    return f"{call['kept_over_edge']:.1%} ({call['low']:.0%} to {call['high']:.0%})"
 
 
 def _interval(against: Mapping[str, Any] | None, name: str) -> str:

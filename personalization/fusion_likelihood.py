@@ -119,17 +119,22 @@ def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -
     """The same fusion where the combiner's schedule leaves the edge alone: as it ships, and at some budgets of calls.
 
     What a budget needs of the predicted worth is looked up on these very rows; the schedule that ships was fitted on
-    others.
+    others. With each budget stands what knowing the worth would keep, KL(fused || edge), which bounds every prediction.
     """
-    found = combiner_rows(rows, without=False)
+    found = list(combiner_rows(rows, without=combiner.uses_without))
     worths = np.array([combiner.worth(row.of_edge) for row in found])
-    thresholds = {f"{fused.system}@learned": combiner.threshold}
-    thresholds |= {f"{fused.system}@learned {share:.0%}": float(np.quantile(worths, 1 - share)) for share in _BUDGETS}
-    scheduled = []
-    for name, threshold in thresholds.items():
-        asked = (worths >= threshold) | (rows.step == 0)
-        scheduled.append(Likelihood(name, np.where(asked, fused.nll, rows.edge_nll), float(asked.mean())))
-    return scheduled
+    changes = np.array([row.candidates.divergence(combiner.mix(row.candidates, row.step)) for row in found])
+
+    def asking(name: str, asked: NDArray[np.bool_]) -> Likelihood:
+        asked = asked | (rows.step == 0)
+        nll = np.where(asked, fused.nll, rows.edge_nll)
+        return Likelihood(f"{fused.system}@{name}", nll, float(asked.mean()))
+
+    return [
+        asking("learned", worths >= combiner.threshold),
+        *(asking(f"learned {share:.0%}", worths >= np.quantile(worths, 1 - share)) for share in _BUDGETS),
+        *(asking(f"known {share:.0%}", changes >= np.quantile(changes, 1 - share)) for share in _BUDGETS),
+    ]
 
 
 def measured(rows: LogProbs, likelihood: Likelihood) -> list[Measured]:

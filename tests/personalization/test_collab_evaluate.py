@@ -30,9 +30,11 @@ from export.onnx_export import export_onnx
 from personalization.collab_commands import app
 from personalization.collab_records import CollabRecord, write_collab_file
 from personalization.collab_systems import Writer, parse_system
+from personalization.combiner_rows import combiner_rows
 from personalization.errors import SettingsError
 from personalization.fuse_train import COMBINER_NAME, REFERENCE_NAME
 from personalization.fused_nll import asks, fused_nll
+from personalization.fusion_likelihood import by_learned_schedule, learned
 from personalization.logprob_file import read_logprobs
 from personalization.reference_combiner import ReferenceCombiner
 
@@ -154,6 +156,22 @@ def test_asking_always_keeps_the_whole_gain_and_asking_less_is_told_by_its_share
     assert calls["learned@0,3,1"]["share"] < calls["learned@0,1,1"]["share"] < calls["learned@0,1,3"]["share"]
     assert calls["learned@learned 25%"]["share"] < calls["learned@learned 75%"]["share"]
     assert "learned@learned" in calls
+    assert calls["learned"]["low"] == calls["learned"]["high"] == 1.0
+    edge, always = (by_system(likelihood)[name]["scores"]["nll"] for name in ("edge", "learned"))
+    for one in calls.values():
+        assert one["kept_over_edge"] == pytest.approx((edge - one["nll"]) / (edge - always))
+        assert one["low"] <= one["kept_over_edge"] <= one["high"]
+
+
+def test_what_is_worth_most_by_what_fusion_changes_is_asked_first(pair):
+    rows, combiner = read_logprobs(pair / "scored" / "rows.logprobs"), random_combiner(1)
+    fused = learned(rows, combiner)
+    known = {one.system: one for one in by_learned_schedule(rows, fused, combiner)}["learned@known 25%"]
+    changed = ~np.isclose(known.nll, rows.edge_nll) | np.isclose(fused.nll, rows.edge_nll)
+    found = list(combiner_rows(rows, without=False))
+    worth = np.array([row.candidates.divergence(combiner.mix(row.candidates, row.step)) for row in found])
+    assert (worth >= 0).all()
+    assert changed[worth >= np.quantile(worth, 0.75)].all()
 
 
 def test_the_schedule_that_ships_asks_where_the_device_would(likelihood, pair):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from cloud_bridge.client import connect
+from cloud_bridge.server.onnx_engine import load_onnx_engine
+from cloud_bridge.server.serve import ServerOptions, serving
 from cloud_bridge.server.sketch import is_point
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
+from edge_runtime.errors import CloudError
+from edge_runtime.ledger import Ledger
+from edge_runtime.privacy import Gate, Policy
+from export.onnx_export import export_onnx
 from personalization.collab_commands import app
 from personalization.collab_records import CollabRecord, read_collab_file, write_collab_file
 from personalization.errors import SettingsError
@@ -105,6 +114,37 @@ def test_an_endpoint_sees_the_public_instructions_alone_and_the_ledger_tells(rec
     assert [(record.id, record.context, record.reference) for record in after] == [
         (record.id, record.context, record.reference) for record in before
     ]
+
+
+@pytest.fixture(scope="module")
+def small_cloud(llama, tmp_path_factory):
+    bundle = tmp_path_factory.mktemp("cloud") / "bundle"
+    export_onnx(llama, bundle, "fp32")
+    with serving(load_onnx_engine(str(bundle), threads=1), ServerOptions(max_sessions=4)) as running:
+        yield running.address
+
+
+def test_a_cloud_outlines_what_is_public_and_each_record_gets_what_its_device_would_get(records, tmp_path, small_cloud):
+    ledger, out = tmp_path / "ledger.jsonl", tmp_path / "out.jsonl"
+    told = run(records, "--cloud", small_cloud, "-o", out, "--ledger", ledger)
+    assert (told["sketches"], told["failed"], told["usage"]["calls"]) == (3, [], 3)
+    with connect(small_cloud) as cloud:
+        gate = Gate(Policy.SKETCH, Ledger())
+        for record in read_collab_file(out).records:
+            answer = "".join(cloud.sketch(gate.sketch(record.instruction)))
+            assert record.sketch == read_outline(answer, repeating=True)
+    left = [line for line in ledger.read_text().splitlines() if json.loads(line)["direction"] == "up"]
+    assert [json.loads(line)["kind"] for line in left] == ["info", "sketch", "sketch", "sketch"]
+    assert "Write a speech 2" in "".join(left)
+    assert not any(private in line for line in left for private in ("Isolde", "Pixel", "Dear all"))
+
+
+def test_a_cloud_that_is_not_there_is_named_and_nothing_is_written(records, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(CloudError, match=re.escape(address)):
+        run(records, "--cloud", address, "-o", tmp_path / "out.jsonl", "--timeout", 1)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_what_has_no_form_is_named_and_the_next_run_asks_for_that_alone(records, tmp_path):
