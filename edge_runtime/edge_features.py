@@ -31,7 +31,7 @@ def probe_ids(vocab_size: int) -> NDArray[np.int64]:
     A logit is a linear function of the model's last hidden state, so many tokens' logits tell where that state is, as
     no likeliest tokens can: what kind of place in a text this is. Any tokens do, if they differ.
     """
-    ids = np.linspace(0, vocab_size - 1, PROBES).astype(np.int64)
+    ids = np.arange(PROBES) * (vocab_size - 1) // (PROBES - 1)
     ids.flags.writeable = False
     return ids
 
