@@ -90,7 +90,7 @@ def main() -> None:
             for _ in range(arguments.repeats):
                 times["combine"].append(microseconds(lambda: _combined(combiner, edge, cloud, top, ids)))  # noqa: B023
                 times["whole"].append(microseconds(lambda: fuse(edge, cloud, learned)))  # noqa: B023
-                times["schedule"].append(microseconds(lambda: combiner.asks(edge, (-1.0, -2.0, -3.0), 5)))  # noqa: B023
+                times["schedule"].append(microseconds(lambda: combiner.expects(edge, (-1.0, -2.0, -3.0), 5)))  # noqa: B023
                 times["geometric"].append(microseconds(lambda: fuse(edge, cloud, Fusion())))  # noqa: B023
                 with torch.inference_mode():
                     times["reference"].append(microseconds(lambda: reference(given)))  # noqa: B023

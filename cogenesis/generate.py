@@ -73,9 +73,9 @@ FusionOption = Annotated[
 ScheduleOption = Annotated[
     str,
     typer.Option(
-        metavar="P,K,T|learned",
+        metavar="P,K,T|learned[:SHARE]",
         help="Ask the cloud at the first P steps, then T of every K+T; learned: where the bundle's combiner expects "
-        "something of it.",
+        "much of it, learned:0.5: at about half of the steps, where it expects most.",
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the decoder.")]

@@ -191,7 +191,7 @@ class Assistant:
         if fusion.strategy is Strategy.LEARNED and fusion.combiner is None:
             fusion = replace(fusion, combiner=self._own_combiner())
         if isinstance(schedule, LearnedSchedule) and schedule.combiner is None:
-            schedule = LearnedSchedule(self._own_combiner())
+            schedule = replace(schedule, combiner=self._own_combiner())
         return replace(options, fusion=fusion, schedule=schedule)
 
     def _own_combiner(self) -> Combiner:

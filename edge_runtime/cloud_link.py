@@ -19,7 +19,7 @@ from edge_runtime.errors import CloudError, CloudTimeoutError, ProtocolError
 from edge_runtime.messages import OpenRequest
 from edge_runtime.pace import Measured
 from edge_runtime.privacy import Conversation, Released
-from edge_runtime.schedule import LearnedSchedule, Schedule
+from edge_runtime.schedule import Decision, LearnedSchedule, Schedule
 from edge_runtime.sparse import SparseLogProbs
 
 
@@ -118,6 +118,7 @@ class CloudLink:
     _known: tuple[int, ...] = ()
     _flights: deque[_Flight] = field(default_factory=deque)
     _positions: deque[_Position] = field(default_factory=deque)
+    _decisions: list[Decision] = field(default_factory=list)
     _settled: int = 0
     _retry_at: float | None = None
     _waits_for_sign: bool = False
@@ -169,15 +170,19 @@ class CloudLink:
     def decide(self, edge: NDArray[np.float32], recent: Sequence[float]) -> None:
         """The edge's (V,) float32 log-probs behind all tokens are there: a learned schedule looks at them.
 
+        It decides also where the cloud can't be asked: what it decides later hangs on the text alone.
+
         Args:
             edge: the log-probs.
             recent: what its rows gave the last tokens, the latest last.
         """
-        last = self._positions[-1]
+        if not isinstance(self.schedule, LearnedSchedule):
+            return
+        step, last = self.conversation.length, self._positions[-1]
+        del self._decisions[step - 1 :]  # of a draft that was taken back
+        self._decisions.append(self.schedule.decide(step, edge, recent, self._decisions))
         if last.state is _State.UNDECIDED:
-            assert isinstance(self.schedule, LearnedSchedule)
-            asks = self.schedule.asks_at(self.conversation.length, edge, recent)
-            last.state = _State.UNSENT if asks else _State.ALONE
+            last.state = _State.UNSENT if self._decisions[-1].asks else _State.ALONE
 
     def rewind(self, length: int) -> None:
         """The draft was taken back: the answer and its draft have `length` tokens now."""

@@ -120,8 +120,8 @@ class Combiner:
         """The fused distribution of one row's candidates: (n + 1,) log-probs, the rest's as the last."""
         return row.mix(self.out(np.tanh(self.hidden(row.features(step)))))
 
-    def asks(self, edge: NDArray[np.float32], recent: Sequence[float], step: int) -> bool:
-        """Whether the cloud's row is worth its cost, for all that the edge tells.
+    def expects(self, edge: NDArray[np.float32], recent: Sequence[float], step: int) -> float:
+        """What the cloud's row will be worth, in nats, for all that the edge tells.
 
         Args:
             edge: (V,) float32 log-probabilities of the row.
@@ -129,7 +129,7 @@ class Combiner:
             step: which token of the answer the row predicts, from 0.
         """
         top = edge[likeliest(edge, EDGE_TOP)].astype(np.float64)
-        return self.worth(schedule_features(top, recent, probes_of(edge), step)) >= self.threshold
+        return self.worth(schedule_features(top, recent, probes_of(edge), step))
 
     def worth(self, features: Vector) -> float:
         """What the cloud's row will gain, in nats, predicted from `schedule_features`."""

@@ -49,7 +49,7 @@ def parse_system(name: str) -> System:
     """Read a system's name.
 
     Args:
-        name: a `Writer` but FUSED; or STRATEGY[:WEIGHT][@P,K,T | @learned], such as "arithmetic:0.8@0,1,1" or
+        name: a `Writer` but FUSED; or STRATEGY[:WEIGHT][@P,K,T | @learned[:SHARE]], such as "arithmetic:0.8@0,1,1" or
             "learned".
 
     Raises:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_runtime.combiner import EDGE_TOP, Candidates, Combiner, Vector
 from edge_runtime.edge_features import RECENT, schedule_features
 from edge_runtime.logprobs import CANCELLATION
+from edge_runtime.schedule import Decision, LearnedSchedule
 from personalization.errors import DataError
 from personalization.logprob_file import LogProbs
 
@@ -96,9 +97,15 @@ def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
     return np.array([-combiner.mix(row.candidates, row.step)[row.target] - row.offset for row in found])
 
 
-def learned_asks(rows: LogProbs, combiner: Combiner) -> NDArray[np.bool_]:
-    """Where a combiner's schedule asks the cloud: (n,) bool; always at the first step."""
-    asked = [
-        row.step == 0 or combiner.worth(row.of_edge) >= combiner.threshold for row in combiner_rows(rows, without=False)
-    ]
-    return np.array(asked, bool)
+def learned_asks(rows: LogProbs, combiner: Combiner, schedule: LearnedSchedule) -> NDArray[np.bool_]:
+    """Where a learned schedule asks the cloud, by a combiner's worth: (n,) bool; always at the first step."""
+    worths = [combiner.worth(row.of_edge) for row in combiner_rows(rows, without=False)]
+    asked = np.ones(rows.size, bool)
+    decisions: list[Decision] = []
+    for index, (step, worth) in enumerate(zip(rows.step.tolist(), worths, strict=True)):
+        if step == 0:
+            decisions = []
+            continue
+        decisions.append(schedule.decide_by(worth, combiner.threshold, decisions))
+        asked[index] = decisions[-1].asks
+    return asked

@@ -14,8 +14,6 @@ from personalization.collab_systems import Writer
 from personalization.evaluation_report import ANSWERS_PLOT, FUSION_PLOT
 from personalization.fusion_likelihood import NLL
 
-_SCHEDULES = {"@learned": "learned schedule", "@known": "if the worth were known"}
-
 
 def draw_evaluation(body: Mapping[str, Any], directory: Path) -> list[Path]:
     """Write the plots of what an evaluation has.
@@ -57,8 +55,7 @@ def _fusion(found: Mapping[str, Any]) -> Any:
     weights.legend(fontsize=8)
     by_kind: dict[str, list[tuple[float, float]]] = {}
     for one in found["calls"]:
-        kind = next((kind for mark, kind in _SCHEDULES.items() if mark in one["system"]), "P, K, T")
-        by_kind.setdefault(kind, []).append((one["share"], one["nll"]))
+        by_kind.setdefault(_schedule(one["system"]), []).append((one["share"], one["nll"]))
     for kind, points in by_kind.items():
         calls.plot(*zip(*sorted(points), strict=True), marker="o", label=kind)
     calls.set_xlabel("share of the tokens that ask the cloud")
@@ -66,6 +63,16 @@ def _fusion(found: Mapping[str, Any]) -> Any:
     if by_kind:
         calls.legend(fontsize=8)
     return figure
+
+
+def _schedule(system: str) -> str:
+    """The kind of a system's schedule, by its name."""
+    when = system.partition("@")[2]
+    if when.startswith("known"):
+        return "if the worth were known"
+    if when.startswith("learned:"):
+        return "learned, a share of every answer"
+    return "learned, a share of all" if when.startswith(("learned", "predicted")) else "P, K, T"
 
 
 def _answers(found: Mapping[str, Any]) -> Any:

@@ -104,8 +104,9 @@ def _likelihood(found: Mapping[str, Any], pictures: str, mark: str) -> list[str]
         head = ["asking the cloud less", "tokens that ask", "NLL", "gain over edge kept", "over the better kept"]
         parts += [
             "Gains are what asking always saves over the edge, which writes alone where the cloud is not asked, and "
-            "over the better of both models. A budget's threshold is looked up on these very records; *known* asks "
-            "where fusion really changes most, which nobody can tell before asking.",
+            "over the better of both models. *learned:SHARE* keeps to its share in every answer; *predicted* and "
+            "*known* have it over all of them, with a threshold looked up on these very records: by the worth as "
+            "predicted, and by what fusion really changes, which nobody can tell before asking.",
             markdown_table(head, calls),
         ]
     return [*parts, f"![NLL by weight, and by share of tokens that ask the cloud]({pictures}{FUSION_PLOT})"]

@@ -41,7 +41,7 @@ def asks(rows: LogProbs, schedule: Schedule | LearnedSchedule) -> NDArray[np.boo
         SettingsError: a learned schedule has no combiner.
     """
     if isinstance(schedule, LearnedSchedule):
-        return learned_asks(rows, _present(schedule.combiner))
+        return learned_asks(rows, _present(schedule.combiner), schedule)
     return np.array([schedule.asks(int(step)) for step in rows.step], bool)
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from edge_runtime.combiner import Combiner
 from edge_runtime.fusion import Fusion, Strategy
-from edge_runtime.schedule import Schedule
+from edge_runtime.schedule import LearnedSchedule, Schedule
 from personalization.by_user import Measured, Sum
 from personalization.collab_systems import Writer
-from personalization.combiner_rows import combiner_rows
+from personalization.combiner_rows import combiner_rows, learned_asks
 from personalization.fused_nll import asks, fused_nll
 from personalization.logprob_file import STEERING, LogProbs
 
@@ -28,7 +28,7 @@ WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 _SCHEDULES = (Schedule(0, 3, 1), Schedule(0, 2, 1), Schedule(0, 1, 1), Schedule(0, 1, 2), Schedule(0, 1, 3))
 
-_BUDGETS = (0.1, 0.25, 0.5, 0.75)
+_BUDGETS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +116,10 @@ def learned(rows: LogProbs, combiner: Combiner) -> Likelihood:
 
 
 def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -> list[Likelihood]:
-    """The same fusion where the combiner's schedule leaves the edge alone: as it ships, and at some budgets of calls.
+    """The same fusion where the combiner's schedule leaves the edge alone: as it ships, and with shares to keep to.
 
-    What a budget needs of the predicted worth is looked up on these very rows; the schedule that ships was fitted on
-    others. With each budget stands what knowing the worth would keep, KL(fused || edge), which bounds every prediction.
+    Beside them stands what asking at the same share of all rows would keep where the worth is largest, as it is
+    predicted and as it is, KL(fused || edge), which bounds every prediction: no answer has to keep to the share then.
     """
     found = list(combiner_rows(rows, without=combiner.uses_without))
     worths = np.array([combiner.worth(row.of_edge) for row in found])
@@ -130,9 +130,11 @@ def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -
         nll = np.where(asked, fused.nll, rows.edge_nll)
         return Likelihood(f"{fused.system}@{name}", nll, float(asked.mean()))
 
+    shares = [LearnedSchedule(combiner, share) for share in _BUDGETS]
     return [
         asking("learned", worths >= combiner.threshold),
-        *(asking(f"learned {share:.0%}", worths >= np.quantile(worths, 1 - share)) for share in _BUDGETS),
+        *(asking(f"learned:{one.share:g}", learned_asks(rows, combiner, one)) for one in shares),
+        *(asking(f"predicted {share:.0%}", worths >= np.quantile(worths, 1 - share)) for share in _BUDGETS),
         *(asking(f"known {share:.0%}", changes >= np.quantile(changes, 1 - share)) for share in _BUDGETS),
     ]
 

@@ -31,8 +31,8 @@ def random_combiner(
         weight, bias = rng.standard_normal((inputs, outputs)) * scale, rng.standard_normal(outputs) * scale
         return Layer(weight.astype(np.float32).astype(np.float64), bias.astype(np.float32).astype(np.float64))
 
-    worth = np.eye(SCHEDULE_FEATURES, 1, -1) * -100.0
-    worth[EDGE_FEATURES : EDGE_FEATURES + 2, 0] = -10.0, 10.0
+    worth = np.eye(SCHEDULE_FEATURES, 1, -1) * -0.5
+    worth[EDGE_FEATURES : EDGE_FEATURES + 2, 0] = -0.05, 0.05
     out = layer(8, OUTPUTS, 0.1)
     begun = out.bias.copy()
     begun[EXPERTS:].reshape(EXPERTS, TOKEN_FEATURES)[:, :2] += np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
@@ -43,7 +43,7 @@ def random_combiner(
         without,
         layer(ROW_FEATURES + WITHOUT_FEATURES * without, 8, 0.2),
         Layer(out.weight, begun.astype(np.float32).astype(np.float64)),
-        Layer(worth, np.array([100.0 * gap])),
+        Layer(worth, np.array([0.5 * gap])),
         Layer(np.ones((1, 1)), np.zeros(1)),
         0.0,
     )

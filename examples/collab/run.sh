@@ -92,5 +92,5 @@ for set in $SETS; do
         --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \
         --edge "$here/edge-bundle" --cloud "127.0.0.1:$PORT" --large "$OUT/large-bundle" \
         --system edge-without --system cloud --system cloud-with --system sketch --system arithmetic:0.8 \
-        --system learned --system learned@learned ${ANSWERS:---max-new-tokens 192}
+        --system learned --system learned@learned --system learned@learned:0.5 ${ANSWERS:---max-new-tokens 192}
 done

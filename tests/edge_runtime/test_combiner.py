@@ -21,7 +21,7 @@ from edge_runtime.combiner_file import FORMAT, encode_combiner, read_combiner
 from edge_runtime.errors import BundleError
 from edge_runtime.fusion import Fusion, Strategy, fuse
 from edge_runtime.options import Options
-from edge_runtime.schedule import LearnedSchedule
+from edge_runtime.schedule import Decision, LearnedSchedule
 from edge_runtime.sparse import THIN, RowFormat
 from personalization.combiner_rows import combiner_rows
 from personalization.fused_nll import asks, fused_nll
@@ -58,15 +58,18 @@ def test_nll_from_the_file_is_that_of_fusing_whole_rows(seed, form, without, spr
     np.testing.assert_allclose(fused_nll(made.file, fusion), expected, atol=1e-4, rtol=1e-5)
 
 
-def test_the_schedule_asks_offline_where_it_asks_on_the_device():
+@pytest.mark.parametrize("share", [None, 0.4])
+def test_the_schedule_asks_offline_where_it_asks_on_the_device(share):
     made = random_logprobs(1, 300, THIN, records=3, length=20)
-    schedule = LearnedSchedule(random_combiner(4, gap=1.0))
+    schedule = LearnedSchedule(random_combiner(4, gap=1.0), share)
     expected = []
     for answer in made.answers:
         told: list[float] = []
+        decisions: list[Decision] = []
         for step, (edge, token) in enumerate(zip(answer.edge, answer.target, strict=True)):
-            known = schedule.asks(step)
-            expected.append(schedule.asks_at(step, edge, told) if known is None else known)
+            if step:
+                decisions.append(schedule.decide(step, edge, told, decisions))
+            expected.append(decisions[-1].asks if step else True)
             told.append(float(edge[token]))
     assert asks(made.file, schedule).tolist() == expected
     assert 5 < sum(expected) < 55

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from edge_runtime.options import Options
 from edge_runtime.pace import Measured
 from edge_runtime.privacy import Gate, Policy
 from edge_runtime.sampling import Sampling, choose
-from edge_runtime.schedule import LearnedSchedule, Schedule
+from edge_runtime.schedule import Decision, LearnedSchedule, Schedule
 from edge_runtime.sparse import RowFormat
 from edge_runtime.tokenizer import Tokenizer
 
@@ -101,21 +101,33 @@ def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool
 
     answer: list[int] = []
     told: list[float] = []
+    asks = asking(options.schedule)
     for position, fused in enumerate(asked):
         row = own = all_rows(PROMPT, answer)
+        wanted = asks(position, own, told)
         if fused:
             without = all_rows(PUBLIC_PROMPT, answer) if options.fusion.needs_without else None
             seen = cloud.row(view(pair, answer, options.policy), options.row_format)
-            assert asks(options.schedule, position, row, told)
+            assert wanted
             row = fuse(row, seen, options.fusion, without, position)
         answer.append(choose(row, position, options.sampling, answer))
         told.append(float(own[answer[-1]]))
     return answer
 
 
-def asks(schedule: Schedule | LearnedSchedule, position: int, row: np.ndarray, told: list[float]) -> bool:
-    known = schedule.asks(position)
-    return schedule.asks_at(position, row, told) if known is None else known
+def asking(schedule: Schedule | LearnedSchedule) -> Callable[[int, np.ndarray, list[float]], bool]:
+    """Whether the schedule asks at one position after the other, with no draft in between."""
+    decisions: list[Decision] = []
+
+    def asks(position: int, row: np.ndarray, told: list[float]) -> bool:
+        known = schedule.asks(position)
+        if known is not None:
+            return known
+        assert isinstance(schedule, LearnedSchedule)
+        decisions.append(schedule.decide(position, row, told, decisions))
+        return decisions[-1].asks
+
+    return asks
 
 
 def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
@@ -128,7 +140,7 @@ def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
 
 
 LEARNED = [Fusion(Strategy.LEARNED, combiner=random_combiner(seed, without=seed > 1, gap=0.2)) for seed in range(4)]
-WORTH = [LearnedSchedule(fusion.combiner) for fusion in LEARNED[2:]]
+WORTH = [LearnedSchedule(fusion.combiner, share) for fusion in LEARNED[2:] for share in (None, 0.3, 0.6)]
 STRATEGIES = st.sampled_from(
     [
         *(Fusion(name, weight) for name in Strategy if name is not Strategy.LEARNED for weight in (0.3, 0.5, 0.8)),
@@ -197,12 +209,13 @@ def test_on_a_good_link_the_cloud_has_a_part_wherever_schedule_and_policy_let_it
     assert [token.id for token in tokens] == expected
     assert link.counts.interruptions == 0
     told: list[float] = []
+    asks = asking(schedule)
     for position, token in enumerate(tokens):
         shown = Guard(pair.tokenizer, INSTRUCTION, CONTEXT) if policy is Policy.GUARDED else OpenView()
         for earlier in expected[:position]:
             shown.push(earlier)
         own = edge_row(pair, expected[:position])
-        assert token.fused == (asks(schedule, position, own, told) and shown.asks)
+        assert token.fused == (asks(position, own, told) and shown.asks)
         told.append(float(own[token.id]))
 
 

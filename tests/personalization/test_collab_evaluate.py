@@ -154,7 +154,9 @@ def test_asking_always_keeps_the_whole_gain_and_asking_less_is_told_by_its_share
     assert calls["learned"]["share"] == calls["learned"]["kept_over_edge"] == 1.0
     assert calls["learned@0,3,1"]["share"] == pytest.approx(0.25, abs=0.1)
     assert calls["learned@0,3,1"]["share"] < calls["learned@0,1,1"]["share"] < calls["learned@0,1,3"]["share"]
-    assert calls["learned@learned 25%"]["share"] < calls["learned@learned 75%"]["share"]
+    for kind in ("learned:{:g}", "predicted {:.0%}", "known {:.0%}"):
+        shares = [calls[f"learned@{kind.format(share)}"]["share"] for share in (0.25, 0.5, 0.75)]
+        assert shares == sorted(shares)
     assert "learned@learned" in calls
     assert calls["learned"]["low"] == calls["learned"]["high"] == 1.0
     edge, always = (by_system(likelihood)[name]["scores"]["nll"] for name in ("edge", "learned"))

@@ -30,7 +30,7 @@ from edge_runtime.guard import Guard
 from edge_runtime.options import Options
 from edge_runtime.privacy import Policy
 from edge_runtime.sampling import choose
-from edge_runtime.schedule import LearnedSchedule
+from edge_runtime.schedule import LearnedSchedule, parse_schedule
 from edge_runtime.sparse import THIN, RowFormat
 from export.combiner_export import add_combiner
 from export.errors import WriteError
@@ -201,9 +201,9 @@ def shown_as_it_is(one: CollabRecord, answer: tuple[int, ...], assistant: Assist
 
 @pytest.mark.parametrize("without", [False, True])
 @pytest.mark.parametrize(("window", "policy"), [(1, Policy.OPEN), (None, Policy.GUARDED)])
-@pytest.mark.parametrize("learned_schedule", [False, True])
+@pytest.mark.parametrize("when", ["0,0,1", "learned", "learned:0.4"])
 def test_learned_fusion_writes_what_its_evaluation_predicts(
-    pair: Pair, tmp_path: Path, monkeypatch, window, policy, learned_schedule, without
+    pair: Pair, tmp_path: Path, monkeypatch, window, policy, when, without
 ):
     """Greedy, over a real connection: each fused row gives its token the log-prob that the file gives it."""
     assistant = load(pair.edge_bundle, threads=1)
@@ -216,10 +216,11 @@ def test_learned_fusion_writes_what_its_evaluation_predicts(
         return token
 
     monkeypatch.setattr(edge_runtime.speculate, "choose", noting)
-    fusion, schedule = Fusion(Strategy.LEARNED, combiner=combiner), LearnedSchedule(combiner)
-    options = Options(max_new_tokens=24, fusion=fusion, rows=THIN, window=window, policy=policy)
-    if learned_schedule:
-        options = replace(options, schedule=schedule)
+    fusion, schedule = Fusion(Strategy.LEARNED, combiner=combiner), parse_schedule(when)
+    if isinstance(schedule, LearnedSchedule):
+        schedule = replace(schedule, combiner=combiner)
+    # A longer answer would not fit into the small cloud's context.
+    options = Options(max_new_tokens=16, fusion=fusion, schedule=schedule, rows=THIN, window=window, policy=policy)
     with connect(pair.address) as cloud:
         for one in map(record, range(30)):  # random models end most answers soon
             said.clear()
@@ -234,7 +235,7 @@ def test_learned_fusion_writes_what_its_evaluation_predicts(
     # The guard asks for no row while a word that may be private is being written: the edge decides alone.
     expected = np.where(result.fused, fused_nll(rows, fusion), rows.edge_nll)
     np.testing.assert_allclose(written, expected, atol=1e-4)
-    wanted = asks(rows, schedule) if learned_schedule else np.ones(len(written), bool)
+    wanted = asks(rows, schedule)
     if policy is Policy.OPEN:
         assert list(result.fused) == wanted.tolist()
     assert not (np.array(result.fused) & ~wanted).any()
