@@ -99,13 +99,18 @@ def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
 
 def learned_asks(rows: LogProbs, combiner: Combiner, schedule: LearnedSchedule) -> NDArray[np.bool_]:
     """Where a learned schedule asks the cloud, by a combiner's worth: (n,) bool; always at the first step."""
-    worths = [combiner.worth(row.of_edge) for row in combiner_rows(rows, without=False)]
+    worths = np.array([combiner.worth(row.of_edge) for row in combiner_rows(rows, without=False)])
+    return asks_by_worth(rows, worths, combiner.threshold, schedule)
+
+
+def asks_by_worth(rows: LogProbs, worths: Vector, threshold: float, schedule: LearnedSchedule) -> NDArray[np.bool_]:
+    """The same where the (n,) worths are known already."""
     asked = np.ones(rows.size, bool)
     decisions: list[Decision] = []
-    for index, (step, worth) in enumerate(zip(rows.step.tolist(), worths, strict=True)):
+    for index, (step, worth) in enumerate(zip(rows.step.tolist(), worths.tolist(), strict=True)):
         if step == 0:
             decisions = []
             continue
-        decisions.append(schedule.decide_by(worth, combiner.threshold, decisions))
+        decisions.append(schedule.decide_by(worth, threshold, decisions))
         asked[index] = decisions[-1].asks
     return asked

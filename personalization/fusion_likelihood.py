@@ -13,7 +13,7 @@ from edge_runtime.fusion import Fusion, Strategy
 from edge_runtime.schedule import LearnedSchedule, Schedule
 from personalization.by_user import Measured, Sum
 from personalization.collab_systems import Writer
-from personalization.combiner_rows import combiner_rows, learned_asks
+from personalization.combiner_rows import asks_by_worth, combiner_rows
 from personalization.fused_nll import asks, fused_nll
 from personalization.logprob_file import STEERING, LogProbs
 
@@ -133,7 +133,7 @@ def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -
     shares = [LearnedSchedule(combiner, share) for share in _BUDGETS]
     return [
         asking("learned", worths >= combiner.threshold),
-        *(asking(f"learned:{one.share:g}", learned_asks(rows, combiner, one)) for one in shares),
+        *(asking(f"learned:{one.share:g}", asks_by_worth(rows, worths, combiner.threshold, one)) for one in shares),
         *(asking(f"predicted {share:.0%}", worths >= np.quantile(worths, 1 - share)) for share in _BUDGETS),
         *(asking(f"known {share:.0%}", changes >= np.quantile(changes, 1 - share)) for share in _BUDGETS),
     ]
