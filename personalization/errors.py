@@ -16,7 +16,7 @@ class PersonalizationError(CogenesisError):
     exit_code = 9
 
 
-class EngineError(PersonalizationError):
+class RunnerError(PersonalizationError):
     """The cluster can't be used, or its workers keep dying."""
 
 

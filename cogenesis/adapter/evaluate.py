@@ -12,12 +12,12 @@ import typer
 from cogenesis.options.users import (
     WHOSE,
     AddressOption,
-    EngineOption,
     JsonOption,
     LimitOption,
     ModelOption,
     QuestionsOption,
     RecordsOption,
+    RunnerOption,
     TaskOption,
     ThreadsOption,
     UserOption,
@@ -28,8 +28,8 @@ from cogenesis.options.users import (
 from personalization.adapters.settings import SHORTEST, AdapterSettings
 from personalization.errors import DataError, TrainingError, listed
 from personalization.jobs.backlog import JobError
-from personalization.jobs.engines import EngineName, engine_of
 from personalization.jobs.run import run_jobs
+from personalization.jobs.runners import RunnerName, runner_of
 from personalization.models.libraries import prepare_command
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def evaluate(
     ] = True,
     max_length: Annotated[int, typer.Option(min=SHORTEST, help="Most tokens of prompt and answer.")] = 4096,
     threads: ThreadsOption = _DEFAULTS.threads,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -70,7 +70,7 @@ def evaluate(
     Example: cogenesis adapter evaluate --model models/smollm2 --adapters adapters --records users.json
     """
     prepare_command()
-    where = engine_of(engine, address, workers, threads)
+    where = runner_of(runner, address, workers, threads)
     from cogenesis.terminal.tables import ProgressLines, print_table
     from edge_runtime.adapters.store import directory_name
     from personalization.adapters.evaluate import AdapterJudge, JudgeSpec, Questions, compare

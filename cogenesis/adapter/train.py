@@ -12,12 +12,12 @@ import typer
 from cogenesis.options.users import (
     WHOSE,
     AddressOption,
-    EngineOption,
     JsonOption,
     LimitOption,
     ModelOption,
     QuestionsOption,
     RecordsOption,
+    RunnerOption,
     TaskOption,
     ThreadsOption,
     UserOption,
@@ -27,9 +27,9 @@ from cogenesis.options.users import (
 )
 from personalization.adapters.settings import AdapterSettings
 from personalization.errors import TrainingError, listed
-from personalization.jobs.engines import EngineName, engine_of
+from personalization.jobs.runners import RunnerName, runner_of
 from personalization.models.libraries import prepare_command
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 
 if TYPE_CHECKING:
     from personalization.adapters.train_users import Outcome
@@ -69,7 +69,7 @@ def train(
     ] = None,
     rate: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=HOW)] = _DEFAULTS.rate,
     schedule: Annotated[
-        Schedule, typer.Option(help="How the rate falls after the warm-up.", rich_help_panel=HOW)
+        RateSchedule, typer.Option(help="How the rate falls after the warm-up.", rich_help_panel=HOW)
     ] = _DEFAULTS.schedule,
     warmup: Annotated[
         float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=HOW)
@@ -94,7 +94,7 @@ def train(
     ] = _DEFAULTS.max_length,
     seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=HOW)] = _DEFAULTS.seed,
     threads: ThreadsOption = _DEFAULTS.threads,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     force: Annotated[
@@ -135,7 +135,7 @@ def train(
         seed=seed,
         threads=threads,
     )
-    where = engine_of(engine, address, workers, threads)
+    where = runner_of(runner, address, workers, threads)
     from cogenesis.terminal.tables import ProgressLines, print_table
     from personalization.adapters.train_users import train_users, users_of, write_summary
     from personalization.adapters.worker import WorkerSpec

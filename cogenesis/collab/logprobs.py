@@ -10,14 +10,14 @@ import typer
 
 from cogenesis.options.answering import ForceOption, ShardOption, say_incomplete
 from cogenesis.options.records import RecordsArgument, report_skipped, usable_records
-from cogenesis.options.users import AddressOption, EngineOption, JsonOption, ThreadsOption, WorkersOption, base_of
+from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption, base_of
 from cogenesis.terminal.tables import ProgressLines
 from edge_runtime.fusion.sparse import THIN, RowFormat, ValueType
 from export.bundle.writer import is_bundle
 from personalization.collab.logprobs.model_spec import BridgeSpec, ModelSpec
 from personalization.collab.logprobs.score import LogProbPlan, score_records
 from personalization.errors import SettingsError
-from personalization.jobs.engines import EngineName, engine_of
+from personalization.jobs.runners import RunnerName, runner_of
 from personalization.jobs.shard import Shard
 from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
@@ -72,7 +72,7 @@ def logprobs(
     ] = THIN.value_type,
     shard: ShardOption = "1/1",
     threads: ThreadsOption = 2,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     force: ForceOption = False,
@@ -102,7 +102,7 @@ def logprobs(
     def report(done: int, total: int) -> None:
         lines(out.name, "scored", done, total, worked=True)
 
-    where = engine_of(engine, address, workers, threads)
+    where = runner_of(runner, address, workers, threads)
     chosen = usable_records(records)[:limit]
     scored = score_records(chosen, plan, where, out.absolute(), shard=Shard.parse(shard), force=force, report=report)
     if scored is None:

@@ -31,7 +31,7 @@ from personalization.collab.records.shown import Shown
 from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
 from personalization.models.precision import Precision
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 from personalization.training.settings import TuningSettings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "An adapter instead of all weights"
 CURVES_NAME = "curves.svg"
-_DEFAULTS = TuningSettings(epochs=5, batch=4, rate=5e-5, schedule=Schedule.COSINE, warmup=0.05, save_every=20)
+_DEFAULTS = TuningSettings(epochs=5, batch=4, rate=5e-5, schedule=RateSchedule.COSINE, warmup=0.05, save_every=20)
 _LORA = AdapterSettings(rank=16, targets="all")
 _LORA_RATE = 5e-4
 _PACK, _PACK_ON_CPU = 4096, 512

@@ -31,8 +31,8 @@ from cogenesis.options.answering import (
     QuestionLimitOption,
     TaskOption,
 )
-from cogenesis.options.users import AddressOption, EngineOption, JsonOption, ThreadsOption, WorkersOption
-from personalization.jobs.engines import EngineName
+from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption
+from personalization.jobs.runners import RunnerName
 from personalization.lamp.answers import Answered, Asked
 from personalization.lamp.compare import CompareSpec, markdown_table, write_comparison
 from personalization.lamp.compare import compare as compare_systems
@@ -65,7 +65,7 @@ def compare(
     one_line: OneLineOption = ONE_LINE,
     limit: QuestionLimitOption = None,
     threads: ThreadsOption = THREADS,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     force: ForceOption = False,
@@ -92,7 +92,7 @@ def compare(
         one_line=one_line,
         shard="1/1",
         threads=threads,
-        engine=engine,
+        runner=runner,
         address=address,
         workers=workers,
         force=force,

@@ -32,8 +32,8 @@ from cogenesis.options.answering import (
     TaskOption,
     say_incomplete,
 )
-from cogenesis.options.users import AddressOption, EngineOption, JsonOption, ThreadsOption, WorkersOption
-from personalization.jobs.engines import EngineName
+from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption
+from personalization.jobs.runners import RunnerName
 from personalization.lamp.metrics import mean_scores
 from personalization.lamp.outputs import write_outputs
 from personalization.lamp.questions import QuestionFile
@@ -62,7 +62,7 @@ def evaluate(
     limit: QuestionLimitOption = None,
     shard: ShardOption = "1/1",
     threads: ThreadsOption = THREADS,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     force: ForceOption = False,
@@ -92,7 +92,7 @@ def evaluate(
         one_line=one_line,
         shard=shard,
         threads=threads,
-        engine=engine,
+        runner=runner,
         address=address,
         workers=workers,
         force=force,

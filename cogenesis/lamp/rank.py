@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.users import AddressOption, EngineOption, JsonOption, ThreadsOption, WorkersOption
+from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.errors import SettingsError
-from personalization.jobs.engines import EngineName, engine_of
+from personalization.jobs.runners import RunnerName, runner_of
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.rankers import RankerName
 from personalization.lamp.ranking import RankingSpec, rank_profiles
@@ -52,7 +52,7 @@ def rank(
     ] = 32,
     device: Annotated[Device, typer.Option(help="Where the encoder runs.", rich_help_panel=HOW)] = Device.CPU,
     threads: ThreadsOption = 1,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     force: Annotated[
@@ -69,7 +69,7 @@ def rank(
 
       cogenesis lamp rank --task LaMP-3 -q dev_questions.json --ranker models/contriever --device cuda -o ranking.json
     """
-    where = engine_of(engine, address, workers, threads)
+    where = runner_of(runner, address, workers, threads)
     name, directory = _ranker(ranker, encoder)
     digest = _digest(directory) if directory is not None else ""
     spec = RankingSpec(

@@ -16,7 +16,7 @@ from cogenesis.terminal.tables import ProgressLines
 from edge_runtime.bundle.reader import open_bundle
 from personalization.answering.writer import WriterSpec
 from personalization.errors import DataError, SettingsError
-from personalization.jobs.engines import EngineName, engine_of
+from personalization.jobs.runners import RunnerName, runner_of
 from personalization.jobs.shard import Shard
 from personalization.lamp.answers import Answered, AnswerPlan, Asked, answer_all
 from personalization.lamp.tasks import LampTask
@@ -111,7 +111,7 @@ class AnswerOptions:
     one_line: bool
     shard: str
     threads: int
-    engine: EngineName
+    runner: RunnerName
     address: str | None
     workers: int | None
     force: bool
@@ -130,7 +130,7 @@ class AnswerOptions:
             raise DataError(
                 "There is nothing to answer: the file has no questions, or none of the profiles has an item."
             )
-        where = engine_of(self.engine, self.address, self.workers, self.threads)
+        where = runner_of(self.runner, self.address, self.workers, self.threads)
         shard = Shard.parse(self.shard)
         writer = writer_of(
             self.model,

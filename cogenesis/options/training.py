@@ -11,7 +11,7 @@ import typer
 from personalization.errors import SettingsError
 from personalization.models.device import Device
 from personalization.models.precision import Precision
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 from personalization.training.settings import TuningSettings
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ BatchOption = Annotated[
     int, typer.Option(help="Questions of an optimizer step, over all processes.", rich_help_panel=HOW)
 ]
 RateOption = Annotated[float, typer.Option(help="Highest learning rate, of Adam.", rich_help_panel=HOW)]
-ScheduleOption = Annotated[Schedule, typer.Option(help="How the rate falls after the warm-up.", rich_help_panel=HOW)]
+ScheduleOption = Annotated[
+    RateSchedule, typer.Option(help="How the rate falls after the warm-up.", rich_help_panel=HOW)
+]
 WarmupOption = Annotated[float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=HOW)]
 ClipOption = Annotated[float, typer.Option(help="Highest norm of a gradient; 0: any.", rich_help_panel=HOW)]
 TemperatureOption = Annotated[

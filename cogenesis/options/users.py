@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personalization.errors import DataError, SettingsError, listed
-from personalization.jobs.engines import EngineName
+from personalization.jobs.runners import RunnerName
 from personalization.lamp.tasks import LAMP_TASKS, find_task
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ ThreadsOption = Annotated[
     int,
     typer.Option(min=1, help="Of the processor, for a worker. Another number gives other bits.", rich_help_panel=WHERE),
 ]
-EngineOption = Annotated[
-    EngineName, typer.Option(help="This process, or a Ray cluster; the results are the same.", rich_help_panel=WHERE)
+RunnerOption = Annotated[
+    RunnerName, typer.Option(help="This process, or a Ray cluster; the results are the same.", rich_help_panel=WHERE)
 ]
 AddressOption = Annotated[
     str | None,

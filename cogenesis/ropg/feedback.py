@@ -33,8 +33,8 @@ from cogenesis.options.answering import (
     TaskOption,
     say_incomplete,
 )
-from cogenesis.options.users import AddressOption, EngineOption, JsonOption, ThreadsOption, WorkersOption
-from personalization.jobs.engines import EngineName
+from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption
+from personalization.jobs.runners import RunnerName
 from personalization.lamp.metrics import gain
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.shown_items import all_gold_outputs, with_each_item
@@ -67,7 +67,7 @@ def feedback(
     limit: QuestionLimitOption = None,
     shard: ShardOption = "1/1",
     threads: ThreadsOption = THREADS,
-    engine: EngineOption = EngineName.LOCAL,
+    runner: RunnerOption = RunnerName.LOCAL,
     address: AddressOption = None,
     workers: WorkersOption = None,
     force: ForceOption = False,
@@ -93,7 +93,7 @@ def feedback(
         one_line=one_line,
         shard=shard,
         threads=threads,
-        engine=engine,
+        runner=runner,
         address=address,
         workers=workers,
         force=force,

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Recent(Generic[T]):
+class LruCache(Generic[T]):
     """Values by key, the least recently used of which go when all together pass `capacity` bytes.
 
     The newest stays even if it alone is larger: it is in use anyway. Safe to share between threads.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.adapters.adapter import Adapter
-from edge_runtime.adapters.lru_cache import Recent
+from edge_runtime.adapters.lru_cache import LruCache
 from edge_runtime.adapters.pack import pack_adapter
 from edge_runtime.bundle.manifest import DecoderSpec
 
@@ -40,7 +40,7 @@ class PackedAdapters:
             limit: bytes to keep; the adapter asked for last is kept whatever it takes.
         """
         self._base, self._spec, self._convert = base, spec, convert
-        self._kept = Recent[Mapping[str, Any]](limit)
+        self._kept = LruCache[Mapping[str, Any]](limit)
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.adapters.adapter import Adapter, AdapterHeader, load_adapter, parse_adapter, read_adapter_header
-from edge_runtime.adapters.lru_cache import Recent
+from edge_runtime.adapters.lru_cache import LruCache
 from edge_runtime.errors import AdapterError
 
 ADAPTERS_DIRECTORY = "adapters"
@@ -63,7 +63,7 @@ class AdapterStore:
         """
         self.root = root
         self.base = base
-        self._loaded = Recent[tuple[tuple[int, ...], Adapter]](loaded_bytes)
+        self._loaded = LruCache[tuple[tuple[int, ...], Adapter]](loaded_bytes)
 
     def __contains__(self, user: str) -> bool:
         """Whether the user has an adapter here, in whatever condition."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_runtime.adapters.adapter import MAX_RANK
 from personalization.errors import SettingsError
-from personalization.training.rate_schedule import Schedule, parse_schedule
+from personalization.training.rate_schedule import RateSchedule, parse_rate_schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class AdapterSettings:
         epochs: passes over the user's items.
         steps: optimizer steps instead of epochs.
         rate: highest learning rate, of AdamW.
-        schedule: see `Schedule`.
+        schedule: see `RateSchedule`.
         warmup: share of the steps in which the rate rises from zero.
         batch: items of an optimizer step.
         pass_tokens: most tokens, padding included, of a pass through the model; a step makes as many passes as it needs
@@ -47,7 +47,7 @@ class AdapterSettings:
     epochs: int = 4
     steps: int | None = None
     rate: float = 1e-3
-    schedule: Schedule = Schedule.LINEAR
+    schedule: RateSchedule = RateSchedule.LINEAR
     warmup: float = 0.1
     batch: int = 1
     pass_tokens: int = 1024
@@ -61,7 +61,7 @@ class AdapterSettings:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", parse_schedule(self.schedule))
+        object.__setattr__(self, "schedule", parse_rate_schedule(self.schedule))
         _check("rank", self.rank, 1 <= self.rank <= MAX_RANK, f"in 1 .. {MAX_RANK}")
         _check("alpha", self.alpha, 0 < self.alpha < math.inf, "above 0")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")

@@ -23,8 +23,8 @@ from personalization.adapters.trained_adapter import (
 from personalization.adapters.worker import AdapterTrainer, TrainedUser, WorkerSpec
 from personalization.errors import SettingsError, TrainingError
 from personalization.jobs.backlog import JobError
-from personalization.jobs.engines import Engine
 from personalization.jobs.run import run_jobs
+from personalization.jobs.runners import Runner
 from personalization.jobs.shard import Shard
 from personalization.users.data import UserData, UserFile
 
@@ -65,7 +65,7 @@ class Outcome:
 def train_users(
     users: UserFile,
     spec: WorkerSpec,
-    engine: Engine,
+    runner: Runner,
     *,
     force: bool = False,
     report: Callable[[Outcome, int, int], None],
@@ -75,7 +75,7 @@ def train_users(
     Args:
         users: whose data; those that are unusable fail.
         spec: base, settings and where to write.
-        engine: where to train.
+        runner: where to train.
         force: train those again whose adapter was made with other settings or on another base.
         report: called for each user as soon as it is known what became of it, with the number of users that are done
             and of all.
@@ -85,7 +85,7 @@ def train_users(
 
     Raises:
         SettingsError: there are adapters of another base or other settings, and `force` is not set.
-        PersonalizationError: the base or the engine can't be used.
+        PersonalizationError: the base or the runner can't be used.
     """
     kept = {data.user: outcome for data in users.users if (outcome := _finished(data, spec, force)) is not None}
     todo = [data for data in users.users if data.user not in kept]
@@ -95,7 +95,7 @@ def train_users(
     for outcome in (*kept.values(), *failed):
         known[outcome.user] = outcome
         report(outcome, len(known), total)
-    for outcome in _trained(todo, spec, engine):
+    for outcome in _trained(todo, spec, runner):
         known[outcome.user] = outcome
         report(outcome, len(known), total)
     return tuple(known[name] for name in users.names)
@@ -122,10 +122,10 @@ def write_summary(path: Path, outcomes: Sequence[Outcome], base: BaseIdentity, s
         file.write(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
-def _trained(todo: Sequence[UserData], spec: WorkerSpec, engine: Engine) -> Iterator[Outcome]:
+def _trained(todo: Sequence[UserData], spec: WorkerSpec, runner: Runner) -> Iterator[Outcome]:
     if not todo:
         return
-    with run_jobs(partial(AdapterTrainer, spec), todo, engine) as results:
+    with run_jobs(partial(AdapterTrainer, spec), todo, runner) as results:
         for index, result in results:
             user = todo[index].user
             if isinstance(result, JobError):

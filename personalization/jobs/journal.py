@@ -13,8 +13,8 @@ from edge_runtime.files.staged_directory import write_error
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import DataError, PersonalizationError, SettingsError
 from personalization.jobs.backlog import JobError, Worker
-from personalization.jobs.engines import Engine
 from personalization.jobs.run import run_jobs
+from personalization.jobs.runners import Runner
 
 FORMAT = "cogenesis-journal/1"
 
@@ -98,7 +98,7 @@ def read_journal(path: Path, run: Mapping[str, Any]) -> dict[int, Any]:
 def run_remaining(
     make_worker: Callable[[], Worker[J, Any]],
     jobs: Mapping[int, J],
-    engine: Engine,
+    runner: Runner,
     journal: Journal,
     report: Callable[[int, int], None],
 ) -> None:
@@ -107,7 +107,7 @@ def run_remaining(
     Args:
         make_worker: see `personalization.jobs.run.run_jobs`; results are JSON.
         jobs: by number.
-        engine: where to run.
+        runner: where to run.
         journal: of this run; it is closed in the end, whatever comes.
         report: called after each job with how many are done, those of earlier runs included, and how many there are.
 
@@ -117,7 +117,7 @@ def run_remaining(
     todo = [number for number in jobs if number not in journal.results]
     failed: list[JobError] = []
     try:
-        with run_jobs(make_worker, [jobs[number] for number in todo], engine) as outcomes:
+        with run_jobs(make_worker, [jobs[number] for number in todo], runner) as outcomes:
             for done, (index, outcome) in enumerate(outcomes, start=len(jobs) - len(todo) + 1):
                 if isinstance(outcome, JobError):
                     failed.append(outcome)

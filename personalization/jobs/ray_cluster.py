@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeAlias
 from urllib.parse import urlsplit
 
 from edge_runtime.errors import CogenesisError, MissingExtraError
-from personalization.errors import EngineError
+from personalization.errors import RunnerError
 from personalization.jobs.backlog import Attempt, Backlog, J, JobError, R, Worker, perform
-from personalization.jobs.engines import RayEngine, processors
+from personalization.jobs.runners import RayRunner, processors
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -44,17 +44,17 @@ RAY_THREADS = "ray_"
 
 @contextmanager
 def run_on_ray(
-    make_worker: Callable[[], Worker[J, R]], backlog: Backlog[J], engine: RayEngine
+    make_worker: Callable[[], Worker[J, R]], backlog: Backlog[J], runner: RayRunner
 ) -> Iterator[Iterator[tuple[int, R | JobError]]]:
     """Run a backlog of jobs on a cluster; see `run_jobs`.
 
     Raises:
-        EngineError: the cluster can't be reached, or its workers keep dying.
+        RunnerError: the cluster can't be reached, or its workers keep dying.
         MissingExtraError: Ray is not installed.
     """
-    with _quiet_stdout(), connected(engine, len(backlog)) as ray:
-        workers = min(engine.workers or _places(ray, engine.threads), len(backlog))
-        pool = _Pool(ray, make_worker, backlog, workers, engine.threads)
+    with _quiet_stdout(), connected(runner, len(backlog)) as ray:
+        workers = min(runner.workers or _places(ray, runner.threads), len(backlog))
+        pool = _Pool(ray, make_worker, backlog, workers, runner.threads)
         try:
             yield pool.outcomes()
         finally:
@@ -71,7 +71,7 @@ class WorkerHost:
         except CogenesisError as error:
             return error
         except Exception as error:
-            return EngineError(f"A worker can't start: {type(error).__name__}: {error}")
+            return RunnerError(f"A worker can't start: {type(error).__name__}: {error}")
         return None
 
     def run(self, attempt: Attempt[Any]) -> object:
@@ -110,7 +110,7 @@ class _Pool(Generic[J, R]):
         """What becomes of each job, as soon as it is known.
 
         Raises:
-            EngineError: no worker is left, or the cluster is gone.
+            RunnerError: no worker is left, or the cluster is gone.
             CogenesisError: what kept a worker from being made.
         """
         while self._backlog or self._busy:
@@ -121,7 +121,7 @@ class _Pool(Generic[J, R]):
             try:
                 (ref,), _ = self._ray.wait([*self._starting, *self._busy], num_returns=1)
             except (self._ray.exceptions.RayError, ConnectionError) as error:
-                raise EngineError(f"The Ray cluster was lost: {_first_line(error)}. Start again to go on.") from error
+                raise RunnerError(f"The Ray cluster was lost: {_first_line(error)}. Start again to go on.") from error
             if ref in self._starting:
                 self._started(ref)
                 continue
@@ -153,7 +153,7 @@ class _Pool(Generic[J, R]):
             # Perhaps the machines hold fewer than were asked for: go on with those that start.
             self._workers -= self._lost_starts > self._backlog.retries
             if not self._workers:
-                raise EngineError(
+                raise RunnerError(
                     f"No worker can start on the cluster: {_first_line(lost)}. Its machines need this version of "
                     "cogenesis-edge, and memory for what each worker loads (see --workers)."
                 ) from lost
@@ -180,19 +180,19 @@ class _Pool(Generic[J, R]):
 
 
 @contextmanager
-def connected(engine: RayEngine, jobs: int) -> Iterator[ModuleType]:
+def connected(runner: RayRunner, jobs: int) -> Iterator[ModuleType]:
     """Ray, connected to what this program is connected to already, else to the address, else to a cluster made here."""
     ray = _load_ray()
-    if engine.address is not None:
-        _reach(engine.address)
+    if runner.address is not None:
+        _reach(runner.address)
     if ray.is_initialized():
         yield ray
-    elif engine.address is not None:
+    elif runner.address is not None:
         remedy = "Its version of Ray must be this one's; if it asks for a token, set RAY_AUTH_MODE=token and the token."
-        with _session(ray, f"The Ray cluster at {engine.address}", remedy, address=engine.address):
+        with _session(ray, f"The Ray cluster at {runner.address}", remedy, address=runner.address):
             yield ray
     else:
-        workers = min(engine.workers or max(1, processors() // engine.threads), jobs)
+        workers = min(runner.workers or max(1, processors() // runner.threads), jobs)
         with (
             _own_directory() as directory,
             _session(
@@ -201,7 +201,7 @@ def connected(engine: RayEngine, jobs: int) -> Iterator[ModuleType]:
                 "RAY_TMPDIR names another directory for its files.",
                 attempts=ATTEMPTS,
                 address="local",
-                num_cpus=workers * engine.threads,
+                num_cpus=workers * runner.threads,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=directory,
@@ -216,10 +216,10 @@ def _own_directory() -> Iterator[str]:
     try:
         directory = tempfile.mkdtemp(prefix="cogenesis-ray-", dir=os.environ.get("RAY_TMPDIR"))
     except OSError as error:
-        raise EngineError(f"Ray needs a directory to work in: {error}. Set RAY_TMPDIR to one.") from error
+        raise RunnerError(f"Ray needs a directory to work in: {error}. Set RAY_TMPDIR to one.") from error
     if len(directory) > LONGEST_DIRECTORY:
         Path(directory).rmdir()
-        raise EngineError(f"Ray needs a directory with a shorter path: {directory}. Set RAY_TMPDIR to one.")
+        raise RunnerError(f"Ray needs a directory with a shorter path: {directory}. Set RAY_TMPDIR to one.")
     try:
         yield directory
     finally:
@@ -236,7 +236,7 @@ def _session(ray: ModuleType, cluster: str, remedy: str, *, attempts: int = 1, *
         except Exception as error:  # a node that is late is nothing more special
             ray.shutdown()
             if attempt == attempts:
-                raise EngineError(f"{cluster} can't be used: {_first_line(error)}. {remedy}") from error
+                raise RunnerError(f"{cluster} can't be used: {_first_line(error)}. {remedy}") from error
     try:
         yield
     finally:
@@ -267,11 +267,11 @@ def _reach(address: str) -> None:
     except ValueError:
         port = None
     if not parts.hostname or not port:
-        raise EngineError(f"Not the address of a Ray cluster: {where}. Give auto, host:port or ray://host:port.")
+        raise RunnerError(f"Not the address of a Ray cluster: {where}. Give auto, host:port or ray://host:port.")
     try:
         socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
     except OSError as error:
-        raise EngineError(
+        raise RunnerError(
             f"No Ray cluster answers at {where}: {error}. Start one with `ray start --head`, or leave --address out."
         ) from error
 
@@ -280,12 +280,12 @@ def _places(ray: ModuleType, threads: int) -> int:
     """How many workers the cluster has processors for.
 
     Raises:
-        EngineError: none.
+        RunnerError: none.
     """
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     places = sum(int(processors // threads) for processors in machines)
     if not places:
-        raise EngineError(
+        raise RunnerError(
             f"No machine of the cluster has {threads} processors for a worker. Take fewer --threads, or say how many "
             "--workers to wait for."
         )

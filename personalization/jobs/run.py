@@ -6,13 +6,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from personalization.jobs.backlog import Backlog, J, JobError, R, Worker, perform
-from personalization.jobs.engines import Engine, RayEngine
 from personalization.jobs.interrupts import terminated_as_interrupt
+from personalization.jobs.runners import RayRunner, Runner
 
 
 @contextmanager
 def run_jobs(
-    make_worker: Callable[[], Worker[J, R]], jobs: Sequence[J], engine: Engine, *, retries: int = 2
+    make_worker: Callable[[], Worker[J, R]], jobs: Sequence[J], runner: Runner, *, retries: int = 2
 ) -> Iterator[Iterator[tuple[int, R | JobError]]]:
     """Run independent jobs and give what becomes of each as soon as it is known, in any order.
 
@@ -20,14 +20,14 @@ def run_jobs(
     a worker that dies) can pass: the job is tried again after all others. No failure touches another job.
     On a cluster everything given here must be importable there, since it travels by name.
 
-    Example: with run_jobs(partial(AdapterTrainer, spec), users, LocalEngine()) as outcomes:
+    Example: with run_jobs(partial(AdapterTrainer, spec), users, LocalRunner()) as outcomes:
                  for index, outcome in outcomes: ...
 
     Args:
         make_worker: makes what does a job; called once a process, so it may hold what takes long to load. The results
             of a worker must not depend on which jobs it did before.
         jobs: each is given to one worker.
-        engine: where to run.
+        runner: where to run.
         retries: how often a job is tried again after a failure that may pass.
 
     Yields:
@@ -35,7 +35,7 @@ def run_jobs(
         KeyboardInterrupt) and at Ctrl-C, jobs that still run are given up, and what was started is shut down.
 
     Raises:
-        EngineError: the cluster can't be reached, or its workers keep dying.
+        RunnerError: the cluster can't be reached, or its workers keep dying.
         MissingExtraError: Ray is not installed.
         CogenesisError: what `make_worker` raised: no job can run then.
     """
@@ -43,10 +43,10 @@ def run_jobs(
     with terminated_as_interrupt():
         if not backlog:
             yield iter(())
-        elif isinstance(engine, RayEngine):
+        elif isinstance(runner, RayRunner):
             from personalization.jobs.ray_cluster import run_on_ray
 
-            with run_on_ray(make_worker, backlog, engine) as outcomes:
+            with run_on_ray(make_worker, backlog, runner) as outcomes:
                 yield outcomes
         else:
             with closing(_run_here(make_worker, backlog)) as outcomes:

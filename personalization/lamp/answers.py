@@ -1,4 +1,4 @@
-"""Has many questions answered: in batches that depend on the data alone, on any engine, each kept once it is there."""
+"""Has many questions answered: in batches that depend on the data alone, on any runner, each kept once it is there."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from edge_runtime.bundle.reader import sha256_of
 from personalization.answering.open_writer import open_writer
 from personalization.answering.writer import WriterSpec
 from personalization.errors import DataError, SettingsError, listed
-from personalization.jobs.engines import Engine
 from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.runners import Runner
 from personalization.jobs.shard import Shard
 from personalization.lamp.prompt import fit_prompt
 from personalization.lamp.tasks import find_task
@@ -130,7 +130,7 @@ class AnswerWorker:
 def answer_all(
     asked: Sequence[Asked],
     plan: AnswerPlan,
-    engine: Engine,
+    runner: Runner,
     directory: Path,
     *,
     shard: Shard | None = None,
@@ -142,7 +142,7 @@ def answer_all(
     Args:
         asked: the questions, with keys of their own each.
         plan: how, and by whom.
-        engine: where.
+        runner: where.
         directory: what is known so far is kept here.
         shard: which part of the batches to do; None for all.
         force: begin anew where an earlier run was another.
@@ -153,14 +153,14 @@ def answer_all(
 
     Raises:
         SettingsError: an earlier run was another, and `force` is not set.
-        PersonalizationError: the model, the adapters or the engine can't be used.
+        PersonalizationError: the model, the adapters or the runner can't be used.
     """
     shard = shard or Shard()
     jobs = dict(enumerate(_batches(asked, plan.batch)))
     document = plan.document(asked)
     mine = {number: job for number, job in jobs.items() if number % shard.count == shard.index - 1}
     journal = Journal(directory / _journal_name(shard), document, force=force)
-    run_remaining(partial(AnswerWorker, plan), mine, engine, journal, report)
+    run_remaining(partial(AnswerWorker, plan), mine, runner, journal, report)
     results = dict(journal.results)
     for other in range(1, shard.count + 1):
         if other != shard.index:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.adapters.lru_cache import Recent
+from edge_runtime.adapters.lru_cache import LruCache
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.files.json_array import JsonArrayScan
@@ -58,7 +58,7 @@ class _Reader:
 
     def __init__(self, archive: MailArchive) -> None:
         self._archive = archive
-        self._recent: Recent[Mail] = Recent(_KEPT_BYTES)
+        self._recent: LruCache[Mail] = LruCache(_KEPT_BYTES)
 
     def __call__(self, name: str) -> Mail:
         mail = self._recent.get(name)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import SettingsError
-from personalization.jobs.engines import LocalEngine
+from personalization.jobs.runners import LocalRunner
 from personalization.lamp.answers import Answered, Asked
 from personalization.lamp.merging import merge
 from personalization.lamp.metrics import metrics_of, statistics
@@ -176,7 +176,7 @@ def _ranked(spec: CompareSpec, ranker: RankerName) -> QuestionFile:
     rank_profiles(
         RankingSpec(QuestionFile(spec.questions, spec.task), ranker),
         ranking,
-        LocalEngine(),
+        LocalRunner(),
         force=True,
         report=_silent,
     )

@@ -12,8 +12,8 @@ from typing import Any
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.files.json_file import read_json
-from personalization.jobs.engines import Engine
 from personalization.jobs.journal import Journal, run_remaining
+from personalization.jobs.runners import Runner
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.rankers import RankerName, ranker_of, searched
 from personalization.models.libraries import prepare_libraries
@@ -108,7 +108,7 @@ class ProfileRanker:
 def rank_profiles(
     spec: RankingSpec,
     out: Path,
-    engine: Engine,
+    runner: Runner,
     *,
     force: bool = False,
     report: Callable[[int, int], None],
@@ -118,7 +118,7 @@ def rank_profiles(
     Args:
         spec: which questions, and how.
         out: where the ranking goes. What is done so far is beside it, in `OUT.journal`, until all is.
-        engine: where to run.
+        runner: where to run.
         force: begin anew where there is an unfinished run with other settings.
         report: called with questions that are done in this call, and those to be done.
 
@@ -134,7 +134,7 @@ def rank_profiles(
     }
     journal = Journal(out.with_name(f"{out.name}.journal"), spec.document(), force=force)
     try:
-        run_remaining(partial(ProfileRanker, spec), jobs, engine, journal, report)
+        run_remaining(partial(ProfileRanker, spec), jobs, runner, journal, report)
     finally:
         if not journal.results:  # nothing to go on with
             journal.path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from personalization.errors import SettingsError
 
 
-class Schedule(StrEnum):
+class RateSchedule(StrEnum):
     """How the learning rate falls after the warm-up: not at all, in a line to zero, or along half a cosine to zero."""
 
     CONSTANT = "constant"
@@ -15,13 +15,13 @@ class Schedule(StrEnum):
     COSINE = "cosine"
 
 
-def parse_schedule(name: Schedule | str) -> Schedule:
+def parse_rate_schedule(name: RateSchedule | str) -> RateSchedule:
     """The schedule of a name.
 
     Raises:
         SettingsError: there is none.
     """
     try:
-        return Schedule(name)
+        return RateSchedule(name)
     except ValueError:
-        raise SettingsError(f"There is no schedule '{name}'. Use one of: {', '.join(Schedule)}.") from None
+        raise SettingsError(f"There is no schedule '{name}'. Use one of: {', '.join(RateSchedule)}.") from None

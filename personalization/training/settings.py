@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from personalization.errors import SettingsError
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class TuningSettings:
         epochs: passes over the examples.
         batch: examples of an optimizer step, over all processes.
         rate: highest learning rate, of AdamW.
-        schedule: see `Schedule`.
+        schedule: see `RateSchedule`.
         warmup: share of the steps in which the rate rises from zero.
         clip: highest norm of a step's gradient; 0 for any.
         weight_decay: of AdamW; with 0 it is Adam.
@@ -31,7 +31,7 @@ class TuningSettings:
     epochs: int = 10
     batch: int = 16
     rate: float = 1e-5
-    schedule: Schedule = Schedule.LINEAR
+    schedule: RateSchedule = RateSchedule.LINEAR
     warmup: float = 0.05
     clip: float = 1.0
     weight_decay: float = 0.0

@@ -1,4 +1,4 @@
-"""Jobs for the engines that do as their tests need: they count, fail, die and are interrupted."""
+"""Jobs for the runners that do as their tests need: they count, fail, die and are interrupted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from edge_runtime.errors import RequestError
 from personalization.jobs.backlog import JobError
-from personalization.jobs.engines import Engine
 from personalization.jobs.run import run_jobs
+from personalization.jobs.runners import Runner
 
 Trouble = Literal["none", "wrong", "flaky", "broken", "dies once", "dies always", "slow", "meets"]
 
@@ -63,9 +63,9 @@ class Walker:
         return walk.seed, float(steps[-1])
 
 
-def walk_all(directory: Path, walks: Sequence[Walk], engine: Engine, **worker: object) -> dict[int, object]:
+def walk_all(directory: Path, walks: Sequence[Walk], runner: Runner, **worker: object) -> dict[int, object]:
     """Run walks; what became of each, by index."""
-    with run_jobs(partial(Walker, directory, **worker), walks, engine) as outcomes:
+    with run_jobs(partial(Walker, directory, **worker), walks, runner) as outcomes:
         return dict(outcomes)
 
 
@@ -79,10 +79,10 @@ def tries(directory: Path, seed: int) -> list[int]:
     return [int(line) for line in (directory / f"{seed}.tries").read_text().split()]
 
 
-def drive(directory: str, engine: Engine, *walks: Walk) -> None:
+def drive(directory: str, runner: Runner, *walks: Walk) -> None:
     """Run walks as a command does: a line of JSON for each that is finished; 130 when interrupted."""
     try:
-        with run_jobs(partial(Walker, Path(directory)), walks, engine) as outcomes:
+        with run_jobs(partial(Walker, Path(directory)), walks, runner) as outcomes:
             for index, outcome in outcomes:
                 print(json.dumps([index, outcome.kind if isinstance(outcome, JobError) else outcome]), flush=True)
     except KeyboardInterrupt:

@@ -22,8 +22,8 @@ from edge_runtime.privacy.ledger import Ledger
 from personalization.collab.evaluation.systems import System, Writer, file_stem
 from personalization.collab.records.records import CollabRecord, records_digest
 from personalization.errors import SettingsError
-from personalization.jobs.engines import LocalEngine
 from personalization.jobs.journal import Journal, run_remaining
+from personalization.jobs.runners import LocalRunner
 
 _MODES = {
     Writer.CLOUD: Mode.CLOUD,
@@ -197,7 +197,7 @@ def answer_records(
         directory / f"{file_stem(system.name)}.jsonl", _document(records, system, models, settings), force=force
     )
     make = partial(SystemWriter, system, models, settings)
-    run_remaining(make, dict(enumerate(records)), LocalEngine(), journal, report)
+    run_remaining(make, dict(enumerate(records)), LocalRunner(), journal, report)
     return tuple(CollabAnswer(**journal.results[number]) for number in range(len(records)))
 
 

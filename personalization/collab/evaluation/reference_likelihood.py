@@ -16,8 +16,8 @@ from personalization.collab.logprobs.model_spec import ModelSpec
 from personalization.collab.logprobs.open_scorer import open_scorer
 from personalization.collab.records.records import CollabRecord, records_digest
 from personalization.collab.records.shown import Shown
-from personalization.jobs.engines import LocalEngine
 from personalization.jobs.journal import Journal, run_remaining
+from personalization.jobs.runners import LocalRunner
 from personalization.measures.by_user import Measured, Sum
 
 
@@ -94,7 +94,7 @@ def reference_nll(
         "records": records_digest(records),
     }
     notes = Journal(journal, run, force=force)
-    run_remaining(partial(ReferenceScorer, plan), dict(enumerate(records)), LocalEngine(), notes, report)
+    run_remaining(partial(ReferenceScorer, plan), dict(enumerate(records)), LocalRunner(), notes, report)
     found: list[Measured | None] = []
     for number, record in enumerate(records):
         nats = notes.results[number]

@@ -21,8 +21,8 @@ from personalization.collab.logprobs.open_scorer import open_scorer
 from personalization.collab.logprobs.scorer import BridgeRows, CloudRows, LocalCloudRows
 from personalization.collab.records.records import CollabRecord, Skipped, records_digest
 from personalization.errors import DataError
-from personalization.jobs.engines import Engine
 from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.runners import Runner
 from personalization.jobs.shard import Shard
 
 LOGPROBS_NAME = "rows.logprobs"
@@ -141,7 +141,7 @@ class LogProbWorker:
 def score_records(
     records: Sequence[CollabRecord],
     plan: LogProbPlan,
-    engine: Engine,
+    runner: Runner,
     out: Path,
     *,
     shard: Shard | None = None,
@@ -153,7 +153,7 @@ def score_records(
     Args:
         records: whose references are scored.
         plan: by whom, and how.
-        engine: where.
+        runner: where.
         out: directory of the file, and of what is known so far.
         shard: which part of the records to do; None for all.
         force: begin anew where an earlier run was another.
@@ -165,14 +165,14 @@ def score_records(
     Raises:
         SettingsError: an earlier run was another, and `force` is not set.
         DataError: no record could be scored.
-        PersonalizationError: models or engine can't be used.
+        PersonalizationError: models or runner can't be used.
         WriteError: the file can't be written.
     """
     shard = shard or Shard()
     document = plan.document(records)
     mine = {number: records[number] for number in range(shard.index - 1, len(records), shard.count)}
     journal = Journal(out / _journal_name(shard), document, force=force)
-    run_remaining(partial(LogProbWorker, plan), mine, engine, journal, report)
+    run_remaining(partial(LogProbWorker, plan), mine, runner, journal, report)
     results = dict(journal.results)
     for other in range(1, shard.count + 1):
         if other != shard.index:

@@ -174,7 +174,7 @@ def test_feedback_on_a_retriever_has_prompts_and_what_was_written(llama, file, e
         (["lamp", "evaluate", "-m", "{llama}", "--shard", "3/2"], SettingsError, "--shard must be"),
         (["lamp", "evaluate", "-m", "nowhere"], CogenesisError, "nowhere"),
         (["lamp", "evaluate", "-b", "nowhere"], CogenesisError, "no bundle here"),
-        (["lamp", "evaluate", "-m", "{llama}", "--workers", "2"], CogenesisError, "--engine ray"),
+        (["lamp", "evaluate", "-m", "{llama}", "--workers", "2"], CogenesisError, "--runner ray"),
         (["lamp", "evaluate", "-m", "{llama}", "--task", "LaMP-9"], SettingsError, "no task 'LaMP-9'"),
         (["ropg", "feedback", "-m", "{llama}", "-q", "{plain}"], DataError, "4 questions have no gold.*lamp merge"),
         (["rspg", "feedback", "-m", "{llama}", "-q", "{plain}"], DataError, "4 questions have no gold.*lamp merge"),

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.adapters.lru_cache import Recent
+from edge_runtime.adapters.lru_cache import LruCache
 
 
 def test_the_least_recently_used_goes_first():
-    recent = Recent[str](30)
+    recent = LruCache[str](30)
     for key in "abc":
         recent.put(key, key.upper(), 10)
     assert recent.get("a") == "A"
@@ -16,7 +16,7 @@ def test_the_least_recently_used_goes_first():
 
 
 def test_one_that_is_larger_than_all_room_is_kept_alone():
-    recent = Recent[str](30)
+    recent = LruCache[str](30)
     recent.put("a", "A", 10)
     recent.put("b", "B", 100)
     assert (recent.get("a"), recent.get("b"), recent.nbytes) == (None, "B", 100)
@@ -24,7 +24,7 @@ def test_one_that_is_larger_than_all_room_is_kept_alone():
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 40), st.sampled_from(["put", "get", "drop"]))))
 def test_any_use_keeps_to_the_bytes_and_gives_back_what_was_put_last(uses):
-    recent, last = Recent[int](60), {}
+    recent, last = LruCache[int](60), {}
     for number, (key, size, use) in enumerate(uses):
         if use == "put":
             recent.put(key, number, size)

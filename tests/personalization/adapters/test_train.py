@@ -18,7 +18,7 @@ from personalization.errors import SettingsError, TrainingError
 from personalization.models.base_model import Base
 from personalization.models.examples import Example
 from personalization.training.batches import passes_of, rate_factor, steps_of_epoch
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 from personalization.users.data import Pair, UserData, user_seed
 from personalization.users.held_out import FEWEST_ITEMS, split_pairs
 from tests.support.personal_data import torch_model, user
@@ -65,7 +65,9 @@ def by_hand(base, data, settings):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_training_is_what_plain_torch_and_peft_compute(llama_base, batch):
-    settings = AdapterSettings(epochs=3, batch=batch, rate=5e-3, weight_decay=0.1, schedule=Schedule.COSINE, threads=1)
+    settings = AdapterSettings(
+        epochs=3, batch=batch, rate=5e-3, weight_decay=0.1, schedule=RateSchedule.COSINE, threads=1
+    )
     data = user("ann", items=5)
     expected = by_hand(llama_base, data, settings)
     found = train_user(llama_base, data, settings)
@@ -221,7 +223,7 @@ def test_an_epoch_takes_every_item_once(count, batch, seed):
     assert all(len(step) == batch for step in steps[:-1])
 
 
-@given(st.sampled_from(Schedule), st.integers(1, 300), st.floats(0, 1))
+@given(st.sampled_from(RateSchedule), st.integers(1, 300), st.floats(0, 1))
 def test_the_rate_rises_to_its_highest_and_falls_as_the_schedule_says(schedule, steps, warmup):
     factors = [rate_factor(schedule, step, steps, warmup) for step in range(steps)]
     rising = math.ceil(warmup * steps)
@@ -229,7 +231,7 @@ def test_the_rate_rises_to_its_highest_and_falls_as_the_schedule_says(schedule, 
     assert factors[:rising] == sorted(factors[:rising])
     assert factors[rising:] == sorted(factors[rising:], reverse=True)
     assert max(factors) == 1
-    if schedule is Schedule.CONSTANT:
+    if schedule is RateSchedule.CONSTANT:
         assert set(factors[rising:]) <= {1.0}
 
 

@@ -9,8 +9,8 @@ from personalization.adapters.settings import AdapterSettings
 from personalization.adapters.train_users import train_users
 from personalization.adapters.trained_adapter import BaseIdentity
 from personalization.adapters.worker import WorkerSpec
-from personalization.jobs.engines import LocalEngine, RayEngine
 from personalization.jobs.run import run_jobs
+from personalization.jobs.runners import LocalRunner, RayRunner
 from personalization.users.data import UserFile
 from tests.support.doomed_trainer import DoomedTrainer
 from tests.support.personal_data import user
@@ -31,9 +31,9 @@ def test_a_worker_killed_in_the_middle_of_a_training_costs_only_its_user_and_no_
     """One run for both, since each worker loads torch."""
     here, there, notes = (tmp_path / name for name in ("here", "there", "notes"))
     there.mkdir(), notes.mkdir()
-    outcomes = train_users(UserFile(USERS), spec(llama, here), LocalEngine(), report=lambda *_: None)
+    outcomes = train_users(UserFile(USERS), spec(llama, here), LocalRunner(), report=lambda *_: None)
     trainer = partial(DoomedTrainer, spec(llama, there), notes, doomed="bea", steps=4)
-    with run_jobs(trainer, USERS, RayEngine(workers=2, threads=SETTINGS.threads)) as results:
+    with run_jobs(trainer, USERS, RayRunner(workers=2, threads=SETTINGS.threads)) as results:
         trained = {USERS[index].user: result for index, result in results}
     assert {name: result.report for name, result in trained.items()} == {one.user: one.report for one in outcomes}
     tries = {name: (notes / name).read_text().split() for name in trained}

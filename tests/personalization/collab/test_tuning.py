@@ -28,13 +28,15 @@ from personalization.models.examples import Example
 from personalization.models.precision import Precision
 from personalization.training.batches import packs_of, steps_of_epoch
 from personalization.training.data_parallel import Team
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 from personalization.training.settings import TuningSettings
 from personalization.users.data import Pair
 from tests.support.personal_data import peft_model, text, torch_model
 from tests.support.tiny_models import FAMILIES, make_model
 
-SETTINGS = TuningSettings(epochs=2, batch=2, rate=3e-3, schedule=Schedule.CONSTANT, warmup=0, threads=1, save_every=1)
+SETTINGS = TuningSettings(
+    epochs=2, batch=2, rate=3e-3, schedule=RateSchedule.CONSTANT, warmup=0, threads=1, save_every=1
+)
 LORA = AdapterSettings(rank=4, alpha=8, targets="all")
 LENGTH = 500
 

@@ -9,8 +9,8 @@ import pytest
 
 from edge_runtime.errors import WriteError
 from personalization.errors import DataError, PersonalizationError, SettingsError
-from personalization.jobs.engines import LocalEngine
 from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.runners import LocalRunner
 
 RUN = {"task": "LaMP-5", "questions": "abc", "lengths": (1, 2)}
 JOBS = {number: number for number in range(6)}
@@ -33,7 +33,7 @@ class Squares:
 def run(path, worker, jobs=JOBS, **options):
     reported = []
     journal = Journal(path, RUN, **options)
-    run_remaining(lambda: worker, jobs, LocalEngine(), journal, lambda *counts: reported.append(counts))
+    run_remaining(lambda: worker, jobs, LocalRunner(), journal, lambda *counts: reported.append(counts))
     return journal.results, reported
 
 

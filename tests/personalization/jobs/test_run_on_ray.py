@@ -17,18 +17,18 @@ import psutil
 import pytest
 
 from edge_runtime.errors import RequestError
-from personalization.errors import EngineError
-from personalization.jobs.engines import LocalEngine, RayEngine
+from personalization.errors import RunnerError
+from personalization.jobs.runners import LocalRunner, RayRunner
 from tests.support.commands import ROOT
 from tests.support.engine_workers import Walk, files, tries, walk_all
 
-TWO = RayEngine(workers=2, threads=1)
+TWO = RayRunner(workers=2, threads=1)
 
 
 def test_two_workers_write_the_same_bytes_as_this_process(tmp_path, ray_cluster):
     here, there = (tmp_path / name for name in ("here", "there"))
     here.mkdir(), there.mkdir()
-    local = walk_all(here, [Walk(seed) for seed in range(8)], LocalEngine())
+    local = walk_all(here, [Walk(seed) for seed in range(8)], LocalRunner())
     # The first two run at the same time.
     remote = walk_all(there, [Walk(0, "meets"), Walk(1, "meets"), *(Walk(seed) for seed in range(2, 8))], TWO)
     assert remote == local
@@ -59,7 +59,7 @@ def test_errors_of_jobs_are_those_of_this_process(tmp_path, ray_cluster):
     walks = [Walk(0, "wrong"), Walk(1, "broken"), Walk(2)]
     here, there = (tmp_path / name for name in ("here", "there"))
     here.mkdir(), there.mkdir()
-    local, remote = walk_all(here, walks, LocalEngine()), walk_all(there, walks, TWO)
+    local, remote = walk_all(here, walks, LocalRunner()), walk_all(there, walks, TWO)
     for index in (0, 1):
         assert [getattr(remote[index], name) for name in ("kind", "message", "attempts", "final")] == [
             getattr(local[index], name) for name in ("kind", "message", "attempts", "final")
@@ -73,17 +73,17 @@ def test_what_keeps_a_worker_from_being_made_is_raised_as_it_is(tmp_path, ray_cl
 
 
 def test_workers_that_die_while_they_start_end_the_run(tmp_path, ray_cluster):
-    with pytest.raises(EngineError, match=r"No worker can start.*--workers"):
+    with pytest.raises(RunnerError, match=r"No worker can start.*--workers"):
         walk_all(tmp_path, [Walk(1), Walk(2)], TWO, dying=True)
 
 
 def test_a_cluster_without_room_for_a_worker_is_refused(tmp_path, ray_cluster):
-    with pytest.raises(EngineError, match="No machine of the cluster has 64 processors"):
-        walk_all(tmp_path, [Walk(1)], RayEngine(threads=64))
+    with pytest.raises(RunnerError, match="No machine of the cluster has 64 processors"):
+        walk_all(tmp_path, [Walk(1)], RayRunner(threads=64))
 
 
 def test_another_process_connects_by_address_and_its_output_is_its_own(tmp_path, ray_address):
-    done = drive(tmp_path, f"RayEngine({ray_address!r}, 2)", "Walk(0, 'dies once')", "Walk(1)", "Walk(2, 'wrong')")
+    done = drive(tmp_path, f"RayRunner({ray_address!r}, 2)", "Walk(0, 'dies once')", "Walk(1)", "Walk(2, 'wrong')")
     output, errors = done.communicate(timeout=60)
     assert done.returncode == 0, errors
     assert dict(json.loads(line) for line in output.splitlines()).keys() == {0, 1, 2}
@@ -92,7 +92,7 @@ def test_another_process_connects_by_address_and_its_output_is_its_own(tmp_path,
 
 def test_sigterm_leaves_what_is_finished_and_no_cluster(tmp_path, short_directory):
     walks = [f"Walk({seed})" for seed in range(3)]
-    process = drive(tmp_path, "RayEngine(workers=2)", *walks, "Walk(3, 'slow')", RAY_TMPDIR=str(short_directory))
+    process = drive(tmp_path, "RayRunner(workers=2)", *walks, "Walk(3, 'slow')", RAY_TMPDIR=str(short_directory))
     assert process.stdout is not None
     finished = [json.loads(process.stdout.readline())[0] for _ in walks]
     started = psutil.Process(process.pid).children(recursive=True)
@@ -108,26 +108,26 @@ def test_sigterm_leaves_what_is_finished_and_no_cluster(tmp_path, short_director
 
 @pytest.mark.parametrize("address", ["localhost", "ray://", "no address", "host:port"])
 def test_what_is_no_address_is_refused(tmp_path, address):
-    with pytest.raises(EngineError, match=r"Not the address of a Ray cluster.*host:port"):
-        walk_all(tmp_path, [Walk(1)], RayEngine(address))
+    with pytest.raises(RunnerError, match=r"Not the address of a Ray cluster.*host:port"):
+        walk_all(tmp_path, [Walk(1)], RayRunner(address))
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path, scheme):
     with socket.create_server(("127.0.0.1", 0)) as closed_soon:
         address = f"{scheme}127.0.0.1:{closed_soon.getsockname()[1]}"
-    with pytest.raises(EngineError, match=rf"No Ray cluster answers at {address}.*ray start --head"):
-        walk_all(tmp_path, [Walk(1)], RayEngine(address))
+    with pytest.raises(RunnerError, match=rf"No Ray cluster answers at {address}.*ray start --head"):
+        walk_all(tmp_path, [Walk(1)], RayRunner(address))
 
 
 @pytest.mark.parametrize(("name", "problem"), [("x" * 40, "shorter path"), ("missing/", "No such file")])
 def test_a_directory_that_ray_cannot_use_is_named(tmp_path, name, problem):
     if problem == "shorter path":
         (tmp_path / name).mkdir()
-    process = drive(tmp_path, "RayEngine(workers=1)", "Walk(0)", RAY_TMPDIR=str(tmp_path / name))
+    process = drive(tmp_path, "RayRunner(workers=1)", "Walk(0)", RAY_TMPDIR=str(tmp_path / name))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.search(rf"EngineError: Ray needs a directory.*{problem}.*Set RAY_TMPDIR", errors)
+    assert re.search(rf"RunnerError: Ray needs a directory.*{problem}.*Set RAY_TMPDIR", errors)
 
 
 def test_without_ray_it_is_said_what_to_install(tmp_path, monkeypatch):
@@ -145,13 +145,13 @@ def short_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def drive(directory: Path, engine: str, *walks: str, **environment: str) -> subprocess.Popen[str]:
+def drive(directory: Path, runner: str, *walks: str, **environment: str) -> subprocess.Popen[str]:
     """Run walks in a process of its own."""
     code = "\n".join(
         [
             "from tests.support.engine_workers import Walk, drive",
-            "from personalization.jobs.engines import RayEngine",
-            f"drive({str(directory)!r}, {engine}, {', '.join(walks)})",
+            "from personalization.jobs.runners import RayRunner",
+            f"drive({str(directory)!r}, {runner}, {', '.join(walks)})",
         ]
     )
     return subprocess.Popen(

@@ -16,7 +16,7 @@ from personalization.adapters.trained_adapter import BaseIdentity, save_adapter
 from personalization.answering.token_counter import TokenizerCounter
 from personalization.answering.writer import WriterSpec
 from personalization.errors import PersonalizationError, SettingsError
-from personalization.jobs.engines import LocalEngine
+from personalization.jobs.runners import LocalRunner
 from personalization.jobs.shard import Shard
 from personalization.lamp.answers import AnswerPlan, answer_all
 from personalization.lamp.prompt import fit_prompt
@@ -43,7 +43,7 @@ def plan(llama):
 
 def answer(asked, plan, directory, **options):
     reported = []
-    found = answer_all(asked, plan, LocalEngine(), directory, report=lambda *n: reported.append(n), **options)
+    found = answer_all(asked, plan, LocalRunner(), directory, report=lambda *n: reported.append(n), **options)
     return found, reported
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from export.model.hf_source import hf_provenance
 from personalization.answering.writer import WriterSpec
-from personalization.jobs.engines import Engine, LocalEngine, RayEngine
+from personalization.jobs.runners import LocalRunner, RayRunner, Runner
 from personalization.lamp.answers import AnswerPlan, answer_all
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.shown_items import with_first_items
@@ -20,10 +20,10 @@ def test_two_workers_leave_the_files_that_one_run_here_leaves(llama, tmp_path, r
     identity = hf_provenance(llama).sha256
     writer = WriterSpec(llama, identity, is_bundle=False, most_tokens=6, beams=2, threads=1)
     plan = AnswerPlan("LaMP-5", writer, max_length=100, batch=2)
-    engines: dict[str, Engine] = {"here": LocalEngine(), "there": RayEngine(workers=2, threads=1)}
+    runners: dict[str, Runner] = {"here": LocalRunner(), "there": RayRunner(workers=2, threads=1)}
     answers = {
-        name: answer_all(asked, plan, engine, Path(tmp_path, name), report=lambda *_: None)
-        for name, engine in engines.items()
+        name: answer_all(asked, plan, runner, Path(tmp_path, name), report=lambda *_: None)
+        for name, runner in runners.items()
     }
     assert answers["there"] == answers["here"]
     assert (tmp_path / "there/answers.jsonl").read_bytes() == (tmp_path / "here/answers.jsonl").read_bytes()

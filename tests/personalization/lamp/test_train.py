@@ -26,7 +26,7 @@ from personalization.lamp.train import Lengths, Lesson, train_model
 from personalization.models.base_model import Base
 from personalization.training.batches import steps_of_epoch
 from personalization.training.data_parallel import Team
-from personalization.training.rate_schedule import Schedule
+from personalization.training.rate_schedule import RateSchedule
 from personalization.training.settings import TuningSettings
 from tests.support.lamp_data import merged, merged_file, questions
 from tests.support.personal_data import torch_model, write_json
@@ -34,7 +34,7 @@ from tests.support.personal_data import torch_model, write_json
 TASK = LAMP_TASKS["LaMP-5"]
 LENGTHS = Lengths(prompt=96, answer=12)
 SETTINGS = TuningSettings(
-    epochs=2, batch=3, rate=3e-3, schedule=Schedule.CONSTANT, warmup=0, weight_decay=0.1, threads=1, save_every=1
+    epochs=2, batch=3, rate=3e-3, schedule=RateSchedule.CONSTANT, warmup=0, weight_decay=0.1, threads=1, save_every=1
 )
 
 

@@ -40,7 +40,7 @@ from personalization.collab.logprobs.score import LogProbPlan, LogProbWorker, sc
 from personalization.collab.logprobs.scorer import LocalCloudRows
 from personalization.collab.records.records import CollabRecord, write_collab_file
 from personalization.errors import DataError
-from personalization.jobs.engines import LocalEngine
+from personalization.jobs.runners import LocalRunner
 from personalization.jobs.shard import Shard
 from tests.support.random_combiners import random_combiner
 from tests.support.tiny_models import make_model
@@ -126,9 +126,9 @@ def test_rows_of_bundles_are_bit_for_bit_those_of_a_device_and_a_cloud(pair: Pai
     on_the_device = [edge.prefill(), *(edge.step(token, at) for at, token in enumerate(answer[:-1]))]
     assert np.array_equal(open_scorer(spec).score(one.instruction, one.device_context, answer), on_the_device)
 
-    engine = load_onnx_engine(bundle)
+    runner = load_onnx_engine(bundle)
     form, window = RowFormat(100_000), range(len(answer))
-    served = engine.score(engine.open(one.instruction.text), keep=0, tokens=answer[:-1], rows=window, form=form)
+    served = runner.score(runner.open(one.instruction.text), keep=0, tokens=answer[:-1], rows=window, form=form)
     scored, _ = LocalCloudRows(open_scorer(spec, for_cloud=True), form).rows(one.instruction, answer)
     assert [row.log_probs.tolist() for row in scored] == [row.log_probs.tolist() for row in served]
 
@@ -155,7 +155,7 @@ def test_killed_anywhere_or_in_shards_the_file_is_the_same(pair: Pair, tmp_path:
     monkeypatch.setattr("personalization.collab.logprobs.score.LogProbWorker", Counting)
 
     def run(out: Path, shard: Shard | None = None):
-        return score_records(records, plan, LocalEngine(), out, shard=shard, report=lambda *_: None)
+        return score_records(records, plan, LocalRunner(), out, shard=shard, report=lambda *_: None)
 
     done = run(tmp_path / "whole")
     assert done is not None
@@ -174,11 +174,11 @@ def test_killed_anywhere_or_in_shards_the_file_is_the_same(pair: Pair, tmp_path:
 
 def test_records_that_do_not_fit_are_named_and_left_out(pair: Pair, tmp_path: Path):
     long = replace(record(1), instruction=PublicInstruction("long " * 2000))
-    done = score_records([long, record(2)], pair.plan(), LocalEngine(), tmp_path, report=lambda *_: None)
+    done = score_records([long, record(2)], pair.plan(), LocalRunner(), tmp_path, report=lambda *_: None)
     assert [one.id for one in done.rows.records] == ["r2"]
     assert [one.where for one in done.skipped] == ["record 'r1'"]
     with pytest.raises(DataError, match="r1"):
-        score_records([long], pair.plan(), LocalEngine(), tmp_path / "none", report=lambda *_: None)
+        score_records([long], pair.plan(), LocalRunner(), tmp_path / "none", report=lambda *_: None)
 
 
 def test_the_command_tells_the_likelihoods_and_what_is_missing(pair: Pair, tmp_path: Path):

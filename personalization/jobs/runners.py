@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from personalization.errors import EngineError
+from personalization.errors import RunnerError
 
 
-class EngineName(StrEnum):
+class RunnerName(StrEnum):
     """Where jobs run."""
 
     LOCAL = "local"
@@ -18,12 +18,12 @@ class EngineName(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LocalEngine:
+class LocalRunner:
     """This process, one worker, one job after the other."""
 
 
 @dataclass(frozen=True, slots=True)
-class RayEngine:
+class RayRunner:
     """Workers on a Ray cluster, one job at a time each.
 
     Attributes:
@@ -38,11 +38,11 @@ class RayEngine:
     threads: int = 1
 
 
-Engine: TypeAlias = LocalEngine | RayEngine
+Runner: TypeAlias = LocalRunner | RayRunner
 
 
-def engine_of(name: EngineName | str, address: str | None, workers: int | None, threads: int) -> Engine:
-    """The engine that a command's options `--engine`, `--address` and `--workers` ask for.
+def runner_of(name: RunnerName | str, address: str | None, workers: int | None, threads: int) -> Runner:
+    """The runner that a command's options `--runner`, `--address` and `--workers` ask for.
 
     Args:
         name: `local` or `ray`.
@@ -51,15 +51,15 @@ def engine_of(name: EngineName | str, address: str | None, workers: int | None, 
         threads: processors that one worker uses.
 
     Raises:
-        EngineError: the options contradict each other.
+        RunnerError: the options contradict each other.
     """
     if workers is not None and workers < 1:
-        raise EngineError(f"--workers must be at least 1: {workers}.")
-    if EngineName(name) is EngineName.RAY:
-        return RayEngine(address, workers, threads)
+        raise RunnerError(f"--workers must be at least 1: {workers}.")
+    if RunnerName(name) is RunnerName.RAY:
+        return RayRunner(address, workers, threads)
     if address is not None or workers is not None:
-        raise EngineError("--address and --workers are for a cluster. Add `--engine ray`, or leave them out.")
-    return LocalEngine()
+        raise RunnerError("--address and --workers are for a cluster. Add `--runner ray`, or leave them out.")
+    return LocalRunner()
 
 
 def processors() -> int:
