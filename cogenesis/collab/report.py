@@ -15,14 +15,14 @@ def report(
     run: Annotated[Path, typer.Argument(help="Directory of the run: OUT of examples/collab/run.sh.")],
     into: Annotated[
         Path,
-        typer.Option(help="A Markdown document with the marks between which the report stands, as docs/collab.md."),
+        typer.Option(help="A Markdown document with the marks between which the report stands, as docs/results/collab.md."),
     ],
     as_json: JsonOption = False,
 ) -> None:
     """Put what examples/collab/run.sh found into a document: tables, and pictures beside it.
 
     Example:
-      cogenesis collab report build/collab --into docs/collab.md
+      cogenesis collab report build/collab --into docs/results/collab.md
     """
     from personalization.collab.evaluation.run_report import write_report
 
