@@ -54,8 +54,8 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"^(\||#| {4}).*$", "\n", text, flags=re.MULTILINE)
     text = re.sub(r"^\s*(?:[-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"`[^`]*`", "code", text)
-    return [part for block in re.split(r"\n\s*\n", text) for part in re.split(r"(?<=[.!?:])\s+(?=[A-Z\d*`\"(])", block)]
+    text = re.sub(r"`[^`]*`", "Code", text)
+    return [part for block in re.split(r"\n\s*\n", text) for part in re.split(r"(?<=[.!?])\s+(?=[A-Z\d*`\"(])", block)]
 
 
 def words(sentence: str) -> int:
