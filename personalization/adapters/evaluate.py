@@ -24,7 +24,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class JudgeSpec:
-    """What a judge needs to start; it is sent to other processes.
+    """The parameters of a judge; they are sent to other processes.
 
     Attributes:
         model: directory of the base model.

@@ -28,10 +28,8 @@ def train_user(base: Base, data: UserData, settings: AdapterSettings) -> Trained
     """Train an adapter on a user's pairs.
 
     If pairs are held out (see `personalization.users.held_out`), their loss is measured after each epoch. Training
-    stops
-    when it has not fallen for `settings.patience` epochs. The adapter with the lowest held-out loss is kept, even if
-    that
-    is the initial one. Without held-out pairs, training runs to the end and the final adapter is kept.
+    stops when it has not fallen for `settings.patience` epochs. The adapter with the lowest held-out loss is kept, even
+    if that is the initial one. Without held-out pairs, training runs to the end and the final adapter is kept.
 
     Args:
         base: base model without an adapter; it is left unchanged.
@@ -81,7 +79,7 @@ def mean_loss(base: Base, examples: Sequence[Example], pass_tokens: int) -> floa
 
 def config_document(config: LoraConfig) -> dict[str, Any]:
     """Return PEFT's configuration as JSON, the same in every process: sets become sorted lists."""
-    # PEFT also sets `inference_mode` in what it saves.
+    # PEFT also sets `inference_mode` in the configurations it saves.
     fields = {**config.to_dict(), "inference_mode": True}
     return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
 

@@ -14,7 +14,7 @@ from personalization.users.data import UserData
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker needs to start; it is sent to other processes.
+    """The parameters of a worker; they are sent to other processes.
 
     Attributes:
         model: directory of the base model, the same path on every machine.

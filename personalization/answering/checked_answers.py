@@ -33,7 +33,7 @@ class NonsenseError(EndpointError):
     """No answer to a question could be used.
 
     Attributes:
-        usage: what the answers cost.
+        usage: cost of the answers.
     """
 
     def __init__(self, message: str, usage: Usage) -> None:

@@ -13,7 +13,7 @@ from personalization.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class WriterSpec:
-    """What a writer needs to start; it is sent to other processes.
+    """The parameters of a writer; they are sent to other processes.
 
     Attributes:
         source: a model directory in Hugging Face format, or a bundle.

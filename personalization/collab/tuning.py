@@ -44,7 +44,7 @@ class TuningPlan:
     """What to tune, and how.
 
     Attributes:
-        shown: what the prompts contain.
+        shown: contents of the prompts.
         max_length: maximum number of tokens in prompt and answer; history that does not fit is left out, as on the
             device.
         pack_tokens: maximum number of tokens in a pack of examples, which passes through the model as one row.
@@ -71,7 +71,7 @@ class Tuned:
         trained: the result; its losses and gains are nats per answer token.
         examples: number of training records.
         judges: number of records that select the best epoch.
-        left_out: skipped records with the reason: they lack what the prompts contain, or are too long even without
+        left_out: skipped records with the reason: they lack contents of the prompts, or are too long even without
             history.
         shortened: number of examples with a truncated task or answer, or with incomplete history.
         packs: number of packs per epoch.
@@ -164,7 +164,7 @@ def tune_model(
 
     Raises:
         ExportError: the model can't be loaded, or `out` can't be written.
-        PersonalizationError: no record has what the prompts contain, the lengths don't fit the model, or see
+        PersonalizationError: no record has all contents of the prompts, the lengths don't fit the model, or see
             `train_into`.
     """
     base = Base(model, plan.settings.threads, team.device)

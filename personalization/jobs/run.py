@@ -17,10 +17,8 @@ def run_jobs(
     """Run independent jobs and yield the outcome of each as soon as it is known, in any order.
 
     A job that raises a `CogenesisError` is invalid and fails immediately. Any other failure (disk, memory, a dying
-    worker)
-    may be temporary: the job is retried after all others. A failure never affects other jobs. On a cluster all
-    arguments
-    must be importable, since they are pickled by name.
+    worker) may be temporary: the job is retried after all others. A failure never affects other jobs. On a cluster all
+    arguments must be importable, since they are pickled by name.
 
     Example: with run_jobs(partial(AdapterTrainer, spec), users, LocalRunner()) as outcomes:
                  for index, outcome in outcomes: ...

@@ -1,4 +1,4 @@
-"""Answers many questions on any runner, in batches that depend only on the data, and saves each batch at once."""
+"""Answers many questions on any runner, in batches that depend only on the data, and saves each batch immediately."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ def build_lamp_6(
     """Write questions and gold outputs of each split.
 
     A list is a questions file whose questions and profile items name e-mails (`007-000123-EM`) in any field. Questions
-    are
-    written one at a time. Memory holds 64 MB of e-mails, the subjects, and the names in 8 zip files.
+    are written one at a time. Memory holds 64 MB of e-mails, the subjects, and the names in 8 zip files.
 
     Args:
         mails: directory of the collection's zip files, `avocado-1.0.2/data/text`.

@@ -24,10 +24,9 @@ def fit_prompt(
 
     The input may take up to 60 % of the length. The rest, minus two tokens per separator, is divided equally among the
     items. The field that the template names is truncated to the item's share minus the item's other words; unused
-    tokens
-    go to the next item. If an item's other words exceed its share, the input's part is lowered by a tenth of the
-    length.
-    If even that does not help at zero, the prompt is the input alone. A prompt that is still too long is truncated.
+    tokens go to the next item. If an item's other words exceed its share, the input's part is lowered by a tenth of the
+    length. If even that does not help at zero, the prompt is the input alone. A prompt that is still too long is
+    truncated.
 
     Args:
         template: template of the task.

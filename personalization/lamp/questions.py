@@ -57,8 +57,7 @@ class QuestionFile(Sequence[Question]):
 
         Args:
             path: `[{"id", "input", "profile": [{"id", ...}], "user_id"?, "output"?}]`; a user-based or time-based
-                split,
-                merged with a ranking or not.
+                split, merged with a ranking or not.
             task: task of the questions.
 
         Raises:

@@ -24,7 +24,7 @@ QUESTIONS_A_JOB = 16
 
 @dataclass(frozen=True, slots=True)
 class RankingSpec:
-    """What a ranker needs to start; it is sent to other processes.
+    """The parameters of a ranker; they are sent to other processes.
 
     Attributes:
         questions: questions whose profiles to rank; the file has the same path on every machine.

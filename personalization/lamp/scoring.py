@@ -85,8 +85,7 @@ def task_of(golds: Outputs, wanted: LampTask | None, where: str) -> LampTask:
     Args:
         golds: the gold outputs.
         wanted: the task that the user names; None to use the file's. Files have one name for both variants of the
-            second
-            task; their labels tell them apart.
+            second task; their labels tell them apart.
         where: the file's name in messages.
 
     Raises:

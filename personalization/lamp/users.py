@@ -20,8 +20,7 @@ def read_lamp(questions: Path, task: LampTask, *, outputs: Path | None = None, s
 
     Args:
         questions: `[{"id", "input", "profile": [{...}], "user_id"?}]`. Questions with the same `user_id` are one user;
-            a
-            question without it is a user of its own.
+            a question without it is a user of its own.
         task: the task of the questions.
         outputs: the gold answers, `{"golds": [{"id", "output"}]}`; with them the questions are for evaluation.
         seed: determines where LaMP-7 splits its tweets.

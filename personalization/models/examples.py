@@ -96,8 +96,8 @@ class ExampleWriter:
         """Make an example.
 
         The answer may take half of the length, plus what the prompt leaves free. A longer answer is truncated, without
-        an
-        end marker. A task that is too long for the remaining room is truncated. Of a context, history is dropped first.
+        an end marker. A task that is too long for the remaining room is truncated. Of a context, history is dropped
+        first.
 
         Args:
             pair: task and answer, neither empty.

@@ -55,8 +55,7 @@ class Encoder:
 
         Args:
             path: the directory, with weights as safetensors or as PyTorch's `.bin`. A head or pooler on top of the
-                encoder
-                is dropped; of an encoder-decoder model only the encoder is loaded.
+                encoder is dropped; of an encoder-decoder model only the encoder is loaded.
             device: "cpu", "cuda" or "cuda:1".
 
         Raises:

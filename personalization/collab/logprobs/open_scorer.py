@@ -18,9 +18,8 @@ def open_scorer(spec: ModelSpec, *, for_cloud: bool = False) -> RowScorer:
     """Load a model.
 
     Quantised kernels round a single row differently than several rows. So a bundle's rows are computed one by one, as
-    on
-    a device, or together, as in a cloud (`cloud_bridge.server.engines.onnx_engine`). They match the rows of generation
-    bit for bit.
+    on a device, or together, as in a cloud (`cloud_bridge.server.engines.onnx_engine`). They match the rows of
+    generation bit for bit.
 
     Args:
         spec: the model.

@@ -23,8 +23,7 @@ class TorchNetwork:
         Raises:
             ExportError: the directory is incomplete or damaged.
             SettingsError: the model is not a decoder with a chat template and a maximum context length, or there is no
-                such
-                device.
+                such device.
         """
         base = Base(spec.source, spec.threads, spec.device)
         if base.seq2seq or base.context_length is None:

@@ -29,8 +29,7 @@ def read_authors_file(path: Path) -> CollabFile:
     Args:
         path: `[{"tid", "conversations": [{"value": prompt}, {"value": answer}], "profile"?: [{"title", "text"}],
             "additional_profile"?}]`. A `tid` is `portrait_user_task`, or the bare number of a paper. The context comes
-            from
-            the structured fields, or else from the prompt's sections.
+            from the structured fields, or else from the prompt's sections.
 
     Returns:
         The records. In a writing task only the text before the first ": " is the public instruction, as in CoGenesis. A

@@ -67,7 +67,7 @@ class Healing:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a sibling's directory records about it.
+    """The record of a sibling in its directory.
 
     Attributes:
         kept: indices of the kept layers in the whole model, ascending.
@@ -239,10 +239,10 @@ def shrink_model(
 
 
 def read_note(directory: Path) -> Note:
-    """Return what a sibling's directory records about it.
+    """Return the record of a sibling from its directory.
 
     Raises:
-        TrainingError: the note is missing or damaged.
+        TrainingError: the record is missing or damaged.
     """
     try:
         noted = read_config(directory)["shrunk"]

@@ -75,12 +75,9 @@ def refitted_projections(
     """Fit the last matrix of each kept layer so that it also does the work of the removed layers after it.
 
     ReplaceMe (Shopkhoev et al., 2025) replaces layers by a linear map and folds it into the matrix before them. Here
-    that
-    matrix itself is fitted, by ridge regression towards its old value. Layers are fitted one after another, on the
-    states
-    from the fitted layers before, so the fit also corrects their errors. The error is relative to a state's size,
-    because
-    the next layer's norm removes the size: a few tokens have states a hundred times larger than others.
+    that matrix itself is fitted, by ridge regression towards its old value. Layers are fitted one after another, on the
+    states from the fitted layers before, so the fit also corrects their errors. The error is relative to a state's
+    size, because the next layer's norm removes the size: a few tokens have states a hundred times larger than others.
 
     Args:
         stack: the whole model.

@@ -65,7 +65,7 @@ class GenerateSettings:
 
 @dataclass(slots=True)
 class Generated:
-    """What was generated, and what it cost.
+    """The generated records, and their cost.
 
     Attributes:
         records: one for each text that is not history.

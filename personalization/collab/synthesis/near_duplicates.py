@@ -12,8 +12,7 @@ def distinct(texts: Sequence[str], *, words: int, similar: float) -> list[int]:
     """Return the indices of the texts that do not resemble any text kept before them.
 
     Similarity is the Jaccard index of the sets of word n-grams (shingles; Broder, 1997). It is 1 for the same words in
-    the
-    same order, regardless of case and punctuation.
+    the same order, regardless of case and punctuation.
 
     Args:
         texts: texts in order of preference.
