@@ -1,1 +1,1 @@
-"""What learns about a user: adapters, ranking, fusion; runs where training runs, never on the device."""
+"""Learns from users' data: adapters, ranking, fusion. It runs on a training machine, never on the device."""

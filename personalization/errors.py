@@ -1,4 +1,4 @@
-"""Every error of what learns about users, named for its cause; messages say what is wrong, where, and what to do."""
+"""Errors of this package, each named for its cause; a message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class PersonalizationError(CogenesisError):
-    """Something about a user can't be learned."""
+    """Learning from a user's data failed."""
 
     exit_code = 9
 
@@ -21,11 +21,11 @@ class RunnerError(PersonalizationError):
 
 
 class DataError(PersonalizationError):
-    """A file with users' data can't be read, or is not of the form it should be."""
+    """A file with users' data can't be read or has the wrong format."""
 
 
 class SettingsError(PersonalizationError):
-    """Settings contradict each other, don't fit the model, or differ from those of what is already there."""
+    """Settings contradict each other, don't fit the model, or differ from the settings of existing output."""
 
 
 class TrainingError(PersonalizationError):
@@ -33,6 +33,6 @@ class TrainingError(PersonalizationError):
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Some names in a sentence."""
+    """Join at most `most` names for a sentence; count the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

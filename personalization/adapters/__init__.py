@@ -1,1 +1,1 @@
-"""One LoRA adapter a user: training, evaluation, the card."""
+"""One LoRA adapter per user: training, evaluation and the training card."""

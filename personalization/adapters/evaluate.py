@@ -1,4 +1,4 @@
-"""Measures what an adapter is worth: how likely a user's own answers, never trained on, are with it and without."""
+"""Evaluates an adapter: compares the likelihood of a user's unseen answers with and without it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class JudgeSpec:
-    """What a judge is made of; it travels to other processes.
+    """The parameters of a judge; they are sent to other processes.
 
     Attributes:
-        model: the base's directory.
-        base: digest of its weights.
-        adapters: directory of users' directories.
-        threads: of the processor.
-        max_length: most tokens of prompt and answer; history that does not fit is left out.
-        context: whether to measure with profile and history in the prompt too.
+        model: directory of the base model.
+        base: digest of the base model's weights.
+        adapters: directory that contains the users' adapter directories.
+        threads: number of CPU threads.
+        max_length: maximum number of tokens in prompt and answer; history that does not fit is left out.
+        context: whether to measure with profile and history in the prompt as well.
     """
 
     model: Path
@@ -45,7 +45,7 @@ class JudgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """A user's tasks with the answers that they gave, and what is known of the user otherwise."""
+    """A user's tasks with that user's own answers, and the rest of the user's data."""
 
     data: UserData
     pairs: tuple[Pair, ...]
@@ -53,7 +53,7 @@ class Questions:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Mean negative log-likelihood, in nats, of a token of the answers: of the base alone and with the adapter."""
+    """Mean negative log-likelihood per answer token in nats, for the base alone and with the adapter."""
 
     base: float
     adapter: float
@@ -61,11 +61,11 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A user's likelihoods.
+    """One user's likelihoods.
 
     Attributes:
-        tokens: of the answers, marks of the end not counted.
-        likelihoods: by condition, "task alone" or "with context".
+        tokens: number of answer tokens, without end markers.
+        likelihoods: likelihood by condition, "task alone" or "with context".
     """
 
     tokens: int
@@ -74,14 +74,14 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All users under one condition.
+    """The results of all users under one condition.
 
     Attributes:
-        users: how many.
-        base, adapter: means over users of their mean negative log-likelihood, nats a token.
+        users: number of users.
+        base, adapter: mean over users of the mean negative log-likelihood, nats per token.
         difference: mean of adapter - base; below 0 where adapters help.
-        low, high: its 95 % interval, by bootstrap over users.
-        improved: users whose answers are likelier with their adapter.
+        low, high: 95 % confidence interval of the difference, by bootstrap over users.
+        improved: number of users whose answers are more likely with their adapter.
     """
 
     users: int
@@ -93,18 +93,18 @@ class Comparison:
     improved: int
 
     def document(self) -> dict[str, Any]:
-        """The comparison as JSON."""
+        """Return the comparison as JSON."""
         return asdict(self)
 
 
 class AdapterJudge:
-    """Measures users' adapters, one after the other, on one base."""
+    """Measures users' adapters one after another on the same base."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         """Load the base.
 
         Raises:
-            CogenesisError: it can't be loaded, or is no model for this.
+            CogenesisError: the base can't be loaded or is not a supported model.
         """
         prepare_libraries()
         from personalization.models.base_model import Base
@@ -116,7 +116,7 @@ class AdapterJudge:
         """Measure one user's adapter.
 
         Raises:
-            TrainingError: there is no adapter of the user, it is damaged, or it belongs to another base.
+            TrainingError: the user has no adapter, or it is damaged or belongs to another base.
         """
         config, state = load_adapter(self._spec.adapters / directory_name(job.data.user), self._spec.base)
         write, length = self._base.writer.write_all, self._length()
@@ -134,7 +134,7 @@ class AdapterJudge:
 
 
 def own_loss(base: Base, examples: Sequence[Example]) -> float:
-    """Mean negative log-likelihood of a token of the answers' own text, with the adapter as it is; nats."""
+    """Return the mean negative log-likelihood per token of the answers' own text in nats, with the current adapter."""
     import torch
 
     base.train(False)
@@ -148,11 +148,11 @@ def own_loss(base: Base, examples: Sequence[Example]) -> float:
 
 
 def compare(likelihoods: Sequence[Likelihood], *, seed: int = 0) -> Comparison:
-    """Sum up users, each counting the same.
+    """Compare over all users; every user has the same weight.
 
     Args:
-        likelihoods: one a user, at least one.
-        seed: of the resampling.
+        likelihoods: one per user, at least one.
+        seed: seed of the bootstrap.
     """
     base, adapter = (np.array([getattr(found, name) for found in likelihoods]) for name in ("base", "adapter"))
     differences = adapter - base

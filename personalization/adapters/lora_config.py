@@ -1,4 +1,4 @@
-"""An adapter's settings as PEFT's configuration, for one base."""
+"""Converts an adapter's settings to PEFT's configuration for one base."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def lora_config(base: Base, settings: AdapterSettings) -> LoraConfig:
-    """PEFT's configuration of an adapter with these settings.
+    """Return PEFT's configuration for an adapter with these settings.
 
     Raises:
         SettingsError: the base has none of the layers that the settings name.

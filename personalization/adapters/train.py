@@ -1,4 +1,4 @@
-"""Trains one user's adapter: the same data, settings and base give the same bytes, whatever was trained before."""
+"""Trains one user's adapter; the same data, settings and base always give the same bytes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 def train_user(base: Base, data: UserData, settings: AdapterSettings) -> TrainedAdapter:
     """Train an adapter on a user's pairs.
 
-    Where pairs are held out (see `personalization.users.held_out`) their loss is taken after each epoch; training stops
-    when it has not fallen for `settings.patience` epochs, and the adapter is kept as it was where that loss was lowest,
-    be it at the very beginning. Otherwise training goes on to its end, and its end is kept.
+    If pairs are held out (see `personalization.users.held_out`), their loss is measured after each epoch. Training
+    stops when it has not fallen for `settings.patience` epochs. The adapter with the lowest held-out loss is kept, even
+    if that is the initial one. Without held-out pairs, training runs to the end and the final adapter is kept.
 
     Args:
-        base: without an adapter; it is left as it was.
-        data: the user's.
+        base: base model without an adapter; it is left unchanged.
+        data: the user's data.
         settings: how to train.
 
     Raises:
-        TrainingError: there is nothing to train on, the profile fills the prompt, or the loss is no finite number.
-        SettingsError: the model has none of the layers that should be adapted.
+        TrainingError: there is nothing to train on, the profile fills the prompt, or the loss is not finite.
+        SettingsError: the model has none of the layers to adapt.
     """
     if not data.pairs:
         raise TrainingError("There is nothing to train on: the profile has no items.")
@@ -70,7 +70,7 @@ def train_user(base: Base, data: UserData, settings: AdapterSettings) -> Trained
 
 
 def mean_loss(base: Base, examples: Sequence[Example], pass_tokens: int) -> float:
-    """Mean negative log-likelihood of an answer token, marks of the end included, with the adapter as it is."""
+    """Return the mean negative log-likelihood per answer token, end markers included, with the current adapter."""
     base.train(False)
     with torch.no_grad():
         total = sum(float(base.losses(part).double().sum()) for part in passes_of(examples, pass_tokens))
@@ -78,14 +78,14 @@ def mean_loss(base: Base, examples: Sequence[Example], pass_tokens: int) -> floa
 
 
 def config_document(config: LoraConfig) -> dict[str, Any]:
-    """PEFT's configuration as JSON, the same in every process: sets become sorted lists."""
-    # What is no longer to be trained; PEFT writes it so too.
+    """Return PEFT's configuration as JSON, the same in every process: sets become sorted lists."""
+    # PEFT also sets `inference_mode` in the configurations it saves.
     fields = {**config.to_dict(), "inference_mode": True}
     return {name: sorted(value) if isinstance(value, set) else value for name, value in fields.items()}
 
 
 class _Run:
-    """One training: optimizer, learning rate and the best state so far."""
+    """One training run: optimizer, learning rate and the best state so far."""
 
     def __init__(
         self,
@@ -101,14 +101,14 @@ class _Run:
         self._judges = judges
         self._settings = settings
         self._order = order
-        # One tensor after the other: the sums of the fused forms depend on how many there are.
+        # One tensor at a time: the rounding of the fused forms depends on the number of tensors.
         self._optimizer = torch.optim.AdamW(
             base.parameters, lr=settings.rate, weight_decay=settings.weight_decay, foreach=False, fused=False
         )
         self._steps = settings.steps or settings.epochs * math.ceil(len(training) / settings.batch)
 
     def train(self) -> tuple[float, float]:
-        """Loss of the judges (of the training pairs, if there are none) before and after."""
+        """Train; return the loss before and after, on the held-out pairs or, if there are none, the training pairs."""
         judges, most = self._judges or self._training, self._settings.pass_tokens
         before = lowest = _finite(mean_loss(self._base, judges, most), 0)
         best, waited = self._base.state() if self._judges else None, 0

@@ -1,4 +1,4 @@
-"""Trains many users: leaves out those that are done, goes on where one fails, and sums up what became of each."""
+"""Trains many users: skips finished users, continues after a failure, and reports each user's outcome."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ FORMAT = "cogenesis-users/1"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a user.
+    """The outcome for one user.
 
     Attributes:
-        user: id.
+        user: the user's id.
         status: "trained" now, "kept" from an earlier run, or "failed".
-        report: of the training, unless it failed.
+        report: report of the training, unless it failed.
         directory: name of the user's directory.
-        seconds: that training took now.
+        seconds: duration of the training if it ran now.
         error: why it failed.
     """
 
@@ -52,7 +52,7 @@ class Outcome:
     error: str = ""
 
     def document(self) -> dict[str, Any]:
-        """The outcome as JSON."""
+        """Return the outcome as JSON."""
         body: dict[str, Any] = {"user": self.user, "status": self.status}
         if self.report is None:
             return {**body, "error": self.error}
@@ -70,21 +70,21 @@ def train_users(
     force: bool = False,
     report: Callable[[Outcome, int, int], None],
 ) -> tuple[Outcome, ...]:
-    """Train every user who has no adapter yet of the same base, settings and data.
+    """Train every user who has no adapter yet for the same base, settings and data.
 
     Args:
-        users: whose data; those that are unusable fail.
-        spec: base, settings and where to write.
+        users: the users' data; unusable entries fail.
+        spec: base, settings and output directory.
         runner: where to train.
-        force: train those again whose adapter was made with other settings or on another base.
-        report: called for each user as soon as it is known what became of it, with the number of users that are done
-            and of all.
+        force: retrain users whose adapter was made with other settings or on another base.
+        report: called with each user's outcome as soon as it is known, the number of finished users, and the number of
+            all users.
 
     Returns:
-        What became of each, in the order of the file, those that could not be used at last.
+        Each user's outcome in the order of the file; unusable users come last.
 
     Raises:
-        SettingsError: there are adapters of another base or other settings, and `force` is not set.
+        SettingsError: adapters of another base or with other settings exist, and `force` is not set.
         PersonalizationError: the base or the runner can't be used.
     """
     kept = {data.user: outcome for data in users.users if (outcome := _finished(data, spec, force)) is not None}
@@ -102,15 +102,15 @@ def train_users(
 
 
 def users_of(shard: Shard, users: UserFile) -> UserFile:
-    """A shard's users: of those that can be trained and of those that can't."""
+    """Return a shard's users, both trainable and unusable."""
     return UserFile(tuple(shard.part(users.users)), tuple(shard.part(users.unusable)), users.questions)
 
 
 def write_summary(path: Path, outcomes: Sequence[Outcome], base: BaseIdentity, settings: AdapterSettings) -> None:
-    """Write what became of all users as JSON, at once or not at all.
+    """Write all outcomes as JSON, atomically.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file can't be written.
     """
     body = {
         "format": FORMAT,
@@ -139,13 +139,13 @@ def _outcome(user: str, trained: TrainedUser) -> Outcome:
 
 
 def _explained(error: JobError) -> str:
-    if error.final:  # our own message, which says all
+    if error.final:  # our own message, complete by itself
         return error.message
     return f"{error.kind}: {error.message} ({error.attempts} attempts)"
 
 
 def _finished(data: UserData, spec: WorkerSpec, force: bool) -> Outcome | None:
-    """What an earlier run left of a user, if nothing that it depends on has changed.
+    """Return the outcome of an earlier run if nothing that it depends on has changed.
 
     Raises:
         SettingsError: base or settings have changed, and `force` is not set.
@@ -165,15 +165,15 @@ def _finished(data: UserData, spec: WorkerSpec, force: bool) -> Outcome | None:
         if changed or not complete:
             return None
         return Outcome(data.user, "kept", report_of(card), directory.name)
-    except (KeyError, TypeError, TrainingError):  # damaged, so it is of no use: trained again
+    except (KeyError, TypeError, TrainingError):  # damaged: train again
         return None
 
 
 def _changes(card: Mapping[str, Any], spec: WorkerSpec) -> str:
-    """In words, what of base and settings is not as it is noted."""
+    """Describe how base and settings differ from the recorded ones."""
     if card["base"]["sha256"] != spec.base.sha256:
         return f"base model {card['base']['name']}, now {spec.base.name}"
-    # Through JSON, as the noted ones went.
+    # A round trip through JSON, as the recorded settings made.
     now, then = json.loads(json.dumps(spec.settings.document())), card["settings"]
     names = [name for name in (now | then) if now.get(name) != then.get(name)]
     return ", ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)

@@ -1,4 +1,4 @@
-"""A user's trained adapter as a directory in PEFT's format, with a note of what it was trained on and how it went."""
+"""A trained adapter as a directory in PEFT's format, with a card that records its data, settings and losses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEARNED_NAME = "learned.json"
 
 @dataclass(frozen=True, slots=True)
 class BaseIdentity:
-    """What adapters are bound to: the digest of the base's weights, and a name for people."""
+    """The base that adapters are bound to: the digest of its weights, and a readable name."""
 
     sha256: str
     name: str
@@ -40,15 +40,15 @@ class TrainingReport:
     """How a training went.
 
     Attributes:
-        examples: pairs that were trained on.
-        held_out: pairs that told when to stop.
-        tokens: of the answers that were trained on.
-        cut: pairs that were too long.
-        skipped: items of the file that made no pair.
-        steps: optimizer steps that were made.
-        kept_step: after how many of them the adapter was as it is kept.
-        judged_by: "held-out" pairs or those of the "training": what the losses below are of.
-        before, after: mean negative log-likelihood of an answer token with the base alone and with the adapter, nats.
+        examples: number of training pairs.
+        held_out: number of held-out pairs, used for early stopping.
+        tokens: number of answer tokens in the training pairs.
+        cut: number of pairs that were truncated.
+        skipped: number of items in the file that gave no pair.
+        steps: number of optimizer steps.
+        kept_step: number of steps after which the adapter was kept.
+        judged_by: the pairs that the losses below are measured on, "held-out" or "training".
+        before, after: mean negative log-likelihood per answer token in nats, with the base alone and with the adapter.
     """
 
     examples: int
@@ -65,12 +65,12 @@ class TrainingReport:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrainedAdapter:
-    """What training gives.
+    """The result of a training.
 
     Attributes:
         config: PEFT's configuration, as JSON.
         state: matrices by PEFT's names.
-        report: how it went.
+        report: how the training went.
     """
 
     config: Mapping[str, Any]
@@ -81,15 +81,15 @@ class TrainedAdapter:
 def save_adapter(
     out: Path, adapter: TrainedAdapter, data: UserData, base: BaseIdentity, settings: AdapterSettings
 ) -> Path:
-    """Write a user's directory, at once or not at all; one of an earlier training is replaced.
+    """Write a user's directory atomically, replacing an earlier training.
 
-    The bytes depend on the arguments alone, not on time or machine.
+    The bytes depend only on the arguments, not on time or machine.
 
     Returns:
         The directory.
 
     Raises:
-        WriteError: it can't be written, or something else is in its place.
+        WriteError: the directory can't be written, or something else has its name.
     """
     from safetensors.torch import save_file
 
@@ -116,7 +116,7 @@ def save_adapter(
 
 
 def is_training_directory(path: Path) -> bool:
-    """Whether a directory holds an adapter that we trained, in any condition."""
+    """Whether a directory contains an adapter that we trained, intact or damaged."""
     try:
         return read_card(path) is not None
     except TrainingError:
@@ -124,10 +124,10 @@ def is_training_directory(path: Path) -> bool:
 
 
 def read_card(directory: Path) -> dict[str, Any] | None:
-    """What a user's directory says of its training; None where there is none.
+    """Return the training card of a user's directory, or None if there is none.
 
     Raises:
-        TrainingError: the note is damaged, or of another version.
+        TrainingError: the card is damaged or of another version.
     """
     path = directory / CARD_NAME
     try:
@@ -142,14 +142,14 @@ def read_card(directory: Path) -> dict[str, Any] | None:
 
 
 def load_adapter(directory: Path, base: str) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
-    """PEFT's configuration and matrices of a user's directory.
+    """Load PEFT's configuration and matrices from a user's directory.
 
     Args:
-        directory: of the user.
+        directory: the user's directory.
         base: digest of the weights that the adapter must have been trained on.
 
     Raises:
-        TrainingError: there is no adapter, it is damaged, or it belongs to another base.
+        TrainingError: there is no adapter, or it is damaged or belongs to another base.
     """
     from peft import LoraConfig
     from safetensors import SafetensorError
@@ -169,10 +169,10 @@ def load_adapter(directory: Path, base: str) -> tuple[LoraConfig, dict[str, torc
 
 
 def report_of(card: Mapping[str, Any]) -> TrainingReport:
-    """How the training went that a directory's note is of.
+    """Return the training report that a card contains.
 
     Raises:
-        KeyError, TypeError: the note lacks something.
+        KeyError, TypeError: the card is incomplete.
     """
     fields = {**card, **card["loss"]}
     return TrainingReport(**{name: fields[name] for name in TrainingReport.__slots__})

@@ -1,4 +1,4 @@
-"""The worker that trains users one after the other: one a process, holding the base. Importing it loads no torch."""
+"""Trains users one after another in a worker process that holds the base. Importing this file loads no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from personalization.users.data import UserData
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker is made of; it travels to other processes.
+    """The parameters of a worker; they are sent to other processes.
 
     Attributes:
-        model: the base's directory, the same on every machine.
-        base: its identity, hashed once.
-        out: where users' directories go, the same on every machine.
-        settings: of the training.
+        model: directory of the base model, the same path on every machine.
+        base: identity of the base, hashed once.
+        out: directory for the users' directories, the same path on every machine.
+        settings: settings of the training.
     """
 
     model: Path
@@ -31,7 +31,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class TrainedUser:
-    """A user whose adapter was trained and written: how it went, where it is, and how long it took."""
+    """A user whose adapter was trained and written: the report, its directory, and the duration."""
 
     report: TrainingReport
     directory: Path
@@ -39,13 +39,13 @@ class TrainedUser:
 
 
 class AdapterTrainer:
-    """Trains users' adapters and writes them; what it gives does not depend on whom it trained before."""
+    """Trains users' adapters and writes them; each result is independent of the users before it."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         """Load the base.
 
         Raises:
-            CogenesisError: it can't be loaded, or is no model for this.
+            CogenesisError: the base can't be loaded or is not a supported model.
         """
         prepare_libraries()
         from personalization.models.base_model import Base

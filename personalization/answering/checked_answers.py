@@ -1,4 +1,4 @@
-"""Asks models that can't be trusted: answers are checked and asked for again; each is kept as soon as it is there."""
+"""Gets usable answers from unreliable models: checks each answer, retries bad ones, and saves results immediately."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class NonsenseError(EndpointError):
-    """None of the answers to a question could be used.
+    """No answer to a question could be used.
 
     Attributes:
-        usage: what they cost.
+        usage: cost of the answers.
     """
 
     def __init__(self, message: str, usage: Usage) -> None:
@@ -42,31 +42,31 @@ class NonsenseError(EndpointError):
 
 
 class Source(Protocol):
-    """Who is asked."""
+    """A model that answers prompts."""
 
     @property
     def parallel(self) -> int:
-        """How many questions may be asked at once."""
+        """Maximum number of concurrent questions."""
         ...
 
     @property
     def document(self) -> dict[str, Any]:
-        """What answers depend on, as JSON."""
+        """Everything that the answers depend on, as JSON."""
         ...
 
     def ask(self, prompt: str, *, seed: int) -> Reply:
         """Answer a prompt.
 
         Raises:
-            EndpointRefusedError: no prompt will be answered.
-            EndpointError: this one was not.
+            EndpointRefusedError: the endpoint will answer no prompt at all.
+            EndpointError: this prompt got no answer.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How answers of an endpoint are drawn: up to so many tokens, at this temperature."""
+    """Sampling settings of an endpoint: maximum tokens per answer, and temperature."""
 
     most_tokens: int
     temperature: float
@@ -76,12 +76,12 @@ class EndpointSource:
     """An OpenAI-compatible endpoint; see `Source`."""
 
     def __init__(self, endpoint: ChatEndpoint, sampler: Sampler, parallel: int) -> None:
-        """Raises `SettingsError` where its key can't be used."""
+        """Raises `SettingsError` if the endpoint's key can't be used."""
         self.client, self.sampler, self.parallel = ChatClient(endpoint), sampler, parallel
 
     @property
     def document(self) -> dict[str, Any]:
-        """See `Source`. Where the endpoint is, is no part of what it answers."""
+        """See `Source`. The endpoint's address is left out: answers don't depend on it."""
         sampler = self.sampler
         model = self.client.endpoint.model
         return {"model": model, "most_tokens": sampler.most_tokens, "temperature": sampler.temperature}
@@ -97,15 +97,15 @@ class EndpointSource:
 
 
 class WriterSource:
-    """A model on this machine, which writes greedily, so a seed changes nothing; see `Source`."""
+    """A model on this machine, see `Source`. It decodes greedily, so a seed changes nothing."""
 
     parallel = 1
 
     def __init__(self, spec: WriterSpec) -> None:
-        """Load it.
+        """Load the model.
 
         Raises:
-            CogenesisError: it can't be loaded.
+            CogenesisError: the model can't be loaded.
         """
         self._spec, self._writer = spec, open_writer(spec)
 
@@ -126,21 +126,21 @@ class WriterSource:
 def ask_until_usable(
     source: Source, prompt: str, read: Callable[[Reply], T], *, seed: int, tries: int
 ) -> tuple[T, Usage]:
-    """Ask until an answer can be used; each time with another seed, and told what was wrong.
+    """Ask until an answer can be used; each retry uses a new seed and says what was wrong with the last answer.
 
     Args:
-        source: who is asked.
-        prompt: what.
-        read: makes what is wanted of an answer, or raises a `ValueError` that says what is wrong with it.
-        seed: of the first try.
-        tries: the most.
+        source: the model to ask.
+        prompt: the prompt to send.
+        read: parses the reply, or raises a `ValueError` that says what is wrong with it.
+        seed: seed of the first try.
+        tries: maximum number of tries.
 
     Returns:
-        What was read, and what all tries cost.
+        The parsed reply, and the usage of all tries.
 
     Raises:
         NonsenseError: no answer could be used.
-        EndpointError: there was none.
+        EndpointError: there was no answer.
     """
     usage, said, wrong = Usage(), prompt, ""
     for attempt in range(tries):
@@ -156,12 +156,12 @@ def ask_until_usable(
 
 @dataclass(slots=True)
 class Asked:
-    """What became of a run's questions.
+    """The results of a run's questions.
 
     Attributes:
-        results: by number, in the order of the numbers.
-        failed: by number, why there is no result.
-        usage: what failed questions cost in vain, this time; what results cost is for them to say.
+        results: results by number, in ascending order.
+        failed: reasons of failure by number.
+        usage: usage of questions that failed in this run; a result records its own usage.
     """
 
     results: dict[int, Any] = field(default_factory=dict)
@@ -179,21 +179,21 @@ def ask_all(
     report: Callable[[int, int], None],
     force: bool = False,
 ) -> Asked:
-    """Do jobs in parallel, those excepted that an earlier run has done.
+    """Do jobs in parallel, except those that an earlier run has finished.
 
     Args:
-        path: of the journal that keeps what is known.
+        path: path of the journal that keeps the results.
         run: everything that results depend on, as JSON; see `Journal`.
-        jobs: by number.
-        work: does one, called from several threads; gives JSON. An `EndpointError` is this job's alone: all others go
-            on, and a later run tries it again.
-        parallel: jobs at once.
-        report: called with how many are done and how many there are.
-        force: begin anew where the journal is another run's.
+        jobs: jobs by number.
+        work: does one job and returns JSON; called from several threads. An `EndpointError` fails only this job, and a
+            later run retries it.
+        parallel: maximum number of concurrent jobs.
+        report: called with the number of finished jobs and of all jobs.
+        force: start over if the journal belongs to another run.
 
     Raises:
-        EndpointRefusedError: no job can be done; what was done is kept.
-        CogenesisError: another error than of one job.
+        EndpointRefusedError: no job can be done; finished results are kept.
+        CogenesisError: an error that is not limited to one job.
     """
     journal = Journal(path, run, force=force)
     asked = Asked()
@@ -222,7 +222,7 @@ def ask_all(
 def _outcomes(
     jobs: Mapping[int, J], work: Callable[[int, J], Any], parallel: int
 ) -> Generator[tuple[int, Any], None, None]:
-    """Each job's result, or the exception that it ended with, as they come."""
+    """Yield each job's result, or the exception that ended it, in order of completion."""
     todo: queue.SimpleQueue[tuple[int, J]] = queue.SimpleQueue()
     outcomes: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     for job in jobs.items():
@@ -239,14 +239,14 @@ def _outcomes(
             except Exception as error:
                 outcomes.put((number, error))
 
-    # Threads of a pool would have to end before an interrupted process can.
+    # Daemon threads: those of a pool would delay the exit of an interrupted process.
     for _ in range(min(parallel, len(jobs))):
         threading.Thread(target=work_on, daemon=True).start()
     try:
         for _ in jobs:
             yield outcomes.get()
     finally:
-        # Who stops listening, wants no more asked.
+        # The consumer has stopped, so cancel the jobs that have not started.
         with suppress(queue.Empty):
             while True:
                 todo.get_nowait()

@@ -1,4 +1,4 @@
-"""Writes answers with a bundle on the edge runtime, just as a device does."""
+"""Writes answers with a bundle on the edge runtime, exactly as a device does."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class EdgeWriter:
         """Load a bundle.
 
         Raises:
-            BundleError: it is damaged, or has no decoder of the backend.
+            BundleError: the bundle is damaged, or has no decoder for the backend.
         """
         bundle = open_bundle(spec.source)
         tokenizer = Tokenizer.load(bundle.path(bundle.manifest.tokenizer.path))
-        # Other workers may share the cores, which threads that wait awake would starve.
+        # Other workers may share the cores; spinning threads would starve them.
         decoder = open_decoder(bundle, spec.backend, threads=spec.threads, spin=False)
         store = AdapterStore(spec.adapters or bundle.root / ADAPTERS_DIRECTORY, bundle.base)
         self._assistant = Assistant(bundle, decoder, tokenizer, store)
@@ -40,14 +40,14 @@ class EdgeWriter:
         """See `AnswerWriter.write`.
 
         Raises:
-            AdapterError: the user has no adapter, or it is damaged or of another base.
+            AdapterError: the user has no adapter, or it is damaged or belongs to another base.
             ContextOverflowError: a prompt leaves no room for its answer.
         """
         self._assistant.use_user(user)
         return [self._answer(prompt) for prompt in prompts]
 
     def _answer(self, prompt: str) -> str:
-        # What is in the cache was computed in parts of other lengths, which round otherwise.
+        # A cached prefix was computed in chunks of other lengths, which round differently.
         self._assistant.decoder.rewind(0)
         text = ""
         with closing(self._assistant.generate(PublicInstruction(prompt), options=self._options)) as answer:

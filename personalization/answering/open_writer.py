@@ -6,10 +6,10 @@ from personalization.answering.writer import AnswerWriter, WriterSpec
 
 
 def open_writer(spec: WriterSpec) -> AnswerWriter:
-    """Load what writes.
+    """Load the writer.
 
     Raises:
-        CogenesisError: it can't be loaded.
+        CogenesisError: the writer can't be loaded.
     """
     if spec.is_bundle:
         from personalization.answering.edge_writer import EdgeWriter

@@ -1,4 +1,4 @@
-"""Writes answers with a Hugging Face model, causal or encoder-decoder, several at once, by beam search."""
+"""Writes answers with a Hugging Face model, causal or encoder-decoder, in batches, by beam search."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from personalization.answering.writer import WriterSpec, first_line
 from personalization.errors import SettingsError
 from personalization.models.base_model import Base
 
-# What a model's own settings say of its special tokens; the rest of them (sampling, penalties) is not LaMP's.
+# The special tokens from a model's own settings. Its other settings (sampling, penalties) are not LaMP's.
 _SPECIAL = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
 
 
 class _LineIsOver(StoppingCriteria):
-    """Ends an answer behind its first line that has text."""
+    """Ends an answer after its first line with text."""
 
     def __init__(self, tokenizer: Tokenizer, first: int) -> None:
-        """Begin to look at the token with this index."""
+        """Start checking at the token with index `first`."""
         self._tokenizer, self._first = tokenizer, first
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:  # noqa: ARG002 (protocol)
-        """Which answers are over: (n) bool, of (n, tokens) ids."""
+        """Return which answers are finished: (n) bool, from (n, tokens) ids."""
         texts = (self._tokenizer.decode(row) for row in input_ids[:, self._first :].tolist())
         return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
 
@@ -40,7 +40,7 @@ class TorchWriter:
         """Load a model.
 
         Raises:
-            CogenesisError: it can't be loaded, or the device can't be used.
+            CogenesisError: the model can't be loaded, or the device can't be used.
         """
         self._spec = spec
         base = self._base = Base(spec.source, spec.threads, spec.device)
@@ -49,7 +49,7 @@ class TorchWriter:
         special = {name: getattr(own, name, None) for name in _SPECIAL}
         special["decoder_start_token_id"] = base.model.config.decoder_start_token_id if start is None else start
         self._padding = base.stops[0] if base.stops else 0
-        # In the model's place, since what is not set in a call is taken from there.
+        # Replaces the model's own settings, from which `generate` takes everything that a call does not set.
         base.model.generation_config = GenerationConfig(
             max_new_tokens=spec.most_tokens,
             num_beams=spec.beams,
@@ -62,10 +62,10 @@ class TorchWriter:
         self.added_tokens = base.writer.added_tokens
 
     def write(self, prompts: Sequence[str], user: str | None) -> list[str]:
-        """See `AnswerWriter.write`; the prompts go through the model together.
+        """See `AnswerWriter.write`; the prompts form one batch.
 
         Raises:
-            TrainingError: the user has no adapter, or it is damaged or of another base.
+            TrainingError: the user has no adapter, or it is damaged or belongs to another base.
             SettingsError: a prompt leaves no room for its answer.
         """
         ids, mask = self._padded([self._base.writer.prompt(prompt) for prompt in prompts])
@@ -77,7 +77,7 @@ class TorchWriter:
         return [self._text(row) for row in written[:, first:].tolist()]
 
     def _padded(self, prompts: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask, (prompts, tokens of the longest) int64: a decoder goes on at the right, an encoder does not."""
+        """Ids and mask, (prompts, longest prompt) int64: padded left for a decoder, right for an encoder-decoder."""
         longest = max(map(len, prompts))
         fits = self._base.context_length
         needed = longest + (0 if self._base.seq2seq else self._spec.most_tokens)
@@ -95,7 +95,7 @@ class TorchWriter:
         return ids.to(self._base.device), mask.to(self._base.device)
 
     def _enough(self, first: int) -> list[StoppingCriteria]:
-        """What ends answers early; a beam's score needs all of its tokens, so only a greedy answer can be cut short."""
+        """Criteria that end answers early. Only with greedy decoding: a beam's score needs all of its tokens."""
         if not self._spec.one_line or self._spec.beams > 1:
             return []
         return [_LineIsOver(self._base.writer.tokenizer, first)]

@@ -1,4 +1,4 @@
-"""Who writes the answers to prompts: a Hugging Face model or a bundle on the edge runtime, behind one protocol."""
+"""Defines an answer writer: a Hugging Face model or a bundle on the edge runtime, behind one protocol."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from personalization.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class WriterSpec:
-    """What a writer is made of; it travels to other processes.
+    """The parameters of a writer; they are sent to other processes.
 
     Attributes:
         source: a model directory in Hugging Face format, or a bundle.
         identity: digest of its weights.
-        is_bundle: which of both it is.
-        backend: of the bundle, "onnx" or "executorch"; None takes its first.
-        adapters: directory of users' adapters, as `adapter train` writes them for a model, and `export adapter` for a
-            bundle; None answers everybody with the base alone.
-        most_tokens: of an answer.
-        beams: of the search (1 is greedy).
-        threads: of the processor.
-        device: of a model: "cpu", "cuda" or "cuda:1".
-        one_line: an answer ends with its first line that has text, as all of LaMP's do: chat models write on.
+        is_bundle: whether `source` is a bundle.
+        backend: the bundle's backend, "onnx" or "executorch"; None takes its first.
+        adapters: directory of users' adapters, written by `adapter train` for a model and by `export adapter` for a
+            bundle; None answers every user with the base alone.
+        most_tokens: maximum number of tokens per answer.
+        beams: number of beams (1 is greedy).
+        threads: number of CPU threads.
+        device: device of a model: "cpu", "cuda" or "cuda:1".
+        one_line: end an answer after its first line with text, as in LaMP; chat models would write on.
     """
 
     source: Path
@@ -57,7 +57,7 @@ class WriterSpec:
 
 
 class AnswerWriter(Protocol):
-    """Writes answers; what it writes does not depend on what it wrote before."""
+    """Writes answers; each one is independent of those written before."""
 
     @property
     def tokens(self) -> TokenCounter:
@@ -66,18 +66,18 @@ class AnswerWriter(Protocol):
 
     @property
     def added_tokens(self) -> int:
-        """How many tokens of a prompt's length the model takes for itself."""
+        """How many tokens of a prompt's length the model needs for itself."""
         ...
 
     def write(self, prompts: Sequence[str], user: str | None) -> list[str]:
-        """Answer prompts, each for itself.
+        """Answer each prompt separately.
 
         Args:
-            prompts: at least one; those of about the same length waste least.
+            prompts: at least one; prompts of similar length waste the least padding.
             user: whose adapter to use; None for the base alone.
 
         Returns:
-            An answer for each, without white space around it.
+            One answer per prompt, without surrounding white space.
 
         Raises:
             CogenesisError: the user has no adapter that fits, or a prompt is too long for the model.
@@ -86,5 +86,5 @@ class AnswerWriter(Protocol):
 
 
 def first_line(text: str) -> str:
-    """The first line that has text, without white space around it; "" where there is none."""
+    """Return the first line with text, without surrounding white space, or "" if there is none."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")

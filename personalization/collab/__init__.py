@@ -1,1 +1,1 @@
-"""The learning side of CoGenesis."""
+"""The learning part of CoGenesis: data, log-probs, combiner and evaluation."""

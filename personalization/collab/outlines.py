@@ -1,6 +1,6 @@
-"""Gets outlines for public instructions: from the bridge, an endpoint or a local model; each is checked for its form.
+"""Gets outlines for public instructions from the bridge, an endpoint or a local model, and checks their format.
 
-Only the gate's messages go to a bridge or an endpoint, so each is in the ledger; what is private of a record never is.
+A bridge or an endpoint receives only messages from the gate, so the ledger lists each one. None contains private data.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from personalization.collab.records.records import CollabRecord
 from personalization.users.data import user_seed
 
 _MARK = re.compile(r"^\s*(?:[-*\u2022]\s*)?(?:\(?\d{1,2}[.):]|[-*\u2022])\s*(?P<point>.+)$")
-_ATTEMPTS = 6  # of a bridge that is away or busy
+_ATTEMPTS = 6  # while a bridge is unreachable or busy
 
 
 def read_outline(text: str, *, repeating: bool = False) -> str:
-    """The outline in a reply: 8 to 15 numbered points, a line each; about 3 to 5 words each, 8 at most.
+    """Extract the outline from a reply: 8 to 15 numbered points, one per line, each about 3 to 5 words, 8 at most.
 
-    Points that are too long are cut at a pause or after five words; what is no phrase, or says again what another point
-    says, is left out, and so is what follows the fifteenth.
+    Points that are too long are shortened at a pause or after five words. Points that are no phrase or repeat another
+    point are dropped, and so is everything after the fifteenth.
 
     Args:
         text: the reply.
-        repeating: points that say again what others say stay.
+        repeating: whether to keep points that repeat others.
 
     Raises:
-        ValueError: fewer than 8 points are left.
+        ValueError: fewer than 8 points remain.
     """
     points: list[str] = []
     for line in text.splitlines():
@@ -53,37 +53,37 @@ def read_outline(text: str, *, repeating: bool = False) -> str:
 
 
 class Outliner(Protocol):
-    """Who writes outlines."""
+    """Writes outlines."""
 
     @property
     def parallel(self) -> int:
-        """How many may be asked for at once."""
+        """Maximum number of concurrent requests."""
         ...
 
     @property
     def document(self) -> dict[str, Any]:
-        """What outlines depend on, as JSON."""
+        """Everything that outlines depend on, as JSON."""
         ...
 
     @property
     def repeating(self) -> bool:
-        """Whether its points may say again what others say."""
+        """Whether its points may repeat each other."""
         ...
 
     def outline(self, instruction: PublicInstruction, seed: int) -> Reply:
-        """One reply, of whatever form.
+        """Return one reply, not yet checked.
 
         Raises:
-            EndpointError: there is none for this instruction.
-            CogenesisError: there will be none for any.
+            EndpointError: there is no reply for this instruction.
+            CogenesisError: there will be no reply for any instruction.
         """
         ...
 
 
 class BridgeOutliner:
-    """The cloud that a device would ask, too; see `Outliner`."""
+    """The cloud that a device would ask; see `Outliner`."""
 
-    repeating = True  # its last resort against repeats is words that may repeat; the device gets them as well
+    repeating = True  # as on the device: the cloud's last resort against repeats may repeat words
 
     def __init__(self, cloud: CloudClient, gate: Gate, parallel: int) -> None:
         self._cloud, self._gate, self.parallel = cloud, gate, parallel
@@ -118,7 +118,7 @@ class ModelOutliner:
     def outline(self, instruction: PublicInstruction, seed: int) -> Reply:
         """See `Outliner`."""
         source = self._source
-        if not isinstance(source, EndpointSource):  # nothing leaves
+        if not isinstance(source, EndpointSource):  # nothing is sent
             return source.ask(outline_prompt(instruction), seed=seed)
         released = self._gate.sketch(instruction)
 
@@ -134,7 +134,7 @@ class ModelOutliner:
 
 
 def outline_prompt(instruction: PublicInstruction) -> str:
-    """The chat that asks for an outline as one text, for models that are given no chat."""
+    """Return the chat that asks for an outline as one text, for models that take no chat."""
     task, example, question = (message["content"] for message in outline_messages(instruction.text))
     return f"{task}\n\n{example}\n\n{question}"
 
@@ -148,22 +148,22 @@ def outline_records(
     report: Callable[[int, int], None],
     force: bool = False,
 ) -> tuple[list[CollabRecord], Asked]:
-    """Give records their sketches; what an earlier run has got is not asked for again.
+    """Add sketches to records; outlines from an earlier run are reused.
 
     Args:
-        records: those that have a sketch keep it.
-        outliner: who is asked.
-        journal: keeps what is known so far.
-        tries: the most replies for a record.
-        report: called with how many are done and how many there are.
-        force: begin anew where the journal is another run's.
+        records: the records; existing sketches are kept.
+        outliner: the source of outlines.
+        journal: file that keeps the results so far.
+        tries: maximum number of replies per record.
+        report: called with the number of finished records and of all records.
+        force: start over if the journal belongs to another run.
 
     Returns:
-        All records in their order, those that failed without a sketch; and what became of each by its index.
+        All records in order, without a sketch where it failed, and the outcome of each by its index.
 
     Raises:
-        SettingsError: the journal is another run's.
-        CogenesisError: no outline will come; what is done is kept.
+        SettingsError: the journal belongs to another run.
+        CogenesisError: no outline can be had; finished results are kept.
     """
     jobs = {index: record for index, record in enumerate(records) if record.sketch is None}
     tasks = [[record.id, record.instruction.text] for record in jobs.values()]

@@ -1,6 +1,6 @@
-"""Fine-tunes the device's model on references, behind the prompt that it will see: with context, without, or a sketch.
+"""Fine-tunes the device's model on references, with the prompts that it will see: with context, without, or a sketch.
 
-As CoGenesis' small models (Zhang et al., 2024, section 4.2): the loss is that of the answer alone.
+As with CoGenesis' small models (Zhang et al., 2024, section 4.2), only the answer counts in the loss.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TuningPlan:
-    """What is tuned, and how.
+    """What to tune, and how.
 
     Attributes:
-        shown: what the prompts hold.
-        max_length: most tokens of prompt and answer; history that does not fit is left out, as on the device.
-        pack_tokens: most tokens of a pack of examples, which go through the model as one row.
-        lora: of the adapter that is trained; None to train all weights.
-        checkpointing: compute the layers' inner states a second time instead of holding them in memory.
-        precision: what is computed with.
-        settings: of the training; its examples are packs.
+        shown: contents of the prompts.
+        max_length: maximum number of tokens in prompt and answer; history that does not fit is left out, as on the
+            device.
+        pack_tokens: maximum number of tokens in a pack of examples, which passes through the model as one row.
+        lora: settings of the adapter to train; None to train all weights.
+        checkpointing: recompute the layers' inner states instead of keeping them in memory.
+        precision: precision of the computation.
+        settings: settings of the training; its examples are packs.
     """
 
     shown: Shown
@@ -64,15 +65,16 @@ class TuningPlan:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a tuning gave.
+    """The result of a tuning.
 
     Attributes:
-        trained: the result; its losses and gains are nats a token of the answers.
-        examples: records that were learnt from.
-        judges: records that told the best epoch.
-        left_out: records without what the prompts are to hold, or too long even without history, and which it is.
-        shortened: examples whose task or answer was cut, or whose history was not taken whole.
-        packs: rows that an epoch's examples go through the model in.
+        trained: the result; its losses and gains are nats per answer token.
+        examples: number of training records.
+        judges: number of records that select the best epoch.
+        left_out: skipped records with the reason: they lack contents of the prompts, or are too long even without
+            history.
+        shortened: number of examples with a truncated task or answer, or with incomplete history.
+        packs: number of packs per epoch.
     """
 
     trained: Trained
@@ -84,9 +86,10 @@ class Tuned:
 
 
 class AnswerPacks:
-    """Make references likely, packs of them at a time; see `personalization.training.fine_tuning.Objective`.
+    """Makes references more likely, in packs; see `personalization.training.fine_tuning.Objective`.
 
-    A pack's loss is that of its tokens over the mean number of tokens of a pack, so each token counts the same.
+    A pack's loss is the sum over its tokens divided by the mean number of tokens per pack, so all tokens weigh the
+    same.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class AnswerPacks:
 
 
 class AdapterOf(torch.nn.Module):
-    """A base's adapter as a module of its own: what is saved of a run, and what judges keep, is the adapter alone."""
+    """A base's adapter as a separate module: only the adapter is saved in checkpoints and kept by judging."""
 
     def __init__(self, base: Base) -> None:
         super().__init__()
@@ -124,14 +127,14 @@ class AdapterOf(torch.nn.Module):
         self._base = base
 
     def train(self, mode: bool = True) -> AdapterOf:
-        """Whether dropout drops, in the base, too."""
+        """Set the training mode here and in the base, which holds the dropout."""
         self._base.train(mode)
         super().train(mode)
         return self
 
 
 def mean_answer_tokens(packs: Sequence[Sequence[Example]]) -> float:
-    """Mean number of answer tokens of a pack; 0 where there is none."""
+    """Mean number of answer tokens per pack; 0 if there is no pack."""
     tokens = sum(len(example.answer) for pack in packs for example in pack)
     return tokens / len(packs) if packs else 0.0
 
@@ -150,18 +153,18 @@ def tune_model(
     """Fine-tune a model on records and write it as a model directory, or its adapter in PEFT's format.
 
     Args:
-        model: the model's directory.
-        out: the tuned model's, or the adapter's.
+        model: directory of the model.
+        out: directory for the tuned model or the adapter.
         training: records to learn from.
-        judging: others, by whose likelihood the best epoch is told; none: the last is kept.
-        plan: what and how.
-        team: with whom.
-        force: replace what was trained otherwise.
+        judging: other records, whose likelihood selects the best epoch; without any, the last epoch is kept.
+        plan: what to tune, and how.
+        team: the processes that train together.
+        force: replace a result that was trained with other settings.
         progress: called after each step.
 
     Raises:
         ExportError: the model can't be loaded, or `out` can't be written.
-        PersonalizationError: no record has what the prompts are to hold, lengths and model don't fit, or see
+        PersonalizationError: no record has all contents of the prompts, the lengths don't fit the model, or see
             `train_into`.
     """
     base = Base(model, plan.settings.threads, team.device)
@@ -187,7 +190,7 @@ def tune_model(
         "lora": None if plan.lora is None else plan.lora.document(),
     }
     if plan.checkpointing:
-        # Reentrant, frozen embeddings would end the way of gradients before it reaches an adapter.
+        # Reentrant checkpointing with frozen embeddings would stop the gradients before they reach an adapter.
         base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with ExitStack() as attached:
         if plan.lora is None:
@@ -211,7 +214,7 @@ def tune_model(
 
 
 def _examples(base: Base, records: Sequence[CollabRecord], plan: TuningPlan, left_out: list[Skipped]) -> list[Example]:
-    """Examples of the records that have what the prompts are to hold; the others go to `left_out`."""
+    """Return examples of the usable records; the others go to `left_out`."""
     examples = []
     for record in records:
         try:

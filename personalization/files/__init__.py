@@ -1,1 +1,1 @@
-"""Reads and writes JSON, also inside archives and larger than memory."""
+"""Reads and writes JSON, including files inside archives and files larger than memory."""

@@ -1,4 +1,4 @@
-"""Reads a file that is one JSON array of objects an object at a time, so that its size does not matter."""
+"""Reads a file with one large JSON array of objects, one object at a time, so memory does not limit its size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BYTE_ORDER_MARK = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One object of the array, and where its text is: `start` and `length` in bytes of the file."""
+    """One object of the array and its location: `start` and `length` in bytes of the file."""
 
     body: dict[str, Any]
     start: int
@@ -27,7 +27,7 @@ class Element:
 
 
 class JsonArrayScan:
-    """One pass over such a file; `sha256` is the file's digest once all elements were taken."""
+    """One pass over such a file; `sha256` is the file's digest after the last element."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,11 +35,11 @@ class JsonArrayScan:
 
     @property
     def sha256(self) -> str:
-        """Of all bytes of the file, lower-case hex."""
+        """SHA-256 of all bytes of the file, lower-case hex."""
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[Element]:
-        """Give the elements in their order.
+        """Yield the elements in order.
 
         Raises:
             DataError: the file can't be read, or is not an array of objects.
@@ -87,10 +87,10 @@ class JsonArrayScan:
 
 
 def read_element(path: Path, start: int, length: int) -> dict[str, Any]:
-    """Read one element again, at its place.
+    """Read one element again from its location.
 
     Raises:
-        DataError: it is no longer there.
+        DataError: the element is no longer there.
     """
     try:
         with path.open("rb") as file:
@@ -106,7 +106,7 @@ def read_element(path: Path, start: int, length: int) -> dict[str, Any]:
 
 
 class _Text:
-    """The file's text as far as it was read, from the first character that was not taken yet."""
+    """The text read from the file so far, from the first character not yet consumed."""
 
     def __init__(self, path: Path, digest: Any) -> None:
         self._file = path.open("rb")
@@ -118,7 +118,7 @@ class _Text:
         self.place = 0
 
     def next_character(self) -> str:
-        """The next that is no white space; "" at the end of the file."""
+        """Return the next character that is not white space, or "" at the end of the file."""
         while True:
             while self._at < len(self._text):
                 character = self._text[self._at]
@@ -129,18 +129,18 @@ class _Text:
                 return ""
 
     def skip(self, characters: int) -> None:
-        """Take so many characters."""
+        """Consume this many characters."""
         self.place += len(self._text[self._at : self._at + characters].encode())
         self._at += characters
 
     def take_value(self, number: int) -> Any:
-        """Take one JSON value, the `number`-th, which begins here."""
+        """Consume the JSON value that starts here, element `number`."""
         block = _BLOCK
         while True:
             try:
                 value, end = self._parse(self._text, self._at)
             except json.JSONDecodeError as error:
-                # It may only not be there as a whole yet; twice as much each time keeps the work linear.
+                # The value may only be incomplete. Doubling the block keeps the total work linear.
                 if not self._more(block):
                     raise ValueError(f"element {number}: {error.msg}") from None
                 block *= 2

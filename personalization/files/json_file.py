@@ -1,4 +1,4 @@
-"""Reads JSON files of users' data; messages name file and field, and never quote what a user wrote."""
+"""Reads JSON files with users' data; errors name file and field, but never quote a user's text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: it can't be read or is not JSON.
+        DataError: the file can't be read or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -30,10 +30,10 @@ def read_json(path: Path | str) -> Any:
 
 
 def text_field(body: Mapping[str, Any], key: str, where: str) -> str:
-    """A field that must be a text.
+    """Return a field that must be a text.
 
     Raises:
-        DataError: it is missing, no text, or holds half of a surrogate pair.
+        DataError: the field is missing, no text, or has a lone surrogate.
     """
     if key not in body:
         raise DataError(f"{where} has no '{key}'")
@@ -48,10 +48,10 @@ def text_field(body: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def label_field(body: Mapping[str, Any], key: str, where: str) -> str:
-    """A field that is a text or a whole number, as ids and scores are; as text.
+    """Return a field that is a text or an integer, such as an id or a score, as text.
 
     Raises:
-        DataError: it is missing or something else.
+        DataError: the field is missing or something else.
     """
     value = body.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -60,10 +60,10 @@ def label_field(body: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def list_field(body: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    """A field that must be a list of objects.
+    """Return a field that must be a list of objects.
 
     Raises:
-        DataError: it is missing or something else.
+        DataError: the field is missing or something else.
     """
     if key not in body:
         raise DataError(f"{where} has no '{key}'")

@@ -1,4 +1,4 @@
-"""Reads files out of zip files that others made: no more than expected, and nothing of them reaches the disk."""
+"""Reads files from untrusted zip archives: size-limited, and in memory only."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import zlib
 from personalization.errors import DataError
 
 ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What Python raises where a zip file is damaged, encrypted, or packed in a way that it does not know."""
+"""Raised by Python for a zip file that is damaged, encrypted, or compressed with an unsupported method."""
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, where: str) -> bytes:
     """Read one file.
 
     Args:
-        archive: that it is in.
-        member: which.
-        most: bytes that it may have; what the archive says of its size need not be true.
-        where: what to call it in messages.
+        archive: the archive.
+        member: the file in the archive.
+        most: maximum size in bytes; the size that the archive states may be wrong.
+        where: the file's name in messages.
 
     Raises:
-        DataError: it has more.
-        OSError: it can't be read.
-        ZIP_DAMAGE: it is damaged.
+        DataError: the file is larger.
+        OSError: the file can't be read.
+        ZIP_DAMAGE: the archive is damaged.
     """
     with archive.open(member) as file:
         content = file.read(most + 1)

@@ -1,4 +1,4 @@
-"""Jobs that wait, are tried and are done."""
+"""Holds pending jobs and performs one attempt at a job."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class JobError:
     """Why a job has no result.
 
     Attributes:
-        kind: the exception's class, or `WorkerLost`.
-        message: one line: what was wrong.
-        attempts: how often the job was tried.
-        final: trying again can't help, since the job itself is wrong.
-        trace: where it happened, if nobody expected it; else empty.
+        kind: class of the exception, or `WorkerLost`.
+        message: what was wrong, in one line.
+        attempts: number of attempts.
+        final: a retry can't help, because the job itself is wrong.
+        trace: traceback of an unexpected error, else empty.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[J]):
-    """One try at a job: the job, its index, and the number of the try, from 1."""
+    """One attempt at a job: the job, its index, and the number of the attempt, from 1."""
 
     index: int
     job: J
@@ -48,7 +48,7 @@ class Attempt(Generic[J]):
 
 
 class Backlog(Generic[J]):
-    """The jobs that still have to be done, in the order in which they are to be tried."""
+    """The pending jobs, in the order in which to try them."""
 
     def __init__(self, jobs: Sequence[J], retries: int) -> None:
         self._attempts = deque(Attempt(index, job, 1) for index, job in enumerate(jobs))
@@ -59,15 +59,15 @@ class Backlog(Generic[J]):
 
     @property
     def retries(self) -> int:
-        """How often something that failed is tried again."""
+        """Maximum number of retries after a failure."""
         return self._retries
 
     def take(self) -> Attempt[J]:
-        """The next job to try."""
+        """Take the next job to try."""
         return self._attempts.popleft()
 
     def takes_back(self, attempt: Attempt[J], error: JobError) -> bool:
-        """Queue a failed job behind all others, unless that is pointless or was done often enough."""
+        """Requeue a failed job at the end, unless a retry is pointless or its retries are used up."""
         if error.final or attempt.number > self._retries:
             return False
         self._attempts.append(Attempt(attempt.index, attempt.job, attempt.number + 1))
@@ -75,7 +75,7 @@ class Backlog(Generic[J]):
 
 
 def perform(worker: Worker[J, R], attempt: Attempt[J]) -> R | JobError:
-    """Do one job: its result, or what it raised."""
+    """Do one job; return its result, or a `JobError` for what it raised."""
     try:
         return worker(attempt.job)
     except CogenesisError as error:

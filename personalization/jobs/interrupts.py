@@ -1,4 +1,4 @@
-"""SIGTERM as an interrupt."""
+"""Handles SIGTERM as an interrupt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def terminated_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does, so that what was started is shut down and half-written files go."""
+    """Make SIGTERM act like Ctrl-C, so that child processes are shut down and partial files are removed."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # Only the main thread may, and gets signals anyway.
+    # Only the main thread may set handlers, and it gets the signals anyway.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Keeps what the jobs of a long run gave, a line each, so that a run that was killed goes on where it was."""
+"""Saves the results of a long run's jobs, one per line, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ J = TypeVar("J")
 
 
 class Journal:
-    """Results of a run's jobs by the job's number: JSON, appended and on the disk before the next job is waited for."""
+    """Results of a run's jobs by job number, as JSON; each is appended and synced before the next job is awaited."""
 
     def __init__(self, path: Path, run: Mapping[str, Any], *, force: bool = False) -> None:
-        """Open a run's journal, or begin one.
+        """Open a run's journal, or create one.
 
         Args:
-            path: of the file; its directory is made.
+            path: path of the file; its directory is created.
             run: everything that the results depend on, as JSON.
-            force: begin anew where the journal is another run's.
+            force: start over if the journal belongs to another run.
 
         Raises:
-            SettingsError: it is the journal of another run, and `force` is not set.
-            DataError: something else is in its place.
-            WriteError: it can't be written.
+            SettingsError: the journal belongs to another run, and `force` is not set.
+            DataError: the file is no journal, or it is damaged.
+            WriteError: the journal can't be written.
         """
         self.path = path
         self._head = {"format": FORMAT, "run": _as_read(run)}
@@ -56,10 +56,10 @@ class Journal:
             raise write_error(error, path) from None
 
     def add(self, job: int, result: Any) -> None:
-        """Note what a job gave.
+        """Append a job's result.
 
         Raises:
-            WriteError: it can't be written; all before it stays.
+            WriteError: the result can't be written; earlier results stay.
         """
         try:
             self._file.write(_line([job, result]).encode())
@@ -70,7 +70,7 @@ class Journal:
         self.results[job] = _as_read(result)
 
     def close(self) -> None:
-        """End writing; lines are put in the order of the jobs, so that the file tells nothing of how it was made."""
+        """Close the file and sort its lines by job, so that it does not depend on the order of execution."""
         self._file.close()
         self._write_all()
 
@@ -81,10 +81,10 @@ class Journal:
 
 
 def read_journal(path: Path, run: Mapping[str, Any]) -> dict[int, Any]:
-    """What another process has noted of a run so far, by the job's number; nothing where it is another run's.
+    """Return another process's results of a run so far, by job number; empty if the journal is of another run.
 
     Raises:
-        DataError: something else is in the journal's place.
+        DataError: the file is no journal, or it is damaged.
     """
     try:
         found = _parse(path, path.read_bytes())
@@ -102,17 +102,17 @@ def run_remaining(
     journal: Journal,
     report: Callable[[int, int], None],
 ) -> None:
-    """Do the jobs that the journal has no result of, and note what they give.
+    """Do the jobs without a result in the journal, and record their results.
 
     Args:
         make_worker: see `personalization.jobs.run.run_jobs`; results are JSON.
-        jobs: by number.
+        jobs: jobs by number.
         runner: where to run.
-        journal: of this run; it is closed in the end, whatever comes.
-        report: called after each job with how many are done, those of earlier runs included, and how many there are.
+        journal: journal of this run; it is always closed at the end.
+        report: called after each job with the number of finished jobs, including earlier runs, and of all jobs.
 
     Raises:
-        PersonalizationError: some jobs failed; all others are done and noted.
+        PersonalizationError: some jobs failed; all others are done and recorded.
     """
     todo = [number for number in jobs if number not in journal.results]
     failed: list[JobError] = []
@@ -136,15 +136,15 @@ def run_remaining(
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
-    """What a journal says: of which run it is, and results by the job's number."""
+    """The content of a journal: its run, and the results by job number."""
 
     run: dict[str, Any]
     results: dict[int, Any]
 
 
 def _parse(path: Path, content: bytes) -> _Noted | None:
-    """Read a journal; None where not even its first line is whole."""
-    # A line that was cut when the run was killed is of a job that has to be done again.
+    """Parse a journal; None if even its first line is incomplete."""
+    # An incomplete last line is from a killed run; that job is done again.
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:
         return None
@@ -160,7 +160,7 @@ def _parse(path: Path, content: bytes) -> _Noted | None:
 
 
 def _as_read(body: Any) -> Any:
-    """As a later run will read it, so that both see the same."""
+    """Convert to what a later run will read, so that both compare equal."""
     return json.loads(json.dumps(body))
 
 
@@ -169,7 +169,7 @@ def _line(body: Any) -> str:
 
 
 def _changes(then: dict[str, Any], now: Mapping[str, Any]) -> str:
-    """In words, what is not as it was."""
+    """Describe the differences between two runs."""
     now = _as_read(now)
     names = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     return ", ".join(f"{name} {then.get(name)}, now {now.get(name)}" for name in names)

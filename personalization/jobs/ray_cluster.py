@@ -1,4 +1,4 @@
-"""Runs jobs on a Ray cluster: one worker an actor, a lost worker replaced at the cost of the job it was doing."""
+"""Runs jobs on a Ray cluster with one worker per actor; losing a worker costs only one attempt at its current job."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from personalization.jobs.runners import RayRunner, processors
 if TYPE_CHECKING:
     from types import ModuleType
 
-# Ray's handles of actors and of results to come have no types of their own.
+# Ray's actor handles and object references have no types of their own.
 Actor: TypeAlias = Any
 Ref: TypeAlias = Any
 
-# Jobs and results are small; more than Ray's minimum would only ask more of /dev/shm than a container may have.
+# Jobs and results are small; more than Ray's minimum might not fit into a container's /dev/shm.
 OBJECT_STORE_BYTES = 80 * 2**20
-# Ray puts sockets into it, 64 characters deeper; the path of a socket ends at 103 (macOS) or 107 (Linux).
+# Ray's sockets get paths 64 characters longer than this; a socket's path may have 103 (macOS) or 107 (Linux).
 LONGEST_DIRECTORY = 103 - 64
 CONNECT_SECONDS = 5.0
-# Ray gives its processes half a minute to be up. Where that was too little, they are in the file cache next time.
+# Ray's processes must start within half a minute. After a timeout, the file cache makes the next attempt faster.
 ATTEMPTS = 3
-# Ray's threads in this process, by name. They print to stdout what happens to workers, which belongs to our output.
+# Name prefix of Ray's threads in this process. They print reports about workers to stdout, among our output.
 RAY_THREADS = "ray_"
 
 
@@ -62,10 +62,10 @@ def run_on_ray(
 
 
 class WorkerHost:
-    """An actor: holds one worker in a process of its own."""
+    """An actor that holds one worker in its own process."""
 
     def open(self, make_worker: Callable[[], Worker[Any, Any]]) -> Exception | None:
-        """Make the worker, and say what kept it from being made."""
+        """Create the worker; return the error if that fails."""
         try:
             self._worker = make_worker()
         except CogenesisError as error:
@@ -75,7 +75,7 @@ class WorkerHost:
         return None
 
     def run(self, attempt: Attempt[Any]) -> object:
-        """Do one job: its result, or a `JobError`."""
+        """Do one job; return its result or a `JobError`."""
         outcome = perform(self._worker, attempt)
         try:
             pickle.dumps(outcome)
@@ -85,7 +85,7 @@ class WorkerHost:
 
 
 class _Pool(Generic[J, R]):
-    """The workers of one run, and what each is doing."""
+    """The workers of one run, and the job of each."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class _Pool(Generic[J, R]):
         self._make_worker = make_worker
         self._backlog = backlog
         self._workers = workers
-        # Losses are counted and made up for here, since Ray itself would repeat whatever was lost without end or never.
+        # Losses are counted and handled here: Ray itself would retry forever or never.
         self._host = ray.remote(num_cpus=threads, max_restarts=0, max_task_retries=0)(WorkerHost)
         self._starting: dict[Ref, Actor] = {}
         self._idle: list[Actor] = []
@@ -107,11 +107,11 @@ class _Pool(Generic[J, R]):
         self._lost_starts = 0
 
     def outcomes(self) -> Iterator[tuple[int, R | JobError]]:
-        """What becomes of each job, as soon as it is known.
+        """Yield each job's outcome as soon as it is known.
 
         Raises:
             RunnerError: no worker is left, or the cluster is gone.
-            CogenesisError: what kept a worker from being made.
+            CogenesisError: the error that prevented the creation of a worker.
         """
         while self._backlog or self._busy:
             self._man()
@@ -131,12 +131,12 @@ class _Pool(Generic[J, R]):
                 yield attempt.index, outcome
 
     def close(self) -> None:
-        """Give up what still runs."""
+        """Abandon everything that still runs."""
         for actor in [*self._starting.values(), *self._idle, *(actor for actor, _ in self._busy.values())]:
             self._kill(actor)
 
     def _man(self) -> None:
-        """Start as many workers as are missing and have something to do."""
+        """Start missing workers, as far as there is work for them."""
         there = len(self._starting) + len(self._idle) + len(self._busy)
         wanted = min(self._workers, len(self._backlog) + len(self._busy))
         for _ in range(wanted - there):
@@ -150,7 +150,7 @@ class _Pool(Generic[J, R]):
         except self._ray.exceptions.RayError as lost:
             self._kill(actor)
             self._lost_starts += 1
-            # Perhaps the machines hold fewer than were asked for: go on with those that start.
+            # The machines may have room for fewer workers than requested: continue with those that start.
             self._workers -= self._lost_starts > self._backlog.retries
             if not self._workers:
                 raise RunnerError(
@@ -174,14 +174,14 @@ class _Pool(Generic[J, R]):
         return outcome
 
     def _kill(self, actor: Actor) -> None:
-        # It may be dead already, or the cluster with it.
+        # The actor or the whole cluster may already be gone.
         with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
             self._ray.kill(actor)
 
 
 @contextmanager
 def connected(runner: RayRunner, jobs: int) -> Iterator[ModuleType]:
-    """Ray, connected to what this program is connected to already, else to the address, else to a cluster made here."""
+    """Yield Ray, connected to this program's existing cluster, else to the address, else to a new local cluster."""
     ray = _load_ray()
     if runner.address is not None:
         _reach(runner.address)
@@ -212,7 +212,7 @@ def connected(runner: RayRunner, jobs: int) -> Iterator[ModuleType]:
 
 @contextmanager
 def _own_directory() -> Iterator[str]:
-    """A directory for one cluster: what Ray leaves behind goes with it, and `auto` finds no cluster that is gone."""
+    """Yield a directory for one cluster. Ray's leftovers are removed with it, and `auto` finds no stale cluster."""
     try:
         directory = tempfile.mkdtemp(prefix="cogenesis-ray-", dir=os.environ.get("RAY_TMPDIR"))
     except OSError as error:
@@ -233,7 +233,7 @@ def _session(ray: ModuleType, cluster: str, remedy: str, *, attempts: int = 1, *
             with _own_sigterm():
                 ray.init(log_to_driver=False, logging_level="ERROR", **options)
             break
-        except Exception as error:  # a node that is late is nothing more special
+        except Exception as error:  # Ray has no more specific error for a node that starts too slowly
             ray.shutdown()
             if attempt == attempts:
                 raise RunnerError(f"{cluster} can't be used: {_first_line(error)}. {remedy}") from error
@@ -248,16 +248,16 @@ def _load_ray() -> ModuleType:
         raise MissingExtraError(
             "Running on a cluster needs a package that is not installed: ray. Run `pip install 'cogenesis-edge[ray]'`."
         )
-    # Read by Ray while it is imported, and by the processes that it starts.
+    # Read by Ray on import and by the processes that it starts.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Otherwise workers get what all other programs leave over, which can be next to nothing.
+    # Otherwise workers get a low priority, and other programs may leave them almost no CPU time.
     os.environ.setdefault("RAY_worker_niceness", "0")
     return importlib.import_module("ray")
 
 
 def _reach(address: str) -> None:
-    """Refuse an address where nobody listens: Ray itself would try for two minutes and fill the screen."""
+    """Reject an address that accepts no connection: Ray would retry for two minutes and flood the terminal."""
     where = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     if where == "auto":
         return
@@ -277,10 +277,10 @@ def _reach(address: str) -> None:
 
 
 def _places(ray: ModuleType, threads: int) -> int:
-    """How many workers the cluster has processors for.
+    """Return how many workers the cluster has CPUs for.
 
     Raises:
-        RunnerError: none.
+        RunnerError: there is no room for any.
     """
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     places = sum(int(processors // threads) for processors in machines)
@@ -294,7 +294,7 @@ def _places(ray: ModuleType, threads: int) -> int:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this program's answer to SIGTERM; Ray puts its own in its place."""
+    """Keep this program's SIGTERM handler, which Ray replaces by its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -306,7 +306,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 class _WithoutRay:
-    """A stream on which everybody may write but Ray's own threads."""
+    """A stream that ignores what Ray's own threads write."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -322,12 +322,12 @@ class _WithoutRay:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Keep Ray's reports of dead workers, for which it has no switch, out of what a command prints for programs."""
+    """Keep Ray's reports of dead workers out of a command's machine-readable output; Ray can't disable them."""
     with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
         yield
 
 
 def _first_line(error: Exception) -> str:
-    # What was raised elsewhere comes wrapped in the text of its traceback.
+    # An error from another process is wrapped in its traceback's text.
     text = str(getattr(error, "cause", None) or error)
     return next((line.strip().rstrip(".") for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -14,30 +14,30 @@ from personalization.jobs.runners import RayRunner, Runner
 def run_jobs(
     make_worker: Callable[[], Worker[J, R]], jobs: Sequence[J], runner: Runner, *, retries: int = 2
 ) -> Iterator[Iterator[tuple[int, R | JobError]]]:
-    """Run independent jobs and give what becomes of each as soon as it is known, in any order.
+    """Run independent jobs and yield the outcome of each as soon as it is known, in any order.
 
-    A job that raises a `CogenesisError` is wrong itself and fails at once. What else goes wrong (the disk, the memory,
-    a worker that dies) can pass: the job is tried again after all others. No failure touches another job.
-    On a cluster everything given here must be importable there, since it travels by name.
+    A job that raises a `CogenesisError` is invalid and fails immediately. Any other failure (disk, memory, a dying
+    worker) may be temporary: the job is retried after all others. A failure never affects other jobs. On a cluster all
+    arguments must be importable, since they are pickled by name.
 
     Example: with run_jobs(partial(AdapterTrainer, spec), users, LocalRunner()) as outcomes:
                  for index, outcome in outcomes: ...
 
     Args:
-        make_worker: makes what does a job; called once a process, so it may hold what takes long to load. The results
-            of a worker must not depend on which jobs it did before.
+        make_worker: creates the worker that does jobs. It is called once per process, so the worker may hold what loads
+            slowly. A worker's results must not depend on its earlier jobs.
         jobs: each is given to one worker.
         runner: where to run.
-        retries: how often a job is tried again after a failure that may pass.
+        retries: maximum number of retries of a job after temporary failures.
 
     Yields:
-        For each job its index and its result, or why there is none. On leaving the context, at SIGTERM (as
-        KeyboardInterrupt) and at Ctrl-C, jobs that still run are given up, and what was started is shut down.
+        The index and the result of each job, or why there is none. On exit from the context, SIGTERM (as
+        KeyboardInterrupt) or Ctrl-C, running jobs are abandoned and everything started is shut down.
 
     Raises:
         RunnerError: the cluster can't be reached, or its workers keep dying.
         MissingExtraError: Ray is not installed.
-        CogenesisError: what `make_worker` raised: no job can run then.
+        CogenesisError: `make_worker` raised it, so no job can run.
     """
     backlog = Backlog(jobs, retries)
     with terminated_as_interrupt():

@@ -1,4 +1,4 @@
-"""Where jobs run: in this process or on a Ray cluster."""
+"""Specifies where jobs run: in this process or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class RunnerName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LocalRunner:
-    """This process, one worker, one job after the other."""
+    """Runs jobs in this process, with one worker, one after another."""
 
 
 @dataclass(frozen=True, slots=True)
 class RayRunner:
-    """Workers on a Ray cluster, one job at a time each.
+    """Runs jobs on a Ray cluster, where each worker does one job at a time.
 
     Attributes:
         address: `auto`, `host:port` or `ray://host:port` of a running cluster; None starts one on this machine, which
             ends with the run.
-        workers: how many; None: as many as the cluster has processors for.
-        threads: processors that one worker uses.
+        workers: number of workers; None: as many as the cluster has CPUs for.
+        threads: CPUs per worker.
     """
 
     address: str | None = None
@@ -42,13 +42,13 @@ Runner: TypeAlias = LocalRunner | RayRunner
 
 
 def runner_of(name: RunnerName | str, address: str | None, workers: int | None, threads: int) -> Runner:
-    """The runner that a command's options `--runner`, `--address` and `--workers` ask for.
+    """Return the runner that a command's options `--runner`, `--address` and `--workers` specify.
 
     Args:
         name: `local` or `ray`.
-        address: of a running Ray cluster.
-        workers: how many at once.
-        threads: processors that one worker uses.
+        address: address of a running Ray cluster.
+        workers: number of workers.
+        threads: CPUs per worker.
 
     Raises:
         RunnerError: the options contradict each other.
@@ -63,5 +63,5 @@ def runner_of(name: RunnerName | str, address: str | None, workers: int | None, 
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Parts of a job for several machines."""
+"""Splits a job into parts for several machines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Every `count`-th item, from the `index`-th on (from 1): one of several processes' parts."""
+    """One process's part: every `count`-th item, starting at number `index`, counted from 1."""
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read "2/5".
+        """Parse a text such as "2/5".
 
         Raises:
-            SettingsError: it is not of this form.
+            SettingsError: the text has another form.
         """
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
@@ -31,10 +31,10 @@ class Shard:
         return cls(int(index), int(count))
 
     def part(self, items: Sequence[T]) -> Sequence[T]:
-        """This shard's items."""
+        """Return this shard's items."""
         return items[self.index - 1 :: self.count]
 
     @property
     def summary_name(self) -> str:
-        """Name of the file with the summary; shards don't write over each other's."""
+        """Name of the summary file; each shard has its own."""
         return "users.json" if self.count == 1 else f"users.{self.index}-of-{self.count}.json"

@@ -1,4 +1,4 @@
-"""Has many questions answered: in batches that depend on the data alone, on any runner, each kept once it is there."""
+"""Answers many questions on any runner, in batches that depend only on the data, and saves each batch immediately."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from personalization.lamp.tasks import find_task
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question that is to be answered with some profile items in the prompt.
+    """A question to answer with some profile items in the prompt.
 
     Attributes:
-        key: names it among all that are asked in a run.
-        id: of the question.
+        key: unique name among all questions of a run.
+        id: id of the question.
         question: the question's input.
         items: fields of the profile items to show, best first.
         user: whose adapter to use; None for the base alone.
@@ -42,13 +42,13 @@ class Asked:
 
     @property
     def characters(self) -> int:
-        """About how long its prompt would be, uncut."""
+        """Approximate length of its prompt in characters, before truncation."""
         return len(self.question) + sum(len(value) for item in self.items for value in item.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What was asked, as the model saw it, and what the model wrote."""
+    """A prompt as the model saw it, and the model's answer."""
 
     prompt: str = field(repr=False)
     output: str = field(repr=False)
@@ -56,14 +56,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """How questions are put and by whom they are answered; it travels to other processes.
+    """How questions are asked and which model answers them; it is sent to other processes.
 
     Attributes:
         task: name of the task.
-        writer: who answers.
-        max_length: most tokens of a prompt; see `personalization.lamp.prompt.fit_prompt`.
-        batch: questions that go through the model together.
-        keep_prompts: whether the prompts are wanted, too.
+        writer: the model that answers.
+        max_length: maximum number of tokens per prompt; see `personalization.lamp.prompt.fit_prompt`.
+        batch: number of questions per batch.
+        keep_prompts: whether to save the prompts as well.
     """
 
     task: str
@@ -73,9 +73,9 @@ class AnswerPlan:
     keep_prompts: bool = False
 
     def document(self, asked: Sequence[Asked]) -> dict[str, Any]:
-        """Everything that the answers depend on, as JSON."""
+        """Return everything that the answers depend on, as JSON."""
         writer = asdict(self.writer)
-        # Where the weights lie is no part of what they give.
+        # Answers don't depend on the location of the weights.
         del writer["source"]
         adapters, weights = writer.pop("adapters"), writer.pop("identity")
         return {
@@ -91,26 +91,26 @@ class AnswerPlan:
 
 
 class AnswerWorker:
-    """Answers batches of questions: one a process, holding the model. Importing it loads no torch."""
+    """Answers batches of questions in a worker process that holds the model. Importing it loads no torch."""
 
     def __init__(self, plan: AnswerPlan) -> None:
-        """Load what writes.
+        """Load the writer.
 
         Raises:
-            CogenesisError: it can't be loaded.
+            CogenesisError: the writer can't be loaded.
         """
         self._plan = plan
         self._task = find_task(plan.task)
         self._writer = open_writer(plan.writer)
 
     def __call__(self, job: Sequence[Asked]) -> list[dict[str, str]]:
-        """Answer questions of the same user.
+        """Answer questions of one user.
 
         Returns:
-            For each its key, what was written, and where it is wanted the prompt.
+            For each question its key, the answer and, if requested, the prompt.
 
         Raises:
-            CogenesisError: one of them can't be put to the model.
+            CogenesisError: a question can't be put to the model.
         """
         room = self._plan.max_length - self._writer.added_tokens
         prompts = [self._prompt(one, room) for one in job]
@@ -137,22 +137,22 @@ def answer_all(
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> dict[str, Answered] | None:
-    """Have questions answered, those excepted that an earlier run has answered.
+    """Answer questions, except those that an earlier run has answered.
 
     Args:
-        asked: the questions, with keys of their own each.
-        plan: how, and by whom.
-        runner: where.
-        directory: what is known so far is kept here.
-        shard: which part of the batches to do; None for all.
-        force: begin anew where an earlier run was another.
-        report: called after each batch with how many are done now and how many were to be done.
+        asked: the questions, each with a unique key.
+        plan: how to ask, and which model answers.
+        runner: where to run.
+        directory: directory for the results so far.
+        shard: the part of the batches to do; None for all.
+        force: start over if an earlier run was a different one.
+        report: called after each batch with the number of finished batches, including earlier runs, and of all batches.
 
     Returns:
-        Every question's answer, in the order of the questions; None where other shards' answers are not here yet.
+        Every question's answer, in the order of the questions; None while answers of other shards are missing.
 
     Raises:
-        SettingsError: an earlier run was another, and `force` is not set.
+        SettingsError: an earlier run was a different one, and `force` is not set.
         PersonalizationError: the model, the adapters or the runner can't be used.
     """
     shard = shard or Shard()
@@ -172,7 +172,7 @@ def answer_all(
 
 
 def _batches(asked: Sequence[Asked], size: int) -> list[tuple[Asked, ...]]:
-    """Batches of one user's questions of about the same length, the longest first: what needs most fails at once."""
+    """Group each user's questions by length, longest first, so that a lack of memory shows immediately."""
     ordered = sorted(asked, key=lambda one: (one.user or "", -one.characters, one.key))
     batches: list[list[Asked]] = []
     for one in ordered:
@@ -188,10 +188,10 @@ def _journal_name(shard: Shard) -> str:
 
 
 def _adapters_digest(root: Path, asked: Sequence[Asked]) -> str:
-    """Of all files of the users' adapters.
+    """Digest of all files of the users' adapters.
 
     Raises:
-        SettingsError: some users have none.
+        SettingsError: some users have no adapter.
     """
     directories = {one.user: root / directory_name(one.user) for one in asked if one.user is not None}
     missing = [user for user, directory in directories.items() if not directory.is_dir()]

@@ -1,4 +1,4 @@
-"""Builds LaMP-6 from the Avocado e-mails, which only who has a licence may read, and LaMP's lists of their names."""
+"""Builds LaMP-6 from the Avocado e-mails, which require a licence, and LaMP's lists of e-mail names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEPT_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was written of one list: its questions and gold outputs, and how many questions there are."""
+    """The files written for one list, its questions and gold outputs, and the number of questions."""
 
     questions: Path
     outputs: Path
@@ -35,14 +35,14 @@ def build_lamp_6(
 ) -> list[Built]:
     """Write questions and gold outputs of each split.
 
-    A list is a questions file whose questions and profile items name e-mails (`007-000123-EM`) in any of their fields.
-    Questions come out one at a time; memory holds 64 MB of e-mails, the subjects, and the names in 8 zip files.
+    A list is a questions file whose questions and profile items name e-mails (`007-000123-EM`) in any field. Questions
+    are written one at a time. Memory holds 64 MB of e-mails, the subjects, and the names in 8 zip files.
 
     Args:
         mails: directory of the collection's zip files, `avocado-1.0.2/data/text`.
-        lists: by split, "dev" for `dev_questions.json` and `dev_outputs.json`.
-        out: directory to write to; each file appears as a whole or not at all.
-        report: called with the split and how many of its questions are done.
+        lists: the list of each split; "dev" gives `dev_questions.json` and `dev_outputs.json`.
+        out: output directory; each file is written atomically.
+        report: called with the split and the number of its finished questions.
 
     Raises:
         DataError: a list or a zip file can't be used, or an e-mail is missing.
@@ -54,7 +54,7 @@ def build_lamp_6(
 
 
 class _Reader:
-    """Reads e-mails, and keeps the last ones: users ask for their own profile again and again."""
+    """Reads e-mails with an LRU cache: a user's questions share one profile."""
 
     def __init__(self, archive: MailArchive) -> None:
         self._archive = archive
@@ -82,7 +82,7 @@ def _build(read: _Reader, split: str, path: Path, out: Path, report: Callable[[s
 
 
 def _questions(read: _Reader, path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each question of a list with its e-mail's text, and the subject asked for."""
+    """Yield each question of a list with its e-mail's text, and the subject to predict."""
     seen: set[str] = set()
     for number, element in enumerate(JsonArrayScan(path), start=1):
         try:
@@ -112,7 +112,7 @@ def _item(read: _Reader, body: Mapping[str, Any], where: str) -> dict[str, str]:
 
 
 def _name(body: Mapping[str, Any], where: str) -> str:
-    """The e-mail that a question or an item names."""
+    """Return the e-mail that a question or an item names."""
     names = {
         found[0].removesuffix(".txt")
         for value in body.values()

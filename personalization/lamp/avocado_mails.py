@@ -1,7 +1,7 @@
-"""Reads e-mails out of the zip files of the Avocado Research Email Collection (LDC2015T03), a mailbox a file.
+"""Reads e-mails from the zip files of the Avocado Research Email Collection (LDC2015T03), one mailbox per file.
 
-`NNN.zip` holds the mailbox of one custodian; its e-mails are `NNN/NNN-NNNNNN-EM.txt`: headers as of RFC 822, an empty
-line, and the text. Nothing is extracted to the disk, and only e-mails that are asked for are read.
+`NNN.zip` holds the mailbox of one custodian. Its e-mails are `NNN/NNN-NNNNNN-EM.txt`: RFC 822 headers, an empty line,
+and the text. Nothing is extracted to disk, and only requested e-mails are read.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Mail:
     """One e-mail.
 
     Attributes:
-        subject: one line.
-        text: what its sender wrote; an e-mail that it answers, and whose subject would give its own away, is left out.
-        date: `YYYY-MM-DD` as the header says; None where it has none that can be read.
+        subject: the subject in one line.
+        text: the sender's own text; a quoted original e-mail is removed, because its subject would reveal this one's.
+        date: `YYYY-MM-DD` from the header; None if the header has no readable date.
     """
 
     subject: str = field(repr=False)
@@ -41,13 +41,13 @@ class Mail:
 
 
 class MailArchive:
-    """The zip files of a directory; a few are open at a time. Use it in a `with` statement."""
+    """The zip files of a directory; only a few are open at a time. Use it in a `with` statement."""
 
     def __init__(self, directory: Path) -> None:
         """Open a directory.
 
         Raises:
-            DataError: there is no zip file in it.
+            DataError: the directory has no zip file.
         """
         self._directory = directory
         self._open: OrderedDict[str, tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]] = OrderedDict()
@@ -58,10 +58,10 @@ class MailArchive:
         """Read one e-mail.
 
         Args:
-            name: such as "007-000123-EM".
+            name: name of the e-mail, such as "007-000123-EM".
 
         Raises:
-            DataError: there is none of this name, or its zip file is damaged.
+            DataError: there is no e-mail of this name, or its zip file is damaged.
         """
         stem = name.removesuffix(".txt")
         custodian = stem.partition("-")[0]
@@ -106,7 +106,7 @@ class MailArchive:
 
 
 def parse_mail(content: bytes) -> Mail:
-    """Take an e-mail's file apart; what is no UTF-8 in it becomes U+FFFD."""
+    """Parse an e-mail's file; bytes that are not UTF-8 become U+FFFD."""
     parsed = message_from_string(content.decode("utf-8-sig", "replace"), policy=email.policy.compat32)
     plain = next((part for part in parsed.walk() if part.get_content_type() == "text/plain"), parsed)
     text = plain.get_payload()

@@ -1,4 +1,4 @@
-"""BM25 over texts in memory."""
+"""Ranks texts in memory by BM25."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from personalization.lamp.word_table import WordTable
 
 
 class Bm25:
-    """Texts in which words can be searched for."""
+    """A BM25 index of texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Index some texts.
+        """Index texts.
 
         Args:
             texts: any number; a text may be empty.
         """
         self._words = WordTable(texts)
         lengths, words, size = self._words.lengths, self._words.numbers, len(self._words)
-        # numpy sorts numbers of 16 bits in linear time.
+        # numpy sorts 16-bit numbers in linear time.
         order = np.argsort(words.astype(np.uint16) if size <= 1 << 16 else words, kind="stable")
         in_text, word = np.repeat(np.arange(len(texts)), lengths)[order], words[order]
-        # Words in order, of each the texts in order: a posting ends where either changes.
+        # Sorted by word, then by text: a posting ends where either changes.
         starts = np.flatnonzero(_changes(word) | _changes(in_text))
         times = np.diff(starts, append=len(order))
         self._texts = in_text[starts]
@@ -36,14 +36,14 @@ class Bm25:
         self._size = len(texts)
 
     def __len__(self) -> int:
-        """How many texts there are."""
+        """Return the number of texts."""
         return self._size
 
     def scores(self, query: str) -> NDArray[np.float64]:
         """Score all texts.
 
         Args:
-            query: a word that comes several times counts as often; one that is in no text counts nothing.
+            query: each occurrence of a word counts; a word that is in no text is ignored.
 
         Returns:
             (n,) float64, higher is better.
@@ -52,22 +52,22 @@ class Bm25:
         words = np.fromiter(asked, np.int64, len(asked))
         times = np.fromiter(asked.values(), np.int64, len(asked))
         starts, sizes = self._bounds[words], self._bounds[words + 1] - self._bounds[words]
-        # Places of all postings of these words, word by word.
+        # Indices of all postings of these words, word by word.
         places = np.arange(sizes.sum()) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
         parts = self._parts[places] * np.repeat(times * self._weights[words] * (K1 + 1), sizes)
         return np.bincount(self._texts[places], weights=parts, minlength=self._size).astype(np.float64)
 
     def rank(self, query: str) -> NDArray[np.int64]:
-        """Places of all texts, best first; see `best_first`: (n,) int64."""
+        """Indices of all texts, best first; see `best_first`: (n,) int64."""
         return best_first(self.scores(query))
 
 
 def _weights(having: NDArray[np.int64], texts: int) -> NDArray[np.float64]:
-    """Weights of words.
+    """Compute the words' weights.
 
     Args:
-        having: (words,), how many texts have each.
-        texts: how many there are.
+        having: (words,), number of texts that contain each word.
+        texts: number of texts.
 
     Returns:
         (words,) float64.
@@ -80,7 +80,7 @@ def _weights(having: NDArray[np.int64], texts: int) -> NDArray[np.float64]:
 
 
 def _changes(values: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Whether each is the first or differs from the one before it."""
+    """Whether each value is the first or differs from the one before it."""
     changes = np.ones(len(values), dtype=bool)
     changes[1:] = values[1:] != values[:-1]
     return changes

@@ -1,4 +1,4 @@
-"""Compares what a model answers with profile items in the prompt to what it answers without, on the same questions."""
+"""Compares a model's answers with and without profile items in the prompt, on the same questions."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ NO_PROFILE = "no profile"
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One way to put questions: with so many of the items that a ranker puts first.
+    """One way to ask questions: with the items that a ranker puts first.
 
     Attributes:
-        ranker: who ranks; None for no items at all.
-        items: of a profile in the prompt.
+        ranker: the ranker; None for no items at all.
+        items: number of profile items in the prompt.
     """
 
     ranker: RankerName | None = None
@@ -42,25 +42,25 @@ class System:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Readable name."""
         return NO_PROFILE if self.ranker is None else f"{self.ranker}, k = {self.items}"
 
     @property
     def directory(self) -> str:
-        """Where its answers are."""
+        """Directory of its answers."""
         return "no-profile" if self.ranker is None else f"{self.ranker}-{self.items}"
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Scores of one system, and how they differ from those without a profile (None for those themselves)."""
+    """Scores of one system, and their difference to those without a profile (None for that system itself)."""
 
     system: System
     scores: Mapping[str, float]
     against: Mapping[str, Comparison] | None
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the scores and differences as JSON."""
         body: dict[str, Any] = {"system": self.system.name, "scores": dict(self.scores)}
         if self.against is not None:
             body["against"] = {name: found.document() for name, found in self.against.items()}
@@ -69,16 +69,16 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class CompareSpec:
-    """What is compared.
+    """What to compare.
 
     Attributes:
-        task: whose questions.
+        task: task of the questions.
         questions: a questions file.
         outputs: its gold outputs.
-        limit: only the first so many questions.
-        rankers: that order the profiles.
+        limit: maximum number of questions, from the first.
+        rankers: rankers that order the profiles.
         items: numbers of items in a prompt.
-        out: directory of all that is made.
+        out: directory for all results.
     """
 
     task: LampTask
@@ -103,12 +103,12 @@ def compare(
 ) -> tuple[Compared, ...]:
     """Rank, merge, answer and score, without a profile and with each ranker and number of items.
 
-    All that is made stays in the directory, so that a run which was interrupted goes on where it was: `RANKER.json`
-    (rankings), `merged.RANKER.json`, and a directory for each system's answers.
+    All results stay in the directory, so that an interrupted run can be resumed: `RANKER.json` (rankings),
+    `merged.RANKER.json`, and a directory for each system's answers.
 
     Args:
-        spec: what is compared.
-        answer: has questions answered, and keeps what is done in a directory.
+        spec: what to compare.
+        answer: answers questions and saves finished answers in a directory.
 
     Returns:
         The systems, the one without a profile first.
@@ -144,7 +144,7 @@ def write_comparison(spec: CompareSpec, compared: Sequence[Compared]) -> None:
     """Write `comparison.json` and `table.md` into the directory.
 
     Raises:
-        WriteError: they can't be written.
+        WriteError: a file can't be written.
     """
     with whole_file(spec.out / "comparison.json") as file:
         json.dump({"task": spec.task.name, "systems": [one.document() for one in compared]}, file, indent=1)
@@ -154,7 +154,7 @@ def write_comparison(spec: CompareSpec, compared: Sequence[Compared]) -> None:
 
 
 def markdown_table(compared: Sequence[Compared]) -> str:
-    """The systems in Markdown: each score, and of all but the first its difference, 95 % interval and p-value."""
+    """Return a Markdown table of scores and, except for the first system, change, 95 % interval and p-value."""
     names = list(compared[0].scores)
     head = ["prompt", *(cell for name in names for cell in (name, "change, 95 % interval", "p"))]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
@@ -171,7 +171,7 @@ def _cells(one: Compared, name: str) -> tuple[str, str, str]:
 
 
 def _ranked(spec: CompareSpec, ranker: RankerName) -> QuestionFile:
-    """The questions with profiles in a ranker's order, and gold outputs."""
+    """Return the questions with gold outputs and with profiles in a ranker's order."""
     ranking, merged = spec.out / f"{ranker}.json", spec.out / f"merged.{ranker}.json"
     rank_profiles(
         RankingSpec(QuestionFile(spec.questions, spec.task), ranker),
@@ -185,4 +185,4 @@ def _ranked(spec: CompareSpec, ranker: RankerName) -> QuestionFile:
 
 
 def _silent(_done: int, _total: int) -> None:
-    """Ranking by words takes no time that anybody would wait for."""
+    """Ignore progress: ranking by words is fast."""

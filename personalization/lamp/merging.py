@@ -17,22 +17,22 @@ from personalization.lamp.ranking import read_ranking
 
 
 def merge(questions: Path, out: Path, *, ranking: Path | None, outputs: Path | None) -> int:
-    """Write the questions with profiles in the ranking's order and gold outputs; all else stays as it is.
+    """Write the questions with gold outputs and with profiles in the ranking's order; other fields are unchanged.
 
-    Questions are read and written one at a time, so any number will do.
+    Questions are read and written one at a time, so their number is not limited by memory.
 
     Args:
-        questions: of any task.
-        out: the file to write, at once or not at all.
-        ranking: of their profiles; None leaves them in their order.
-        outputs: gold outputs; None where there are none, as for a test split.
+        questions: questions file of any task.
+        out: output file, written atomically.
+        ranking: ranking of the profiles; None keeps their order.
+        outputs: gold outputs; None if there are none, as for a test split.
 
     Returns:
-        How many questions there are.
+        The number of questions.
 
     Raises:
-        DataError: a file is not of its form, or the files are not of the same questions and items.
-        WriteError: the result can't be written.
+        DataError: a file has the wrong format, or the files have different questions or items.
+        WriteError: the output can't be written.
     """
     orders = None if ranking is None else read_ranking(ranking)
     golds = None if outputs is None else dict(read_outputs(outputs).by_id)
@@ -61,14 +61,14 @@ def merge(questions: Path, out: Path, *, ranking: Path | None, outputs: Path | N
 
 
 def _taken(left: dict[str, Any], identity: str, path: Path | None) -> Any:
-    """What a file has of a question, which no other may have."""
+    """Take a question's entry out of a file's content, so that it can't be used twice."""
     if identity not in left:
         raise DataError(f"question '{identity}' comes twice, or is not in {path}")
     return left.pop(identity)
 
 
 def _ordered(profile: Sequence[Mapping[str, Any]], order: Sequence[str], question: str) -> list[Mapping[str, Any]]:
-    """Items in the ranking's order; those that share an id stay in their own."""
+    """Return the items in the ranking's order; items with the same id keep their own order."""
     items: dict[str, deque[Mapping[str, Any]]] = {}
     for number, item in enumerate(profile):
         items.setdefault(label_field(item, "id", f"profile[{number}] of question '{question}'"), deque()).append(item)

@@ -1,6 +1,6 @@
-"""LaMP's metrics: what each answer gives, the score of all answers together, and the gain that retrieval learns from.
+"""LaMP's metrics: statistics per answer, scores over all answers, and the gain that retrieval learns from.
 
-Every score here is a function of means over the samples, F1 as well. So one test of significance serves all of them.
+Every score, including F1, is a function of means over the samples. So one significance test serves all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 _LOWEST, _HIGHEST = 1.0, 5.0
 _LARGEST = 1e100
-"""Numbers beyond it are none that somebody could mean by a rating, and their squares overflow."""
+"""No rating is meant by a larger number, and its square would overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Metric:
     Attributes:
         name: "accuracy", "f1", "mae", "rmse", "rouge-1" or "rouge-l".
         lower_is_better: whether it is an error.
-        columns: of the samples' statistics, those that the score needs.
+        columns: columns of the samples' statistics that the score needs.
         of_means: (..., len(columns)) float64, means over samples -> (...) scores.
     """
 
@@ -40,10 +40,10 @@ class Metric:
     of_means: Callable[[Array], Array]
 
     def score(self, means: Array) -> Array:
-        """Scores of some means.
+        """Compute scores from means.
 
         Args:
-            means: (..., all statistics) float64: means of samples' statistics.
+            means: (..., all statistics) float64, means of samples' statistics.
 
         Returns:
             (...) float64.
@@ -52,11 +52,11 @@ class Metric:
 
 
 def statistics(task: LampTask, gold: str, predicted: str) -> tuple[float, ...]:
-    """What one answer gives to its task's metrics.
+    """Return the statistics of one answer for its task's metrics.
 
     Returns:
-        Of a label: whether it is right, then for each label whether gold and answer are it, whether the answer is it,
-        and whether the gold is it. Of a rating: absolute and squared error. Of a text: ROUGE-1 and ROUGE-L.
+        Label: whether it is right; then, for each label, whether gold and answer are both it, whether the answer is it,
+        and whether the gold is it. Rating: absolute and squared error. Text: ROUGE-1 and ROUGE-L.
 
     Raises:
         DataError: the gold is not an answer of this task.
@@ -77,17 +77,17 @@ def statistics(task: LampTask, gold: str, predicted: str) -> tuple[float, ...]:
 
 
 def sample_scores(task: LampTask, gold: str, predicted: str) -> dict[str, float]:
-    """Scores of one answer alone: accuracy (0 or 1), or the absolute error as mae, or rouge-1 and rouge-l."""
+    """Scores of a single answer: accuracy (0 or 1), or the absolute error as mae, or rouge-1 and rouge-l."""
     found = statistics(task, gold, predicted)
     names = {Judging.LABEL: ("accuracy",), Judging.RATING: ("mae",), Judging.TEXT: ("rouge-1", "rouge-l")}
     return dict(zip(names[task.judging], found, strict=False))
 
 
 def gain(task: LampTask, gold: str, predicted: str) -> float:
-    """What an answer is worth to whoever chose what the model was shown; higher is better, 1 is best.
+    """Gain of an answer, as a reward for the choice of what the model was shown; higher is better, 1 is best.
 
-    Accuracy of a label, ROUGE-1 of a text; of a rating (worst - error) / worst, where worst is the largest error that a
-    rating of 1 to 5 could have made, so it falls below 0 only for numbers outside of the scale.
+    For a label it is the accuracy, for a text ROUGE-1. For a rating it is (worst - error) / worst, where worst is the
+    largest possible error of a rating of 1 to 5. So it is below 0 only for numbers outside the scale.
 
     Raises:
         DataError: the gold is not an answer of this task.
@@ -101,10 +101,10 @@ def gain(task: LampTask, gold: str, predicted: str) -> float:
 
 
 def mean_scores(task: LampTask, answers: Iterable[tuple[str, str]]) -> dict[str, float]:
-    """Scores of all answers together, by the metric's name.
+    """Return the scores over all answers, by the metric's name.
 
     Args:
-        task: whose.
+        task: task of the answers.
         answers: gold and predicted, at least one pair.
 
     Raises:
@@ -115,7 +115,7 @@ def mean_scores(task: LampTask, answers: Iterable[tuple[str, str]]) -> dict[str,
 
 
 def metrics_of(task: LampTask) -> Mapping[str, Metric]:
-    """A task's metrics by name, the main one first."""
+    """Return a task's metrics by name, the main one first."""
     if task.judging is Judging.LABEL:
         labels = len(task.labels)
         found = (
@@ -139,7 +139,7 @@ def _root(means: Array) -> Array:
 
 
 def _macro_f1(means: Array) -> Array:
-    """Mean over all labels of 2 hits / (answered + expected), 0 for a label that is neither."""
+    """Mean over all labels of 2 hits / (answered + expected); 0 for a label that is neither answered nor expected."""
     hits, answered, expected = np.split(means, 3, axis=-1)
     marked = answered + expected
     each: Array = np.divide(2 * hits, marked, out=np.zeros_like(marked), where=marked > 0)
@@ -158,7 +158,7 @@ def _stars(task: LampTask, gold: str) -> float:
 
 
 def _rated(task: LampTask, gold: str, predicted: str) -> float:
-    """The number that is meant; where none is, 1 or 5, whichever is further from the gold."""
+    """Parse the predicted number; if there is none, return 1 or 5, whichever is further from the gold."""
     try:
         number = float(predicted)
     except ValueError:

@@ -1,4 +1,4 @@
-"""LaMP's answers: gold outputs and predictions, which have the same form."""
+"""Reads and writes LaMP's answers: gold outputs and predictions, which share one format."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from personalization.lamp.tasks import LampTask
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Answers of one file.
+    """The answers of one file.
 
     Attributes:
-        task: what the file calls its task, "LaMP_5"; "" where it does not.
-        by_id: question to answer, in the file's order.
+        task: the file's name for its task, such as "LaMP_5"; "" if it has none.
+        by_id: answer by question id, in the file's order.
     """
 
     task: str
@@ -31,20 +31,20 @@ def read_outputs(path: Path | str) -> Outputs:
     """Read `{"task": "LaMP_5", "golds": [{"id", "output"}]}`.
 
     Raises:
-        DataError: the file is not of this form, or a question has two answers.
+        DataError: the file has another format, or a question has two answers.
     """
     return parse_outputs(read_json(path), str(path))
 
 
 def parse_outputs(body: Any, where: str) -> Outputs:
-    """Take outputs out of a file's JSON.
+    """Parse outputs from a file's JSON.
 
     Args:
         body: the JSON.
-        where: what to call the file in messages.
+        where: the file's name in messages.
 
     Raises:
-        DataError: it is not of the form, or a question has two answers.
+        DataError: the JSON has another format, or a question has two answers.
     """
     try:
         if not isinstance(body, dict):
@@ -61,10 +61,10 @@ def parse_outputs(body: Any, where: str) -> Outputs:
 
 
 def write_outputs(path: Path, task: LampTask, by_id: Mapping[str, str]) -> None:
-    """Write answers in LaMP's form, at once or not at all.
+    """Write answers in LaMP's format, atomically.
 
     Raises:
-        WriteError: they can't be written.
+        WriteError: the file can't be written.
     """
     golds = [{"id": identity, "output": output} for identity, output in by_id.items()]
     with whole_file(path) as file:

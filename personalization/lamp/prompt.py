@@ -1,4 +1,4 @@
-"""Fits LaMP's prompts (Salemi et al., 2024, section 3) into a number of tokens: items first, cut to equal shares."""
+"""Fits LaMP's prompts (Salemi et al., 2024, section 3) into a token limit: items first, truncated to equal shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from personalization.answering.token_counter import TokenCounter
 from personalization.lamp.tasks import PromptTemplate
 
 SEPARATOR_TOKENS = 2
-"""What joining two items is taken to cost."""
+"""Assumed cost of joining two items."""
 
 _INPUT_TENTHS = 6
 
@@ -22,20 +22,21 @@ def fit_prompt(
 ) -> str:
     """Build a prompt of profile items and a question's input.
 
-    The input may keep up to 60 % of the length. The rest, less two tokens a separator, is shared equally among the
-    items; of each, the field that the template names is cut to the share less what the item's other words take, and
-    what it leaves unused goes to the next item. Where an item's other words are more than that, the input's share falls
-    by a tenth of the length, and below zero the prompt is the input alone. What is longer in the end loses its end.
+    The input may take up to 60 % of the length. The rest, minus two tokens per separator, is divided equally among the
+    items. The field that the template names is truncated to the item's share minus the item's other words; unused
+    tokens go to the next item. If an item's other words exceed its share, the input's part is lowered by a tenth of the
+    length. If even that does not help at zero, the prompt is the input alone. A prompt that is still too long is
+    truncated.
 
     Args:
-        template: of the task.
+        template: template of the task.
         question: the question's input.
-        items: fields of the profile items to show, best first; none for no personalization.
-        tokens: of the model that is asked.
-        max_length: most tokens of the prompt, special ones and chat template not counted.
+        items: fields of the profile items to show, best first; empty for no personalization.
+        tokens: token counter of the model.
+        max_length: maximum number of tokens in the prompt, without special tokens and chat template.
 
     Raises:
-        DataError: the question is not of the task's form.
+        DataError: the question does not have the task's form.
     """
     asked = tokens.count(question)
     for tenths in range(_INPUT_TENTHS, -1, -1):
@@ -48,7 +49,7 @@ def fit_prompt(
 def _fitted(
     template: PromptTemplate, items: Sequence[Mapping[str, str]], tokens: TokenCounter, room: int
 ) -> list[str] | None:
-    """The items' texts in so many tokens; None where that is impossible."""
+    """Truncate the items' texts to `room` tokens; None if that is impossible."""
     share = (room - SEPARATOR_TOKENS * (len(items) - 1)) // max(len(items), 1)
     shown, unused = [], 0
     for item in items:

@@ -1,4 +1,4 @@
-"""LaMP's questions: each asks one thing of one user, whose profile items come with it."""
+"""Reads LaMP's questions: each belongs to one user and comes with that user's profile items."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from personalization.lamp.tasks import LampTask
 
 @dataclass(frozen=True, slots=True)
 class ProfileItem:
-    """Something that the user wrote, chose or read before.
+    """Something that the user wrote, chose or read earlier.
 
     Attributes:
-        id: of the item within its profile.
-        fields: those that the task uses, as text, and `date` where the item has one.
+        id: id of the item within its profile.
+        fields: the fields that the task uses, as text, and `date` if the item has one.
     """
 
     id: str
@@ -32,10 +32,10 @@ class Question:
     """One question.
 
     Attributes:
-        id: of the question within its file.
-        input: what the model is asked.
-        profile: in the file's order; in a merged file that is the ranking's.
-        user: who asks: `user_id`, or the question's id where the file has none.
+        id: id of the question within its file.
+        input: input of the model.
+        profile: profile items in the file's order; in a merged file, the ranking's order.
+        user: the user's id: `user_id`, or the question's id if the file has none.
         output: the gold answer, in a merged file.
     """
 
@@ -47,21 +47,21 @@ class Question:
 
 
 class QuestionFile(Sequence[Question]):
-    """The questions of a file, each read when it is asked for; only their places are kept, so any size will do.
+    """The questions of a file, each read on access. Only their positions are in memory, so the file may be of any size.
 
-    It may travel to other processes that see the same file.
+    It can be sent to other processes that see the same file.
     """
 
     def __init__(self, path: Path | str, task: LampTask) -> None:
-        """Look through a file.
+        """Scan a file.
 
         Args:
-            path: `[{"id", "input", "profile": [{"id", ...}], "user_id"?, "output"?}]`; questions of a split by users or
-                by time, merged with a ranking or not.
-            task: which task's questions they are.
+            path: `[{"id", "input", "profile": [{"id", ...}], "user_id"?, "output"?}]`; a user-based or time-based
+                split, merged with a ranking or not.
+            task: task of the questions.
 
         Raises:
-            DataError: the file can't be read, is not of this form, or has two questions of the same id.
+            DataError: the file can't be read, has another format, or has two questions with the same id.
         """
         self.path = Path(path).absolute()
         self.task = task
@@ -89,10 +89,10 @@ class QuestionFile(Sequence[Question]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Question, ...]: ...
     def __getitem__(self, index: int | slice) -> Question | tuple[Question, ...]:
-        """Read a question, or several.
+        """Read one question or several.
 
         Raises:
-            DataError: it is not of the task's form.
+            DataError: a question does not have the task's form.
         """
         if isinstance(index, slice):
             return tuple(self[number] for number in range(len(self))[index])
@@ -105,18 +105,18 @@ class QuestionFile(Sequence[Question]):
         return (self[number] for number in range(len(self)))
 
     def body(self, index: int) -> dict[str, Any]:
-        """A question as the file has it.
+        """Return a question's JSON from the file.
 
         Raises:
-            DataError: it is no longer there.
+            DataError: the question is no longer there.
         """
         return read_element(self.path, self._starts[index], self._lengths[index])
 
     def query(self, question: Question) -> str:
-        """What to search the question's profile for.
+        """Return the query to search the question's profile for.
 
         Raises:
-            DataError: the question is not of the task's form.
+            DataError: the question does not have the task's form.
         """
         try:
             return self.task.query(question.input)

@@ -1,4 +1,4 @@
-"""Ways to order a user's profile for a question: by words, meaning, date or chance, or by two of them together."""
+"""Orders a user's profile for a question: by words, meaning, date or chance, or by a combination of two."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class RankerName(StrEnum):
 
     Attributes:
         BM25: by words.
-        DENSE: by meaning, as an encoder such as Contriever sees it.
+        DENSE: by meaning, with an encoder such as Contriever.
         RECENCY: newest first.
-        RANDOM: by chance.
+        RANDOM: in random order.
         HYBRID: words and meaning, by reciprocal rank fusion.
-        MIXED: newest and nearest in meaning, in turn.
+        MIXED: newest and nearest in meaning, alternating.
     """
 
     BM25 = "bm25"
@@ -46,17 +46,17 @@ class RankerName(StrEnum):
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether it looks at meanings."""
+        """Whether the ranker needs a text encoder."""
         return self in (RankerName.DENSE, RankerName.HYBRID, RankerName.MIXED)
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """A question as rankers see it.
+    """A question in the form that rankers use.
 
     Attributes:
-        question: with its profile.
-        query: what the profile is searched for.
+        question: the question with its profile.
+        query: the query for the profile.
         documents: the profile items' texts.
     """
 
@@ -66,15 +66,15 @@ class Searched:
 
 
 def searched(task: LampTask, question: Question, *, use_date: bool = False) -> Searched:
-    """Take what rankers see out of a question.
+    """Convert a question to the form that rankers use.
 
     Args:
-        task: whose question it is.
-        question: any.
-        use_date: end each document in its item's date.
+        task: task of the question.
+        question: any question.
+        use_date: whether to append its item's date to each document.
 
     Raises:
-        DataError: the question is not of the task's form, or an item lacks the date.
+        DataError: the question does not have the task's form, or an item lacks the date.
     """
     try:
         query = task.query(question.input)
@@ -91,20 +91,20 @@ def searched(task: LampTask, question: Question, *, use_date: bool = False) -> S
 def ranker_of(
     name: RankerName, *, encoder: Encoder | None = None, batch: int = 32, seed: int = 0
 ) -> Callable[[Sequence[Searched]], list[Order]]:
-    """What ranks the profiles of some questions.
+    """Return a function that ranks the profiles of some questions.
 
     Args:
-        name: how.
-        encoder: for those that look at meanings.
-        batch: texts that go through the encoder together.
-        seed: of what is random.
+        name: the ranker.
+        encoder: text encoder for rankers that need one.
+        batch: number of texts per batch of the encoder.
+        seed: seed of the random order.
 
     Returns:
-        A function: questions to each one's places in its profile, best first; of equal ones the later comes first. What
-        it gives depends on the questions that come together only as far as the encoder's rounding does.
+        A function from questions to each one's item indices, best first; of equal items, the later comes first. Which
+        questions are ranked together affects the result only through the encoder's rounding.
 
     Raises:
-        SettingsError: the encoder is missing.
+        SettingsError: the ranker needs an encoder and there is none.
     """
     match name:
         case RankerName.BM25:
@@ -138,7 +138,7 @@ def _recency(questions: Sequence[Searched]) -> list[Order]:
 
 
 def _random(seed: int, questions: Sequence[Searched]) -> list[Order]:
-    """An order that depends on seed and question alone."""
+    """Order depends only on seed and question."""
     return [
         np.random.default_rng(user_seed(seed, asked.question.id)).permutation(len(asked.documents))
         for asked in questions
@@ -162,18 +162,18 @@ def _dense(encoder: Encoder, batch: int, questions: Sequence[Searched]) -> list[
 
 
 def _hybrid(dense: Callable[[Sequence[Searched]], list[Order]], questions: Sequence[Searched]) -> list[Order]:
-    """By the fused ranks of words and meanings."""
+    """Reciprocal rank fusion of words and meaning."""
     pairs = zip(_bm25(questions), dense(questions), strict=True)
     return [best_first(reciprocal_rank_scores(pair)) for pair in pairs]
 
 
 def _mixed(dense: Callable[[Sequence[Searched]], list[Order]], questions: Sequence[Searched]) -> list[Order]:
-    """Half by date, half by meaning, in turn."""
+    """Alternate between date and meaning."""
     return [alternate(*pair) for pair in zip(_recency(questions), dense(questions), strict=True)]
 
 
 def _day(question: Question, number: int) -> int:
-    """Days up to an item's date."""
+    """Return an item's date as a day number."""
     item = question.profile[number]
     if "date" not in item.fields:
         raise _without_date(question, item.id)

@@ -1,4 +1,4 @@
-"""Ranks every profile of a questions file, and reads and writes what comes out."""
+"""Ranks every profile of a questions file, and reads and writes rankings."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from personalization.lamp.rankers import RankerName, ranker_of, searched
 from personalization.models.libraries import prepare_libraries
 
 QUESTIONS_A_JOB = 16
-"""Large enough to fill the encoder's batches, small enough that little is lost where a run is killed."""
+"""Large enough to fill the encoder's batches, small enough to lose little when a run is killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankingSpec:
-    """What a ranker is made of; it travels to other processes.
+    """The parameters of a ranker; they are sent to other processes.
 
     Attributes:
-        questions: whose profiles are ranked; the file is the same on every machine.
-        ranker: how.
-        encoder: directory of the text encoder, for rankers that need one, the same on every machine.
-        encoder_sha256: of its weights.
-        use_date: whether documents end in their dates.
-        seed: of what is random.
-        batch: texts that go through the encoder together.
-        device: where it runs, "cpu" or "cuda".
-        threads: of the processor.
+        questions: questions whose profiles to rank; the file has the same path on every machine.
+        ranker: how to rank.
+        encoder: directory of the text encoder, for rankers that need one; the same path on every machine.
+        encoder_sha256: digest of the encoder's weights.
+        use_date: whether documents end with their dates.
+        seed: seed of the random order.
+        batch: number of texts per batch of the encoder.
+        device: device of the encoder, "cpu" or "cuda".
+        threads: number of CPU threads.
     """
 
     questions: QuestionFile
@@ -49,7 +49,7 @@ class RankingSpec:
     threads: int = 1
 
     def document(self) -> dict[str, Any]:
-        """What the result depends on, as JSON."""
+        """Return everything that the result depends on, as JSON."""
         body: dict[str, Any] = {
             "task": self.questions.task.name,
             "questions": self.questions.sha256,
@@ -65,10 +65,10 @@ class RankingSpec:
 
 
 class ProfileRanker:
-    """Ranks profiles; what it gives does not depend on what it ranked before."""
+    """Ranks profiles; each result is independent of those before it."""
 
     def __init__(self, spec: RankingSpec) -> None:
-        """Load what is needed.
+        """Load the encoder if the ranker needs one.
 
         Raises:
             CogenesisError: the encoder can't be loaded.
@@ -89,13 +89,13 @@ class ProfileRanker:
         """Rank the profiles of some questions.
 
         Args:
-            job: their places in the file.
+            job: indices of the questions in the file.
 
         Returns:
-            Of each the question's id and the ids of its items, best first.
+            For each question its id and the ids of its items, best first.
 
         Raises:
-            DataError: a question is not of the task's form, or an item lacks what the ranker needs.
+            DataError: a question does not have the task's form, or an item lacks data that the ranker needs.
         """
         spec = self._spec
         asked = [searched(spec.questions.task, spec.questions[index], use_date=spec.use_date) for index in job]
@@ -113,18 +113,18 @@ def rank_profiles(
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> None:
-    """Rank every profile and write the ranking; a run that was killed goes on where it was.
+    """Rank every profile and write the ranking; a killed run can be resumed.
 
     Args:
-        spec: which questions, and how.
-        out: where the ranking goes. What is done so far is beside it, in `OUT.journal`, until all is.
+        spec: which questions to rank, and how.
+        out: output file. Finished parts are kept beside it in `OUT.journal` until the ranking is complete.
         runner: where to run.
-        force: begin anew where there is an unfinished run with other settings.
-        report: called with questions that are done in this call, and those to be done.
+        force: start over if there is an unfinished run with other settings.
+        report: called with the number of finished jobs, including earlier runs, and of all jobs.
 
     Raises:
-        SettingsError: there is an unfinished run with other settings.
-        PersonalizationError: some questions can't be ranked; all others are, and are kept.
+        SettingsError: there is an unfinished run with other settings, and `force` is not set.
+        PersonalizationError: some questions can't be ranked; all others are ranked and kept.
         WriteError: the ranking can't be written.
     """
     size = len(spec.questions)
@@ -136,7 +136,7 @@ def rank_profiles(
     try:
         run_remaining(partial(ProfileRanker, spec), jobs, runner, journal, report)
     finally:
-        if not journal.results:  # nothing to go on with
+        if not journal.results:  # nothing to resume
             journal.path.unlink(missing_ok=True)
     write_ranking(out, {identity: items for number in jobs for identity, items in journal.results[number]})
     journal.path.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def read_ranking(path: Path | str) -> dict[str, list[str]]:
     """Read `{question id: [item ids, best first]}`.
 
     Raises:
-        DataError: the file is not of this form.
+        DataError: the file has another format.
     """
     body = read_json(path)
     if not isinstance(body, dict) or not all(
@@ -159,10 +159,10 @@ def read_ranking(path: Path | str) -> dict[str, list[str]]:
 
 
 def write_ranking(path: Path, ranking: Mapping[str, list[str]]) -> None:
-    """Write a ranking, a line a question, at once or not at all.
+    """Write a ranking atomically, one question per line.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the ranking can't be written.
     """
     with whole_file(path) as file:
         separator = "{\n"

@@ -1,4 +1,4 @@
-"""Scores predictions against gold outputs: of one task, or of all tasks in two zip files."""
+"""Scores predictions against gold outputs, for one task or for all tasks in two zip files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from personalization.lamp.tasks import LAMP_TASKS, Judging, LampTask
 from personalization.measures.significance import Comparison, compare_systems
 
 _LARGEST_MEMBER = 1 << 30
-"""Bytes of a file within a zip; gold outputs of a task take a hundredth of that."""
+"""Maximum size in bytes of a file within a zip; a task's gold outputs take a hundredth of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Predictions of one task, judged.
+    """Scored predictions of one task.
 
     Attributes:
-        task: whose they are.
-        ids: of the questions, in the order of the golds.
-        statistics: (questions, m) float64, as `lamp_metrics.statistics` gives them.
-        samples: of each question what `lamp_metrics.sample_scores` gives.
+        task: task of the predictions.
+        ids: ids of the questions, in the order of the golds.
+        statistics: (questions, m) float64, from `personalization.lamp.metrics.statistics`.
+        samples: result of `personalization.lamp.metrics.sample_scores` for each question.
     """
 
     task: LampTask
@@ -40,23 +40,23 @@ class Scored:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Scores of all answers together, by the metric's name."""
+        """Scores over all answers, by the metric's name."""
         means = self.statistics.mean(axis=0)
         return {name: float(metric.score(means)) for name, metric in metrics_of(self.task).items()}
 
     def document(self) -> dict[str, Any]:
-        """Scores of every answer as JSON, by the question's id."""
+        """Return the scores of every answer as JSON, by the question's id."""
         return {identity: dict(scores) for identity, scores in zip(self.ids, self.samples, strict=True)}
 
 
 def score(task: LampTask, golds: Outputs, predictions: Outputs, *, where: str) -> Scored:
-    """Judge predictions.
+    """Score predictions.
 
     Args:
-        task: whose.
+        task: task of the predictions.
         golds: the gold outputs.
         predictions: an answer to each question of the golds, and no other.
-        where: what to call the predictions in messages.
+        where: the predictions' name in messages.
 
     Raises:
         DataError: the questions differ, there are none, or a gold is not an answer of the task.
@@ -80,16 +80,16 @@ def compare_scored(system: Scored, baseline: Scored, *, seed: int = 0) -> dict[s
 
 
 def task_of(golds: Outputs, wanted: LampTask | None, where: str) -> LampTask:
-    """The task that gold outputs belong to.
+    """Return the task that gold outputs belong to.
 
     Args:
         golds: the gold outputs.
-        wanted: what the user says; None: what the file says. Both variants of the second task have one name there, and
-            are told by their labels.
-        where: what to call the file in messages.
+        wanted: the task that the user names; None to use the file's. Files have one name for both variants of the
+            second task; their labels tell them apart.
+        where: the file's name in messages.
 
     Raises:
-        SettingsError: neither says it, or both differ.
+        SettingsError: neither names a task, or the two differ.
     """
     named = golds.task.strip().replace("-", "_").lower()
     known = [
@@ -106,13 +106,13 @@ def task_of(golds: Outputs, wanted: LampTask | None, where: str) -> LampTask:
 
 
 def read_zip(path: Path) -> dict[str, Outputs]:
-    """Read the outputs files (`*.json`) in a zip file, wherever they are in it; nothing is extracted.
+    """Read the outputs files (`*.json`) anywhere in a zip file, without extracting them.
 
     Returns:
-        By the task that each file names, "LaMP_5".
+        Outputs by the task that each file names, such as "LaMP_5".
 
     Raises:
-        DataError: it is not a zip file or is damaged, a file in it is not of LaMP's form, or two are of one task.
+        DataError: it is not a zip file or is damaged, a file in it is not in LaMP's format, or two are of one task.
     """
     found: dict[str, Outputs] = {}
     try:
@@ -140,10 +140,10 @@ def read_zip(path: Path) -> dict[str, Outputs]:
 
 
 def pair_tasks(golds: Mapping[str, Outputs], predictions: Mapping[str, Outputs], where: str) -> None:
-    """Check that two zip files are of the same tasks.
+    """Check that two zip files contain the same tasks.
 
     Raises:
-        DataError: they are not.
+        DataError: the tasks differ.
     """
     missing, unknown = sorted(golds.keys() - predictions.keys()), sorted(predictions.keys() - golds.keys())
     if missing or unknown:

@@ -1,4 +1,4 @@
-"""Chooses what of LaMP's questions is shown to a model: the first profile items of each, or each item alone."""
+"""Selects which profile items of LaMP's questions are shown to a model: the first ones, or each item alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from personalization.lamp.questions import Question, QuestionFile
 
 
 def with_first_items(questions: QuestionFile, limit: int | None, count: int, *, own_adapter: bool) -> list[Asked]:
-    """Ask each question with its first profile items; in a merged file, those that are ranked first.
+    """Ask each question with its first profile items; in a merged file, the highest-ranked ones.
 
     Args:
         questions: the file.
-        limit: only its first so many questions.
-        count: most items of a question; 0 for no personalization.
+        limit: maximum number of questions, from the first.
+        count: maximum number of items per question; 0 for no personalization.
         own_adapter: answer with the adapter of the user who asks.
     """
     return [
@@ -31,12 +31,12 @@ def with_first_items(questions: QuestionFile, limit: int | None, count: int, *, 
 
 
 def with_each_item(questions: QuestionFile, limit: int | None, most: int, *, own_adapter: bool) -> list[Asked]:
-    """Ask each question once for each of its first profile items, with that item alone; keys are `item_key`'s.
+    """Ask each question once for each of its first profile items, with only that item; keys come from `item_key`.
 
     Args:
         questions: the file.
-        limit: only its first so many questions.
-        most: items of a question.
+        limit: maximum number of questions, from the first.
+        most: maximum number of items per question.
         own_adapter: see `with_first_items`.
     """
     asked: dict[str, Asked] = {}
@@ -49,20 +49,20 @@ def with_each_item(questions: QuestionFile, limit: int | None, most: int, *, own
 
 
 def gold_outputs(questions: QuestionFile, limit: int | None) -> dict[str, str]:
-    """Gold outputs of the questions that have one, by the question's id.
+    """Return the gold outputs of the questions that have one, by the question's id.
 
     Args:
         questions: the file.
-        limit: only its first so many questions.
+        limit: maximum number of questions, from the first.
     """
     return {question.id: question.output for question in _first(questions, limit) if question.output is not None}
 
 
 def all_gold_outputs(questions: QuestionFile, limit: int | None) -> dict[str, str]:
-    """Gold outputs of questions that all must have one; see `gold_outputs`.
+    """Return the gold outputs of questions that must all have one; see `gold_outputs`.
 
     Raises:
-        DataError: some have none.
+        DataError: a question has no gold output.
     """
     golds = gold_outputs(questions, limit)
     missing = [identity for identity in questions.ids[:limit] if identity not in golds]
@@ -79,5 +79,5 @@ def _first(questions: QuestionFile, limit: int | None) -> Iterator[Question]:
 
 
 def item_key(question: str, item: str) -> str:
-    """What a profile item of a question is called in a feedback file."""
+    """Return the key of a question's profile item in a feedback file."""
     return f"{question}-{item}"

@@ -1,4 +1,4 @@
-"""Splits LaMP's questions into parts as the benchmark does: by users, or by time within each user."""
+"""Splits LaMP's questions into parts as the benchmark does: by user, or by time within each user."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from personalization.users.parts import parts_by_share
 
 
 class SplitBy(StrEnum):
-    """What parts must not share.
+    """What separates the parts.
 
     Attributes:
-        USER: users; no part has questions of another part's users.
-        TIME: time; each user's later questions come into later parts.
+        USER: users; parts share no user.
+        TIME: time; each user's later questions go to later parts.
     """
 
     USER = "user"
@@ -34,7 +34,7 @@ class SplitBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a question stands: whose it is, and the day up to which its profile goes."""
+    """A question's id, its user, and the day up to which its profile extends."""
 
     id: str
     user: str
@@ -50,25 +50,25 @@ def split(
     outputs: Path | None = None,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Write `PART_questions.json` of each part, and `PART_outputs.json` where there are outputs.
+    """Write `PART_questions.json` of each part, and `PART_outputs.json` if there are outputs.
 
-    Questions are read and written one at a time, in their order, so any number will do.
+    Questions are read and written one at a time, in order, so their number is not limited by memory.
 
     Args:
-        questions: of any task.
-        out: directory to write to; each file appears as a whole or not at all.
-        shares: by part, earliest first, what of the users (by user) or of each user's questions (by time) it gets;
-            above 0.
-        by: what parts must not share. When a question was asked is taken from its profile, whose newest item is the
-            last that the user wrote before.
+        questions: questions file of any task.
+        out: output directory; each file is written atomically.
+        shares: share of each part, above 0, earliest part first. It is a share of the users (by user) or of each user's
+            questions (by time).
+        by: what separates the parts. A question's time is the date of the newest item in its profile, the last that the
+            user wrote before it.
         outputs: gold outputs of the questions.
-        seed: of the users' order.
+        seed: seed of the users' order.
 
     Returns:
-        Questions of each part.
+        Number of questions per part.
 
     Raises:
-        DataError: a file is not of its form, or lacks what is needed.
+        DataError: a file has the wrong format or lacks required fields.
         WriteError: a part can't be written.
     """
     places = _places(questions, dated=by is SplitBy.TIME)
@@ -111,7 +111,7 @@ def _places(questions: Path, *, dated: bool) -> list[_Place]:
 
 
 def _newest(body: Mapping[str, Any], where: str) -> int:
-    """The day of a profile's newest item."""
+    """Return the day of a profile's newest item."""
     days = [0]
     for number, item in enumerate(list_field(body, "profile", where)):
         at = f"profile[{number}] of {where}"

@@ -1,4 +1,4 @@
-"""The tasks of LaMP (Salemi et al., 2024) in one table: what is searched, what is shown, what is asked and judged."""
+"""The table of LaMP's tasks (Salemi et al., 2024): what to search, show and ask, and how to judge answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CATEGORIES = (
     "healthy living",
 )
 _STARS = ("1", "2", "3", "4", "5")
-# A tweet is cut where between a tenth and a quarter of it is over.
+# A tweet is split after a tenth to a quarter of its characters.
 _SHORTEST_START, _LONGEST_START = 0.10, 0.25
 _WORD_START = re.compile(r"(?<=\s)\S")
 _QUOTED = re.compile(r'"([^"]*)"')
@@ -70,8 +70,8 @@ class PromptTemplate:
 
     Attributes:
         item: an item's text with its fields in braces.
-        cut: the field that is cut where an item is longer than its share.
-        place: puts the items, joined, before or into the question.
+        cut: the field to truncate if an item exceeds its share.
+        place: puts the joined items before or into the question.
     """
 
     item: str
@@ -79,18 +79,18 @@ class PromptTemplate:
     place: Callable[[str, str], str]
 
     def show(self, fields: Mapping[str, str]) -> str:
-        """One item's text."""
+        """Return one item's text."""
         return self.item.format_map(fields)
 
     def assemble(self, items: Sequence[str], question: str) -> str:
-        """The prompt.
+        """Return the prompt.
 
         Args:
-            items: texts as `show` gives them, best first; none: the question alone.
+            items: texts from `show`, best first; if empty, the prompt is the question alone.
             question: the question's input.
 
         Raises:
-            DataError: the question is not of the task's form.
+            DataError: the question does not have the task's form.
         """
         return self.place(_ITEMS_JOINED_BY.join(items), question) if items else question
 
@@ -101,15 +101,16 @@ class LampTask:
 
     Attributes:
         name: "LaMP-1" to "LaMP-7", or "LaMP-2-news".
-        instruction: what the user asks for, before the source's text, where an adapter is trained.
+        instruction: the request that precedes the source's text when an adapter is trained.
         source: field of a profile item that an adapter learns to answer.
-        target: field that is the answer; None where the answer is the source's own continuation.
-        query: takes what to search the profile for out of a question's input; a `DataError` says what that lacks.
-        document: fields of a profile item that are searched.
-        judging: how answers are judged.
-        labels: the possible answers of a label or a rating; empty where the answer is a text.
-        prompt: how profile items are shown to the model.
-        file_name: what LaMP's files call the task; both variants of the second have the same.
+        target: field with the answer; None if the answer is the source's own continuation.
+        query: extracts the query for the profile from a question's input, or raises a `DataError` that says what is
+            missing.
+        document: fields of a profile item to search.
+        judging: how to judge answers.
+        labels: the possible answers for a label or a rating; empty if the answer is a text.
+        prompt: how to show profile items to the model.
+        file_name: the task's name in LaMP's files; both variants of the second task share one.
     """
 
     name: str
@@ -124,14 +125,14 @@ class LampTask:
     file_name: str
 
     def pair(self, item: Mapping[str, str], seed: int) -> Pair | None:
-        """Make a profile item a task and its answer.
+        """Turn a profile item into a task and its answer.
 
         Args:
             item: the item's fields `source` and `target`.
-            seed: where a text is cut, together with the text.
+            seed: together with the text, determines where the text is split.
 
         Returns:
-            None where a text is empty, or too short to be cut.
+            None if a text is empty, or too short to be split.
         """
         text = item[self.source].strip()
         start, answer = cut_text(text, seed) if self.target is None else (text, item[self.target].strip())
@@ -144,21 +145,21 @@ class LampTask:
         return tuple(dict.fromkeys((*self.document, self.source, *target, self.prompt.cut)))
 
     def document_text(self, item: Mapping[str, str], *, use_date: bool = False) -> str:
-        """What of a profile item is searched.
+        """Return the text of a profile item to search.
 
         Args:
             item: the item's fields.
-            use_date: end the text in the item's date, where it has one.
+            use_date: append the item's date, if it has one.
         """
         text = " ".join(item[field] for field in self.document)
         return f"{text} date: {item['date']}" if use_date and "date" in item else text
 
 
 def cut_text(text: str, seed: int) -> tuple[str, str]:
-    """Cut a text before a word, where 10 to 25 % of its characters are over.
+    """Split a text before a word, after 10 to 25 % of its characters.
 
-    Which word, where several would do, depends on seed and text alone. If none lies there, it is the first after that,
-    or else the last before it.
+    If several words qualify, the choice depends only on seed and text. If none does, the split is before the first word
+    after that range, or else before the last word.
 
     Returns:
         Start and rest, both stripped; ("", "") for a text of fewer than two words.
@@ -175,20 +176,20 @@ def cut_text(text: str, seed: int) -> tuple[str, str]:
 
 
 def day_number(date: str) -> int:
-    """Days up to a date of the form Y-M-D, which need not have leading zeros.
+    """Return the day number of a date of the form Y-M-D; leading zeros are optional.
 
     Raises:
-        ValueError: it is not of this form, or there is no such day.
+        ValueError: the date has another form, or there is no such day.
     """
     year, month, day = map(int, date.split("-"))
     return datetime.date(year, month, day).toordinal()
 
 
 def find_task(name: str) -> LampTask:
-    """The task of this name; "lamp_5" is LaMP-5, too.
+    """Return the task with this name; "lamp_5" also means LaMP-5.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no such task.
     """
     wanted = name.strip().replace("_", "-").lower()
     found = next((task for known, task in LAMP_TASKS.items() if known.lower() == wanted), None)
@@ -205,7 +206,7 @@ def _after(marker: str, text: str) -> str:
 
 
 def _references(text: str) -> str:
-    """Both candidate references: the second and third quoted text."""
+    """Return both candidate references: the second and third quoted text."""
     quoted = _QUOTED.findall(text)
     if len(quoted) < 3:
         raise DataError('the input has fewer than three texts in "quotes"')
@@ -217,7 +218,7 @@ def _before(link: str, items: str, question: str) -> str:
 
 
 def _into_title(items: str, question: str) -> str:
-    """The user's titles go where the question speaks of the paper's own."""
+    """Insert the user's titles where the question mentions the paper's title."""
     parts = re.split(r"\btitle\b", question, maxsplit=1)
     if len(parts) < 2:
         raise DataError("the input has no word 'title'")

@@ -27,7 +27,7 @@ from personalization.training.trained_model import Trained, save_model, train_in
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Something that is asked, and the gold output."""
+    """A question and its gold output."""
 
     asked: Asked
     gold: str
@@ -35,14 +35,14 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Most tokens of a prompt, special ones and chat template not counted, and of an answer."""
+    """Maximum number of tokens in a prompt, without special tokens and chat template, and in an answer."""
 
     prompt: int
     answer: int
 
 
 class AnswerObjective:
-    """Make gold outputs likely; see `personalization.training.fine_tuning.Objective`."""
+    """Makes gold outputs more likely; see `personalization.training.fine_tuning.Objective`."""
 
     def __init__(self, base: Base, training: Sequence[Example], judging: Sequence[Example]) -> None:
         base.train_whole()
@@ -78,20 +78,20 @@ def train_model(
     """Fine-tune all weights of a model and write it as a model directory.
 
     Args:
-        model: the model's directory.
-        out: the trained model's.
-        task: whose questions they are.
+        model: directory of the model.
+        out: directory for the trained model.
+        task: task of the questions.
         training: questions to learn from.
-        judging: others, by whose likelihood the best epoch is told; none: the last is kept.
-        lengths: most tokens of a prompt and of an answer.
+        judging: other questions, whose likelihood selects the best epoch; without any, the last epoch is kept.
+        lengths: maximum lengths of prompt and answer.
         settings: how to train.
-        team: with whom.
-        force: replace what was trained otherwise.
+        team: the processes that train together.
+        force: replace a result that was trained with other settings.
         progress: called after each step.
 
     Raises:
         ExportError: the model can't be loaded, or `out` can't be written.
-        PersonalizationError: there is nothing to learn from, lengths and model don't fit, or see `train_into`.
+        PersonalizationError: there is nothing to learn from, the lengths don't fit the model, or see `train_into`.
     """
     if not training:
         raise DataError("There is nothing to learn from: the file has no questions.")

@@ -1,4 +1,4 @@
-"""Reads LaMP's questions: each user's profile items become tasks and answers."""
+"""Reads users from LaMP's questions: each user's profile items become tasks and answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def read_lamp(questions: Path, task: LampTask, *, outputs: Path | None = None, s
     """Read a questions file.
 
     Args:
-        questions: `[{"id", "input", "profile": [{...}], "user_id"?}]`. A user is a `user_id`, or, where there is
-            none, a question.
-        task: which of the tasks it is.
+        questions: `[{"id", "input", "profile": [{...}], "user_id"?}]`. Questions with the same `user_id` are one user;
+            a question without it is a user of its own.
+        task: the task of the questions.
         outputs: the gold answers, `{"golds": [{"id", "output"}]}`; with them the questions are for evaluation.
-        seed: where LaMP-7 cuts its tweets.
+        seed: determines where LaMP-7 splits its tweets.
 
     Raises:
-        DataError: a file is not of this form.
+        DataError: a file has another format.
     """
     body = read_json(questions)
     if not isinstance(body, list):
@@ -42,7 +42,7 @@ def _entries(
         where = f"question {index}"
         try:
             name = label_field(question, "id" if question.get("user_id") is None else "user_id", where)
-        except (AttributeError, DataError):  # no object, or no id: nothing else to call it by
+        except (AttributeError, DataError):  # no object or no id: use its position as its name
             name = where
         yield name, partial(_entry, question, where, task, golds, seed)
 

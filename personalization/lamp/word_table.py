@@ -1,9 +1,9 @@
-"""Numbers the words of many texts without making a string of each, which alone would take as long as all of this.
+"""Numbers the words of many texts without creating a string for each, which would take as long as everything here.
 
-Words are what `str.split` gives. They are cut out of the texts' UTF-8 bytes by numpy, and looked at as two integers of
-64 bits. They are put into slots by a hash; in a slot those that equal the last one get one number, and the others are
-hashed again, otherwise. So a number stands for a word exactly, whatever the hashes are. The few words that two integers
-can't hold, and those that a few hashes don't part, are numbered by a dictionary.
+Words are the ones that `str.split` gives. numpy finds them in the texts' UTF-8 bytes and handles each as two 64-bit
+integers. A hash assigns words to slots. In a slot, the words equal to the last one get one number; the others are
+rehashed with other multipliers. So a number always means exactly one word, whatever the hashes are. A dictionary
+numbers the few words that are too long for two integers or that a few hashes don't separate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Keys: TypeAlias = NDArray[np.uint64]
 Places: TypeAlias = NDArray[np.int32]
 
-# All that `str.isspace` takes for white space; to look through all characters at import would take too long.
+# All characters for which `str.isspace` holds; computing them at import would take too long.
 _ASCII_SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f "
 _OTHER_SPACES = "\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _IS_ASCII_SPACE = bytes(chr(code) in _ASCII_SPACES for code in range(256))
@@ -27,7 +27,7 @@ _OTHER_SPACE = re.compile(f"[{_OTHER_SPACES}]")
 _HALF, _WHOLE = 8, 16  # bytes of one integer, and of two
 _FEWEST_BITS = 4
 _NOT_FOUND = -1
-# Odd, with bits that look random; one pair a round.
+# Odd, with random-looking bits; one pair per round.
 _MULTIPLIERS = tuple(
     (np.uint64(one), np.uint64(other))
     for one, other in (
@@ -40,13 +40,13 @@ _MULTIPLIERS = tuple(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Cut:
-    """Words of some texts, by their places.
+    """Words of some texts, by position.
 
     Attributes:
-        data: UTF-8 of the texts, one after the other, and some bytes behind the last.
+        data: UTF-8 of the texts, concatenated, with padding after the last.
         starts, sizes: (words,) int64, in bytes.
-        lengths: (texts,) int64, words of each.
-        low, high: (words,) the first 8 bytes of each word and the next 8, without what does not belong to it.
+        lengths: (texts,) int64, number of words in each.
+        low, high: (words,) the first 8 bytes of each word and the next 8, without bytes beyond the word.
     """
 
     data: bytes
@@ -57,7 +57,7 @@ class _Cut:
     high: Keys
 
     def word(self, place: int) -> bytes:
-        """One of them."""
+        """Return the word at an index."""
         start = int(self.starts[place])
         return self.data[start : start + int(self.sizes[place])]
 
@@ -67,7 +67,7 @@ class WordTable:
 
     Attributes:
         numbers: (all words,) int32, the number of each word, text by text; the distinct words have 0 .. len(table) - 1.
-        lengths: (texts,) int64, words of each text.
+        lengths: (texts,) int64, number of words in each text.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -79,17 +79,17 @@ class WordTable:
         self._hashes = hashes[self._order]
 
     def __len__(self) -> int:
-        """How many distinct words there are."""
+        """Return the number of distinct words."""
         return len(self._samples)
 
     def find(self, text: str) -> NDArray[np.int64]:
-        """Numbers of a text's words, in its order: (found,); words that the table does not have are left out."""
+        """Return the numbers of a text's words, in order: (found,); words that the table lacks are left out."""
         asked, cut = _cut([text]), self._cut
         hashes = _hashes(asked.low, asked.high, _MULTIPLIERS[0])
         first = np.searchsorted(self._hashes, hashes, "left")
         several = np.searchsorted(self._hashes, hashes, "right") - first
         found = np.full(len(asked.low), _NOT_FOUND, np.int64)
-        # Nearly always one word at most has this hash, and two integers hold all of it.
+        # Almost always at most one word has this hash and fits into two integers.
         alone = np.flatnonzero((several == 1) & (asked.sizes <= _WHOLE))
         numbers = self._order[first[alone]]
         places = self._samples[numbers]
@@ -122,19 +122,19 @@ def _cut(texts: Sequence[str]) -> _Cut:
 
 
 def _integers(data: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Keys:
-    """Up to 8 bytes from each start as one integer."""
+    """Read up to 8 bytes from each start as one integer."""
     everywhere = np.ndarray((len(data) - _HALF + 1,), "<u8", buffer=data, strides=(1,))
     unused = (8 * np.maximum(_HALF - sizes, 0)).astype(np.uint64)
     return everywhere[starts] << unused
 
 
 def _numbered(cut: _Cut) -> tuple[Places, Places]:
-    """The number of each word, and a place where each number's word stands."""
+    """Return the number of each word, and an index of a word with each number."""
     total = len(cut.starts)
-    # For each word a place where the same word stands, one for all that are the same.
+    # For each word, the index of an equal word; all equal words share one index.
     same = np.arange(total, dtype=np.int32)
     left = np.flatnonzero(cut.sizes <= _WHOLE).astype(np.int32)
-    bits = max(total.bit_length() - 1, _FEWEST_BITS)  # a word comes many times, so there are more slots than words
+    bits = max(total.bit_length() - 1, _FEWEST_BITS)  # words repeat, so there are more slots than distinct words
     last_in = np.empty(1 << bits, np.int32)
     for multipliers in _MULTIPLIERS:
         low, high, sizes = cut.low[left], cut.high[left], cut.sizes[left]
@@ -154,7 +154,7 @@ def _numbered(cut: _Cut) -> tuple[Places, Places]:
 
 
 def _hashes(low: Keys, high: Keys, multipliers: tuple[np.uint64, np.uint64]) -> Keys:
-    """A number of 64 bits for each word; the upper ones are the best mixed."""
+    """Compute a 64-bit hash for each word; the upper bits are mixed best."""
     mixed = low * multipliers[0] ^ high * multipliers[1]
     mixed ^= mixed >> np.uint64(32)
     return mixed * multipliers[1]

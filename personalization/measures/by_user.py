@@ -1,6 +1,6 @@
-"""Compares systems on the same records by ratios of sums, where it is users, not records, that were drawn at random.
+"""Compares systems on the same records by ratios of sums, where users, not records, are the random sample.
 
-Records of one user are alike, so an interval over records would be too narrow: each user's sums are one sample.
+Records of one user are similar, so an interval over records would be too narrow. Each user's sums are one sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from personalization.measures.significance import Array, Comparison, Score, comp
 
 
 class Sum(NamedTuple):
-    """What a measure adds up to over some records, and by what it is divided: nats and tokens, a score and 1."""
+    """A measure's sum over records and its divisor, such as nats and tokens, or a score and 1."""
 
     total: float
     weight: float = 1.0
@@ -23,11 +23,11 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one system gives on one record.
+    """One system's measures on one record.
 
     Attributes:
-        user: whose record it is.
-        sums: by measure; all records have the same measures.
+        user: the record's user.
+        sums: sums by measure; all records have the same measures.
     """
 
     user: str
@@ -35,7 +35,7 @@ class Measured:
 
 
 def means(records: Sequence[Measured]) -> dict[str, float]:
-    """Every measure over all records; 0 where its weights are."""
+    """Compute every measure over all records; 0 if its weights sum to 0."""
     if not records:
         return {}
     found = {}
@@ -46,14 +46,14 @@ def means(records: Sequence[Measured]) -> dict[str, float]:
 
 
 def compare_by_user(system: Sequence[Measured], baseline: Sequence[Measured]) -> dict[str, Comparison]:
-    """Compare two systems, by the measures that both have.
+    """Compare two systems by the measures that both have.
 
     Args:
-        system: of every record.
-        baseline: of the same records in the same order.
+        system: measures of every record.
+        baseline: measures of the same records in the same order.
 
     Returns:
-        By measure; see `personalization.measures.significance.compare_systems`, whose samples are users here.
+        Comparisons by measure; see `personalization.measures.significance.compare_systems`. The samples are users here.
     """
     names = [name for name in system[0].sums if name in baseline[0].sums] if system else []
     if not names:
@@ -63,7 +63,7 @@ def compare_by_user(system: Sequence[Measured], baseline: Sequence[Measured]) ->
 
 
 def _user_sums(records: Sequence[Measured], names: Sequence[str]) -> Array:
-    """(users, 2 measures) float64: totals and weights in turn, users in the order of their first records."""
+    """(users, 2 measures) float64: totals and weights alternating, users in the order of their first records."""
     users = {user: place for place, user in enumerate(dict.fromkeys(record.user for record in records))}
     sums = np.zeros((len(users), 2 * len(names)))
     for record in records:

@@ -1,9 +1,9 @@
-"""Tells whether one of two systems is better on the same samples, or only luckier.
+"""Tests whether one of two systems is really better on the same samples, or only by chance.
 
-The test is approximate randomization (Noreen, 1989; Yeh, 2000): were both alike, each sample's two results could as
-well be the other way round. So they are exchanged at random, many times, and the p-value is how often the difference is
-as large as the one that was seen. For accuracy this is McNemar's exact test, by sampling. Nothing is assumed of how
-scores are distributed, and every score that is a function of means can be tested, F1 and RMSE as well.
+The test is approximate randomization (Noreen, 1989; Yeh, 2000). If both systems were equal, each sample's two results
+could be exchanged. So they are exchanged at random, many times. The p-value is the share of exchanges with a difference
+at least as large as the observed one. For accuracy this is McNemar's exact test, by sampling. Nothing is assumed about
+the distribution of scores. Every score that is a function of means can be tested, including F1 and RMSE.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Comparison:
     """Two systems by one score.
 
     Attributes:
-        score: of the system.
-        baseline: score of the other.
+        score: score of the system.
+        baseline: score of the baseline.
         difference: score - baseline.
-        low, high: the difference's 95 % interval, by paired bootstrap over samples.
+        low, high: 95 % confidence interval of the difference, by paired bootstrap over samples.
         p: two-sided p-value of the paired randomization test.
     """
 
@@ -43,7 +43,7 @@ class Comparison:
     p: float
 
     def document(self) -> dict[str, Any]:
-        """The comparison as JSON."""
+        """Return the comparison as JSON."""
         return asdict(self)
 
 
@@ -54,13 +54,13 @@ def compare_systems(
 
     Args:
         system: (samples, m) float64, statistics of one system's answers.
-        baseline: (samples, m), those of the other's, to the same samples in the same order.
-        scores: by name, (..., m) means of statistics -> (...) scores.
-        resamples: how often results are exchanged, and samples are drawn.
-        seed: of both.
+        baseline: (samples, m), statistics of the other's answers to the same samples in the same order.
+        scores: scores by name, (..., m) means of statistics -> (...) scores.
+        resamples: number of random exchanges, and of bootstrap samples.
+        seed: seed of both.
 
     Returns:
-        By name. A p-value is at least 1 / (resamples + 1).
+        Comparisons by name. A p-value is at least 1 / (resamples + 1).
     """
     means = system.mean(axis=0), baseline.mean(axis=0)
     exchanged = _exchanged_means(system, baseline, resamples, np.random.default_rng([seed, 0]))
@@ -77,7 +77,7 @@ def compare_systems(
 
 
 def _exchanged_means(system: Array, baseline: Array, resamples: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Means of both, (resamples, m) each, where about half of the samples' results were exchanged."""
+    """Means of both, (resamples, m) each, with the results of about half of the samples exchanged."""
     samples, gap = len(system), baseline - system
     moved = np.concatenate(
         [
@@ -89,7 +89,7 @@ def _exchanged_means(system: Array, baseline: Array, resamples: int, rng: np.ran
 
 
 def _drawn_means(system: Array, baseline: Array, resamples: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Means of both, (resamples, m) each, over as many samples, drawn with replacement."""
+    """Means of both, (resamples, m) each, over as many samples drawn with replacement."""
     samples = len(system)
     ours, theirs = [], []
     for rows in _portions(resamples, samples):
@@ -101,6 +101,6 @@ def _drawn_means(system: Array, baseline: Array, resamples: int, rng: np.random.
 
 
 def _portions(resamples: int, samples: int) -> list[int]:
-    """Resamples to do at once, so that memory stays bounded."""
+    """Split the resamples into chunks of bounded memory."""
     most = max(_CELLS_AT_ONCE // samples, 1)
     return [min(most, resamples - start) for start in range(0, resamples, most)]

@@ -1,8 +1,8 @@
-"""How like a user's own texts an answer is written: Cosine Delta, a measure of authorship.
+"""Measures how closely an answer matches the style of a user's own texts: Cosine Delta, an authorship measure.
 
-Burrows' Delta (2002) compares texts by how much more or less often than others they use the most frequent words, which
-say little of a text's subject; the cosine of these z-scores tells authors apart best (Smith and Aldridge, 2011; Evert
-et al., 2017).
+Burrows' Delta (2002) compares how much more or less often than usual texts use the most frequent words, which say
+little about a text's subject. The cosine of these z-scores separates authors best (Smith and Aldridge, 2011; Evert et
+al., 2017).
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_FREQUENT = 150
-"""Words that count."""
+"""Number of words in the comparison."""
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
 class StyleSpace:
-    """The most frequent words of many users' texts, and how often texts use each."""
+    """The most frequent words of many users' texts, and each one's usual frequency and spread."""
 
     def __init__(self, texts: Sequence[str], words: int = MOST_FREQUENT) -> None:
-        """Learn what is usual.
+        """Learn the usual frequencies.
 
         Args:
-            texts: of many users.
-            words: how many of the most frequent words count; those that all texts use equally often do not.
+            texts: texts of many users.
+            words: number of most frequent words to use; a word that all texts use equally often has no effect.
         """
         found = [_words(text) for text in texts]
         totals = Counter(word for one in found for word in one)
-        # Equally frequent words by the alphabet, so that the order of the texts changes nothing.
+        # Ties are sorted alphabetically, so that the order of the texts has no effect.
         ranked = sorted(totals, key=lambda word: (-totals[word], word))[:words]
         self._index = {word: place for place, word in enumerate(ranked)}
         shares = np.array([self._shares(one) for one in found]).reshape(len(found), len(ranked))
@@ -41,7 +41,7 @@ class StyleSpace:
         self._scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
 
     def similarity(self, text: str, own: Sequence[str]) -> float:
-        """Cosine of a text's z-scores and the mean of those of a user's own texts: -1 .. 1, 0 where nothing is known.
+        """Cosine of a text's z-scores and the mean z-scores of a user's own texts: -1 .. 1, or 0 without data.
 
         Args:
             text: the answer.
@@ -59,7 +59,7 @@ class StyleSpace:
         return (self._shares(words) - self._mean) * self._scale if words else np.zeros(len(self._index))
 
     def _shares(self, words: Sequence[str]) -> NDArray[np.float64]:
-        """(words,) float64: the share that each frequent word has of a text's words."""
+        """(words,) float64: the share of each frequent word in a text's words."""
         counts = np.zeros(len(self._index))
         for word in words:
             if (place := self._index.get(word)) is not None:

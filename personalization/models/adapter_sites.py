@@ -1,4 +1,4 @@
-"""Where in a model an adapter sits: names of linear layers for "qv", "attention" and "all", or as they are given."""
+"""Names the linear layers that an adapter changes: for "qv", "attention" and "all", or given by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from personalization.errors import SettingsError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# What families call the parts of their attention; the last entries hold several parts in one matrix.
+# Names for the parts of attention in model families; the last entries hold several parts in one matrix.
 _QUERY = ("q_proj", "q", "query", "q_lin", "c_attn", "query_key_value", "qkv_proj", "Wqkv")
 _KEY = ("k_proj", "k", "key", "k_lin")
 _VALUE = ("v_proj", "v", "value", "v_lin")
@@ -21,7 +21,7 @@ _ROLES = {"qv": (_QUERY, _VALUE), "attention": (_QUERY, _KEY, _VALUE, _OUTPUT)}
 
 
 def linear_layers(model: PreTrainedModel) -> frozenset[str]:
-    """Names of a model's linear layers, the output head excepted; ask before there is an adapter on it."""
+    """Return the names of a model's linear layers except the output head; call it before an adapter is attached."""
     head = model.get_output_embeddings()
     return frozenset(
         name.rpartition(".")[2]
@@ -31,7 +31,7 @@ def linear_layers(model: PreTrainedModel) -> frozenset[str]:
 
 
 def site_names(present: Set[str], targets: str) -> list[str]:
-    """Names of the layers that an adapter for `targets` changes, sorted.
+    """Return the names of the layers that an adapter for `targets` changes, sorted.
 
     Args:
         present: the model's `linear_layers`.

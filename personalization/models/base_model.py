@@ -1,4 +1,4 @@
-"""The base model, loaded once: users' adapters come and go on it, the model itself is never copied or changed."""
+"""The base model, loaded once. Users' adapters are attached and detached; the model is never copied or changed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     pass
 
 State: TypeAlias = Mapping[str, torch.Tensor]
-"""An adapter's matrices, by the names that PEFT gives them in a file."""
+"""An adapter's matrices, by PEFT's names in a file."""
 
 _ADAPTER = "user"
-_IGNORED = -100  # what torch's cross entropy leaves out
+_IGNORED = -100  # ignored by torch's cross entropy
 
 
 class Base:
     """A model with room for one adapter at a time."""
 
     def __init__(self, path: Path, threads: int, device: str = "cpu") -> None:
-        """Load a model directory in float32; torch uses `threads` threads from here on.
+        """Load a model directory in float32; this sets torch's threads to `threads`.
 
         Args:
             path: the directory.
-            threads: of the processor.
+            threads: number of CPU threads.
             device: "cpu", "cuda" or "cuda:1".
 
         Raises:
@@ -46,14 +46,14 @@ class Base:
             SettingsError: the model has no chat template, or there is no such device.
         """
         torch.set_num_threads(threads)
-        # Not all that a GPU does has such a form; on the processor, what has none is an error.
+        # Some GPU operations have no deterministic form, so they only warn; on the CPU it is an error.
         torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
         config = read_config(path)
         self.seq2seq = bool(config.get("is_encoder_decoder"))
         kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
         try:
             model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-        except Exception as error:  # transformers raises whatever its many parts do
+        except Exception as error:  # transformers' parts raise many types
             raise SourceError(f"The model can't be loaded: {path} ({str(error).strip().splitlines()[0]}).") from None
         try:
             model.to(device)
@@ -65,7 +65,7 @@ class Base:
         assets = hf_tokenizer(path, config)
         self.stops = assets.stop_token_ids
         self.writer = ExampleWriter(assets, seq2seq=self.seq2seq, name=str(path))
-        # T5 and the like have none: their positions are relative.
+        # None for T5 and similar models: their positions are relative.
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         self._model: Any = model.requires_grad_(False).eval()
         self._linear = linear_layers(model)
@@ -77,11 +77,11 @@ class Base:
 
     @contextmanager
     def new_adapter(self, config: LoraConfig, seed: int) -> Iterator[None]:
-        """Give the base a fresh adapter, which changes nothing yet, and take it away after the block.
+        """Attach a fresh adapter, which has no effect yet, and detach it after the block.
 
         Args:
-            config: its rank, scale, dropout and places.
-            seed: of its initial weights and of everything random after that.
+            config: rank, scale, dropout and sites of the adapter.
+            seed: seed of its initial weights and of everything random after that.
         """
         torch.manual_seed(seed)
         with self._attached(config):
@@ -94,10 +94,10 @@ class Base:
 
     @contextmanager
     def saved_adapter(self, config: LoraConfig, state: State) -> Iterator[None]:
-        """Give the base an adapter that was trained before, and take it away after the block.
+        """Attach a trained adapter, and detach it after the block.
 
         Raises:
-            TrainingError: it does not fit the base.
+            TrainingError: the adapter does not fit the base.
         """
         with self._attached(config):
             try:
@@ -112,36 +112,36 @@ class Base:
 
     @property
     def model(self) -> Any:
-        """The model itself, with the adapter in it while there is one."""
+        """The model itself, including the adapter while one is attached."""
         return self._model
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is to be trained: the adapter's matrices, after `train_whole` the model's."""
+        """The trainable parameters: the adapter's matrices or, after `train_whole`, the model's weights."""
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     def train_whole(self) -> None:
-        """Let the model's own weights be trained; it is no base for adapters any more."""
+        """Make the model's own weights trainable; afterwards it is no longer a base for adapters."""
         self._model.requires_grad_(True)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """A copy of the adapter's matrices."""
+        """Return a copy of the adapter's matrices."""
         state = get_peft_model_state_dict(self._peft, adapter_name=_ADAPTER)
         return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
     def restore(self, state: State) -> None:
-        """Set the adapter's matrices to a copy that `state` made."""
+        """Set the adapter's matrices to a copy from `state`."""
         set_peft_model_state_dict(self._peft, dict(state), adapter_name=_ADAPTER)
 
     def train(self, on: bool) -> None:
-        """Whether dropout drops."""
+        """Turn the training mode, and so dropout, on or off."""
         self._model.train(on)
 
     def losses(self, examples: Sequence[Example]) -> torch.Tensor:
         """Negative log-likelihood of every answer token, in one pass.
 
         Args:
-            examples: as many as there is memory for; those of about the same length waste least.
+            examples: as many as fit into memory; examples of similar length waste the least padding.
 
         Returns:
             (examples, tokens of the longest answer) float32, right-aligned for decoders and left-aligned for
@@ -155,23 +155,23 @@ class Base:
 
     @property
     def packs(self) -> bool:
-        """Whether `packed_losses` takes several examples: transformers keeps them apart by their positions."""
+        """Whether `packed_losses` takes several examples: transformers separates them by their positions."""
         return self._packs
 
     def packed_losses(self, examples: Sequence[Example]) -> torch.Tensor:
-        """Negative log-likelihood of every answer token, of examples that go through the model as one row.
+        """Negative log-likelihood of every answer token, of examples packed into one row.
 
-        None sees anything of the others, and there is no padding.
+        No example can attend to another, and there is no padding.
 
         Args:
-            examples: one, or where the model `packs` any number; of encoder-decoder models one.
+            examples: exactly one, or any number if the model `packs`; exactly one for encoder-decoder models.
 
         Returns:
-            (answer tokens of all,) float32, in their order.
+            (answer tokens of all examples,) float32, in order.
         """
         if self.seq2seq:
             return self.losses(examples).flatten()
-        # What predicts the last token is the row before it: it needs no input of its own.
+        # The last token is predicted by the row before it, so it is not an input.
         ids = [token for example in examples for token in (*example.prompt, *example.answer)[:-1]]
         labels = torch.tensor([token for example in examples for token in example.answer], device=self.device)
         rows: list[int] = []
@@ -185,7 +185,7 @@ class Base:
             positions = [place for example in examples for place in range(example.length - 1)]
             inputs["position_ids"] = torch.tensor([positions], device=self.device)
         else:
-            # Lets attention take its faster form for a single sequence.
+            # Enables attention's faster form for a single sequence.
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if self._selects_rows:
             logits = self._model(**inputs, logits_to_keep=chosen).logits[0]
@@ -197,7 +197,7 @@ class Base:
         """Logits and labels of the answers: padded on the left, so that all answers end in the last column."""
         longest = max(example.length for example in examples)
         answers = max(len(example.answer) for example in examples)
-        # What predicts the last token is the row before it: it needs no input of its own.
+        # The last token is predicted by the row before it, so it is not an input.
         ids = torch.zeros(len(examples), longest - 1, dtype=torch.long)
         mask = torch.zeros_like(ids)
         labels = torch.full((len(examples), answers), _IGNORED)

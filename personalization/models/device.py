@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Names the devices that a model can run on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Device(StrEnum):
-    """Where a model runs: on the processor, or on a GPU (in each process on one of its own)."""
+    """Where a model runs: on the CPU, or on a GPU (each process uses its own)."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""Makes token ids out of tasks and answers, just as the edge runtime feeds them: its prompt, the model's template."""
+"""Converts tasks and answers to token ids exactly as the edge runtime does: its prompt, the model's template."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from personalization.users.data import Pair, context_of
 if TYPE_CHECKING:
     from export.model.weights import TokenizerAssets
 
-# What an encoder is fed is the user's message itself.
+# An encoder's input is the user's message itself.
 _NO_TEMPLATE = "{{ messages[0]['content'] }}"
 
 
@@ -30,9 +30,9 @@ class Example:
     Attributes:
         prompt: token ids; for encoder-decoder models the encoder's input.
         answer: token ids to learn; all but the last `ending` of them are the user's own text.
-        ending: how many tokens at the end only mark the end; 0 where the answer was cut.
-        cut: whether task or answer were cut to fit.
-        dropped: items of the context that did not fit.
+        ending: number of tokens at the end that only mark the end; 0 if the answer was truncated.
+        cut: whether task or answer was truncated to fit.
+        dropped: number of context items that did not fit.
     """
 
     prompt: tuple[int, ...] = field(repr=False)
@@ -43,23 +43,23 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Tokens of prompt and answer."""
+        """Number of tokens in prompt and answer."""
         return len(self.prompt) + len(self.answer)
 
 
 class ExampleWriter:
-    """Writes examples in the form of one model."""
+    """Writes examples in one model's format."""
 
     def __init__(self, assets: TokenizerAssets, *, seq2seq: bool, name: str) -> None:
-        """Prepare a model's form.
+        """Prepare a model's format.
 
         Args:
-            assets: its tokenizer.
-            seq2seq: whether it is an encoder-decoder model: no chat template, the tokenizer's own special tokens.
-            name: of the model, for messages.
+            assets: the model's tokenizer.
+            seq2seq: whether it is an encoder-decoder model. It has no chat template; its tokenizer adds special tokens.
+            name: name of the model in messages.
 
         Raises:
-            SettingsError: a model with a decoder alone and no chat template: the edge runtime has no prompt for it.
+            SettingsError: a decoder-only model has no chat template, so the edge runtime has no prompt for it.
             BundleError: the chat template is broken.
         """
         if not seq2seq and not assets.chat_template:
@@ -77,16 +77,16 @@ class ExampleWriter:
 
     @property
     def added_tokens(self) -> int:
-        """Special tokens that the tokenizer adds to a prompt; 0 for decoders, where the template writes them."""
+        """Number of special tokens that the tokenizer adds to a prompt; 0 for decoders, whose template writes them."""
         return self._added
 
     def prompt(self, message: str) -> tuple[int, ...]:
-        """Token ids of a message that the model is to answer, whole, just as the edge runtime feeds it."""
+        """Return the token ids of a complete message to answer, exactly as the edge runtime feeds it."""
         built = build_prompt(self.tokenizer, self.template, PublicInstruction(message), None, None, _ENDLESS)
         return self._fed(built)
 
     def answered(self, message: str, answer: str, most: int) -> Example:
-        """Make an example of a message, whole, and its answer; past `most` tokens that is cut, without an end mark."""
+        """Make an example of a complete message and its answer; over `most` tokens, truncate it without end marker."""
         ids = self._answer(answer)
         cut = len(ids) > most
         ending = 0 if cut else self._added or len(self._ending)
@@ -95,20 +95,21 @@ class ExampleWriter:
     def write(self, pair: Pair, context: PrivateContext | None, max_length: int, outline: str | None = None) -> Example:
         """Make an example.
 
-        The answer may have half of the length, and what the prompt leaves. A longer one is cut, without a mark of its
-        end; a task that is longer than what is left loses its end; of a context, history is dropped first.
+        The answer may take half of the length, plus what the prompt leaves free. A longer answer is truncated, without
+        an end marker. A task that is too long for the remaining room is truncated. Of a context, history is dropped
+        first.
 
         Args:
             pair: task and answer, neither empty.
-            context: for the prompt; None for the task alone.
-            max_length: most tokens of both.
+            context: context for the prompt; None for the task alone.
+            max_length: maximum number of tokens of both.
             outline: points to follow, for the prompt; None for none.
 
         Raises:
-            TrainingError: profile, outline and the prompt's form alone leave no room for the task.
+            TrainingError: profile, outline and template leave no room for the task.
         """
         answer = self._answer(pair.answer)
-        # What the prompt needs at the very least, it may have, up to its half.
+        # The prompt gets its minimum length, up to half of the total.
         least = self._length(pair.task, PrivateContext(context.profile) if context else None, outline)
         room = max(max_length // 2, max_length - least)
         cut = len(answer) > room
@@ -126,7 +127,7 @@ class ExampleWriter:
         profile: str = "",
         history: Sequence[Pair] | None = None,
     ) -> tuple[Example, ...]:
-        """Make examples of pairs, each with the history's other pairs as context; for the task alone where it is None.
+        """Make examples of pairs, each with the history's other pairs as context; None means the task alone.
 
         Raises:
             TrainingError: see `write`.
@@ -143,14 +144,14 @@ class ExampleWriter:
         return (*self.tokenizer.encode(text), *self._ending)
 
     def _length(self, task: str, context: PrivateContext | None, outline: str | None) -> int:
-        """Tokens of the prompt with the whole task and none of the history."""
+        """Number of prompt tokens with the full task and without history."""
         message = build_prompt(self.tokenizer, self.template, PublicInstruction(task), context, outline, _ENDLESS)
         return len(message.token_ids) + self._added
 
     def _prompt(
         self, task: str, context: PrivateContext | None, room: int, outline: str | None
     ) -> tuple[tuple[int, ...], bool, int]:
-        """Token ids of a prompt that fits, whether its task was cut, and how much history is left out."""
+        """Return the ids of a prompt that fits, whether its task was truncated, and how much history was dropped."""
         task_ids = self.tokenizer.encode(task)
         kept, shortened = len(task_ids), task
         while True:
@@ -161,7 +162,7 @@ class ExampleWriter:
             except ContextOverflowError:
                 bare = PrivateContext(context.profile) if context else None
                 kept -= max(self._length(shortened, bare, outline) - room, 1)
-                # A cut inside a character leaves a mark of what is missing.
+                # A cut inside a character decodes to a replacement character.
                 shortened = self.tokenizer.decode(task_ids[: max(kept, 0)], skip_special_tokens=False).rstrip("\ufffd")
                 if not shortened.strip():
                     raise TrainingError(
@@ -175,11 +176,11 @@ class ExampleWriter:
         return tuple(self.tokenizer.backend.encode(built.text).ids) if self._seq2seq else built.token_ids
 
     def _end_of_turn(self, stops: Sequence[int]) -> tuple[int, ...]:
-        """What the model writes when its answer is over: the first token after it, in the template, that ends one."""
+        """Return the token that ends a turn: the first stop token after an answer in the template."""
         turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": "-"}]
         opened = self.template.render(turns[:1])
         whole = self.template.render(turns, add_generation_prompt=False)
-        # Templates that rewrite what came before leave no such end to be seen.
+        # If a template rewrites earlier turns, the end can't be found there.
         after = self.tokenizer.encode(whole.removeprefix(opened)) if whole.startswith(opened) else []
         ends = [token for token in after if token in stops] or list(stops)
         return tuple(ends[:1])

@@ -1,4 +1,4 @@
-"""What the training libraries need before they are loaded, and what keeps their chatter from the user."""
+"""Prepares the process for the training libraries before they are loaded, and silences their messages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _EXTRA = ("accelerate", "matplotlib", "peft", "torch", "transformers")
 
 
 def require_training_libraries() -> None:
-    """Check that the libraries are there.
+    """Check that the training libraries are installed.
 
     Raises:
-        MissingExtraError: one is not.
+        MissingExtraError: a library is missing.
     """
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
@@ -27,21 +27,21 @@ def require_training_libraries() -> None:
 
 
 def prepare_libraries() -> None:
-    """Set this process up for torch and transformers; call it before they are imported."""
-    # Read when torch loads: threads that spin while they wait take the processor from other processes.
+    """Set environment variables for torch and transformers; call this before importing them."""
+    # Read when torch loads: threads that spin while waiting would take CPU time from other processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def prepare_command() -> None:
-    """As `prepare_libraries`, for a process that is a command that needs them: it logs nothing, and no library does.
+    """Call `prepare_libraries` for a command that requires the libraries, and disable logging and warnings.
 
     Raises:
-        MissingExtraError: one is not there.
+        MissingExtraError: a library is missing.
     """
     require_training_libraries()
     prepare_libraries()
-    # What libraries have to say about their own inner workings is no news to a user.
+    # Messages about the libraries' internals don't help a user.
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What numbers a model computes with while it is trained; its weights are float32 in any case."""
+"""Sets the precision in which a model computes during training; its weights are always float32."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 
 class Precision(StrEnum):
-    """Of matrix products: float32, or bfloat16, which processors and GPUs that have it take half the time for."""
+    """Precision of matrix products: float32, or bfloat16, which takes half the time on hardware that supports it."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 def computing_in(precision: Precision, device: str) -> torch.autocast:
-    """A block in which models compute with this precision.
+    """Return a context in which models compute with this precision.
 
     Args:
-        precision: which.
+        precision: the precision.
         device: "cpu", "cuda" or "cuda:1".
     """
     import torch
 
     half = precision is Precision.BFLOAT16
-    # No cache: it would hold copies of weights that were made where gradients don't go.
+    # No cache: it could hold copies of weights from a block without gradients.
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16, enabled=half, cache_enabled=False)

@@ -1,6 +1,6 @@
-"""Text encoders in Hugging Face format (Contriever, MiniLM, any BERT): the mean of the last hidden states is a vector.
+"""Text encoders in Hugging Face format (Contriever, MiniLM, any BERT) that embed a text as its mean last hidden state.
 
-As Contriever's (Izacard et al., 2022): no normalisation, and the dot product of two vectors is their score.
+As in Contriever (Izacard et al., 2022), vectors are not normalised, and their dot product is the score.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from personalization.errors import SettingsError
 
 
 class MeanPooling(torch.nn.Module):
-    """A model whose output is the mean of its last hidden states, padding left out."""
+    """A model whose output is the mean of its last hidden states, without padding."""
 
     def __init__(self, backbone: torch.nn.Module) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class MeanPooling(torch.nn.Module):
 
         Args:
             input_ids: (n, length) int64.
-            attention_mask: (n, length) int64, 0 where there is padding; each text has at least one token.
+            attention_mask: (n, length) int64, 0 for padding; each text has at least one token.
 
         Returns:
             (n, d) float32.
@@ -54,8 +54,8 @@ class Encoder:
         """Load a model directory in float32, without dropout.
 
         Args:
-            path: the directory, with weights as safetensors or as PyTorch's `.bin`. A head or pooler that stands on
-                the encoder is left out; of an encoder-decoder model only the encoder is taken.
+            path: the directory, with weights as safetensors or as PyTorch's `.bin`. A head or pooler on top of the
+                encoder is dropped; of an encoder-decoder model only the encoder is loaded.
             device: "cpu", "cuda" or "cuda:1".
 
         Raises:
@@ -70,7 +70,7 @@ class Encoder:
                 path, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except Exception as error:  # transformers raises whatever its many parts do
+        except Exception as error:  # transformers' parts raise many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SourceError(f"The encoder can't be loaded: {path} ({reason}).") from None
         missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
@@ -81,7 +81,7 @@ class Encoder:
         if tokenizer.pad_token_id is None:
             raise SourceError(f"The encoder's tokenizer has no padding token: {path}. Set its 'pad_token'.")
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # not of the mean, and parameters without a gradient stop distributed training
+            model.pooler = None  # unused by the mean, and parameters without a gradient block distributed training
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -91,20 +91,20 @@ class Encoder:
 
     @property
     def dimension(self) -> int:
-        """Size of a vector."""
+        """Dimension of a vector."""
         return int(self.pooling.backbone.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.pooling.parameters()).device
 
     def embed(self, texts: Sequence[str], batch: int = 32) -> NDArray[np.float32]:
-        """Embed any number of texts, those of about the same length together, without gradients.
+        """Embed any number of texts without gradients, in batches of similar length.
 
         Args:
-            texts: longer ones are cut to what the model takes.
-            batch: most texts in a pass through the model.
+            texts: the texts; longer ones are truncated to the model's maximum.
+            batch: maximum number of texts per batch.
 
         Returns:
             (n, d) float32, in the order of the texts.
@@ -119,16 +119,16 @@ class Encoder:
         return vectors
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special ones included, cut to what the model takes."""
+        """Token ids of each text with special tokens, truncated to the model's maximum."""
         if not texts:
             return []
         limit = {"truncation": self.max_tokens is not None, "max_length": self.max_tokens}
         ids: list[list[int]] = self.tokenizer(list(texts), padding=False, **limit)["input_ids"]
-        # A tokenizer that adds no special tokens gives an empty text none.
+        # Without special tokens, an empty text would have no token at all.
         return [row or [self.tokenizer.pad_token_id] for row in ids]
 
     def padded(self, tokens: Sequence[Sequence[int]]) -> Mapping[str, torch.Tensor]:
-        """The arguments of `MeanPooling.forward` for some texts' token ids, on the encoder's device."""
+        """Return the arguments of `MeanPooling.forward` for some texts' token ids, on the encoder's device."""
         longest = max(len(row) for row in tokens)
         ids = torch.full((len(tokens), longest), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -138,7 +138,7 @@ class Encoder:
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
     def vectors(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embed texts in one pass that gradients flow through: (n, d) float32 on the encoder's device."""
+        """Embed texts in one pass with gradients: (n, d) float32 on the encoder's device."""
         embedded: torch.Tensor = self.pooling(**self.padded(self.tokens(texts)))
         return embedded
 
@@ -146,9 +146,9 @@ class Encoder:
         """Write the encoder as a model directory that `load` reads.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the directory can't be written.
         """
-        # Else it would be saved as it was last used.
+        # Otherwise the truncation and padding of the last use would be saved.
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         self.pooling.backbone.save_pretrained(directory)
@@ -156,10 +156,10 @@ class Encoder:
 
 
 def _most_tokens(model: Any, tokenizer: Any) -> int | None:
-    """Tokens that the model has positions for; None where positions are relative and nothing else is said."""
+    """Maximum number of tokens by positions and tokenizer; None if positions are relative and there is no limit."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     if isinstance(table, torch.nn.Embedding):
-        # RoBERTa and its like count positions from behind the padding's own.
+        # RoBERTa and similar models count positions from after the padding's own.
         room = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
     else:
         room = getattr(model.config, "max_position_embeddings", None)

@@ -1,1 +1,1 @@
-"""Trains retrievers (ROPG) and selects among them (RSPG)."""
+"""Trains retrievers (ROPG) and selectors that choose among them (RSPG)."""

@@ -1,4 +1,4 @@
-"""What a retriever learns from: a question's query, some profile items, and what each was worth to the model."""
+"""Builds a retriever's training examples: a question's query, some profile items, and the gain of each item."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from personalization.lamp.questions import QuestionFile
 
 FEWEST = 2
-"""Items with feedback that a question must have: of one alone there is nothing to choose."""
+"""Minimum number of items with feedback per question: with a single item there is no choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrieverExample:
-    """One question.
+    """A retriever's training example, from one question.
 
     Attributes:
-        query: what the profile is searched for.
-        documents: items' texts.
-        gains: what each item was worth, higher is better.
+        query: the query for the profile.
+        documents: the items' texts.
+        gains: gain of each item, higher is better.
     """
 
     query: str = field(repr=False)
@@ -33,7 +33,7 @@ class RetrieverExample:
 
 @dataclass(frozen=True, slots=True)
 class RetrieverExamples:
-    """Questions to learn from, and how many others have feedback on too few items."""
+    """Questions to learn from, and the number of questions with feedback on too few items."""
 
     examples: tuple[RetrieverExample, ...]
     skipped: int
@@ -42,16 +42,16 @@ class RetrieverExamples:
 def retriever_examples(
     questions: QuestionFile, feedback: Mapping[str, float], *, most: int, use_date: bool = False
 ) -> RetrieverExamples:
-    """Put questions and feedback together.
+    """Combine questions and feedback.
 
     Args:
-        questions: as the feedback was made of them, best in the order of a ranking.
+        questions: the questions of the feedback, preferably in the order of a ranking.
         feedback: see `read_item_feedback`.
-        most: items of a question; the first that have feedback are taken.
-        use_date: end items' texts in their dates.
+        most: maximum number of items per question; the first ones with feedback are used.
+        use_date: append their dates to the items' texts.
 
     Raises:
-        DataError: a question is not of the task's form, or no question has an item with feedback.
+        DataError: a question does not have the task's form, or no question has an item with feedback.
     """
     found = []
     known = 0

@@ -1,4 +1,4 @@
-"""Reads and writes what a language model's answers were worth: for profile items shown alone, or for a retriever."""
+"""Reads and writes feedback: the gains of a language model's answers with single profile items, or with a retriever."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _ERRORS = ("mae", "rmse")
 
 
 def gain_name(task: LampTask) -> str:
-    """What the gain of an answer is called in feedback: its main metric, if that is one of which more is better."""
+    """Return the feedback's name for an answer's gain: the main metric if higher is better, else "gain"."""
     main = next(iter(metrics_of(task).values()))
     return "gain" if main.lower_is_better else main.name
 
 
 def write_item_feedback(path: Path, task: LampTask, gains: Mapping[str, float]) -> None:
-    """Write feedback on profile items, at once or not at all.
+    """Write feedback on profile items, atomically.
 
     Args:
-        path: of the file.
-        task: whose questions they belong to.
-        gains: by `item_key`, what the item was worth.
+        path: path of the file.
+        task: task of the questions.
+        gains: gain of each item by `item_key`.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file can't be written.
     """
     name = gain_name(task)
     _write(path, {key: {name: gain} for key, gain in gains.items()})
@@ -44,15 +44,15 @@ def read_item_feedback(path: Path, metric: str | None = None) -> dict[str, float
     """Read `{"<question>-<item>": {metric: value}}`.
 
     Args:
-        path: of the file.
-        metric: which value; None: the only one there is.
+        path: path of the file.
+        metric: the metric to read; None for the only one.
 
     Returns:
-        By `item_key`, what the item was worth; higher is better.
+        The gain of each item by `item_key`; higher is better.
 
     Raises:
-        DataError: the file is not of this form.
-        SettingsError: there is no such metric, or several and none is named.
+        DataError: the file has another format.
+        SettingsError: the metric does not exist, or there are several and none is named.
     """
     body = _object(read_json(path), f"feedback on profile items: {path}")
     name = _metric(body, metric, path)
@@ -61,7 +61,7 @@ def read_item_feedback(path: Path, metric: str | None = None) -> dict[str, float
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A model's answer to a question with what a retriever found: its prompt, what it wrote, what that was worth."""
+    """A model's answer to a question with a retriever's items: the prompt, the output, and the output's gain."""
 
     prompt: str = field(repr=False)
     output: str = field(repr=False)
@@ -69,18 +69,18 @@ class Answer:
 
 
 def write_retriever_feedback(folder: Path, task: LampTask, answers: Mapping[str, Answer]) -> Path:
-    """Write a retriever's `scores.json`, at once or not at all.
+    """Write a retriever's `scores.json`, atomically.
 
     Args:
-        folder: of the retriever.
-        task: whose questions they are.
-        answers: by the question's id.
+        folder: folder of the retriever.
+        task: task of the questions.
+        answers: answers by the question's id.
 
     Returns:
         The file's path.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file can't be written.
     """
     name, path = gain_name(task), folder / SCORES_NAME
     entries = {
@@ -95,15 +95,15 @@ def read_retriever_feedback(folder: Path, metric: str | None = None) -> tuple[st
     """Read a folder's `scores.json`: `{question: {"metric": {name: value}, "output", "input"}}`.
 
     Args:
-        folder: of one retriever.
-        metric: which value; None: the only one there is.
+        folder: folder of one retriever.
+        metric: the metric to read; None for the only one.
 
     Returns:
         The metric's name, and each question's answer.
 
     Raises:
-        DataError: the file is not of this form.
-        SettingsError: there is no such metric, or several and none is named.
+        DataError: the file has another format.
+        SettingsError: the metric does not exist, or there are several and none is named.
     """
     path = folder / SCORES_NAME
     body = _object(read_json(path), f"feedback on a retriever: {path}")

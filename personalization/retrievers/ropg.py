@@ -1,4 +1,4 @@
-"""Trains a retriever by what its items were worth to a language model: ROPG-KD and ROPG-RL (Salemi et al., 2024)."""
+"""Trains a retriever on the gains of its items for a language model: ROPG-KD and ROPG-RL (Salemi et al., 2024)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from personalization.training.trained_model import Trained, train_into
 
 
 class Method(StrEnum):
-    """How the retriever learns from feedback: its whole distribution distilled, or one drawn item reinforced."""
+    """How the retriever learns from feedback: by distilling all gains, or by reinforcing one drawn item."""
 
     KD = "kd"
     RL = "rl"
 
 
 class RetrieverObjective:
-    """Put first what is worth most; see `personalization.training.fine_tuning.Objective`."""
+    """Ranks the items with the highest gain first; see `personalization.training.fine_tuning.Objective`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class RetrieverObjective:
         self.count, self.held_out = len(training), len(judging)
 
     def loss(self, index: int, draw: random.Random) -> torch.Tensor:
-        """See `Objective.loss`; what is drawn is the item that is reinforced."""
+        """See `Objective.loss`; `draw` chooses the item to reinforce."""
         example = self._training[index]
         scores = self._scores(example)
         gains = torch.tensor(example.gains).to(scores)
@@ -56,7 +56,7 @@ class RetrieverObjective:
         return reinforce_loss(scores, gains, draw.choices(range(len(odds)), weights=odds)[0])
 
     def gain(self, index: int) -> float:
-        """See `Objective.gain`: what the item is worth that is ranked first."""
+        """See `Objective.gain`: the gain of the item that is ranked first."""
         example = self._judging[index]
         return example.gains[int(self._scores(example).argmax())]
 
@@ -77,17 +77,17 @@ def train_retriever(
     force: bool,
     progress: Progress,
 ) -> Trained:
-    """Train an encoder and write it as a model directory that ranks.
+    """Train an encoder for ranking and write it as a model directory.
 
     Args:
-        path: the encoder's directory.
-        out: the trained encoder's.
+        path: directory of the encoder.
+        out: directory for the trained encoder.
         training: questions to learn from.
-        judging: others, by which the best epoch is told; none: the last is kept.
-        method: what is learnt from feedback.
+        judging: other questions, which select the best epoch; without any, the last epoch is kept.
+        method: how to learn from feedback.
         settings: how to train; the temperature is distillation's.
-        team: with whom.
-        force: replace what was trained otherwise.
+        team: the processes that train together.
+        force: replace a result that was trained with other settings.
         progress: called after each step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Trains a retriever selector by what each retriever's answer was worth, and selects with it (RSPG)."""
+"""Trains a retriever selector on the gain of each retriever's answer, and selects with it (RSPG)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from personalization.training.trained_model import Trained, train_into
 
 
 class SelectorObjective:
-    """Score highest what is worth most; see `personalization.training.fine_tuning.Objective`."""
+    """Gives the highest score to the highest gain; see `personalization.training.fine_tuning.Objective`."""
 
     def __init__(self, selector: Selector, training: Selection, judging: Selection | None, temperature: float) -> None:
         self.module: torch.nn.Module = selector.module
@@ -35,7 +35,7 @@ class SelectorObjective:
         return distillation_loss(scores, gains, self._temperature)
 
     def gain(self, index: int) -> float:
-        """See `Objective.gain`: what the answer is worth that is scored highest."""
+        """See `Objective.gain`: the gain of the answer with the highest score."""
         question = self._judging[index]
         return question.answers[int(_scores(self._selector, question).argmax())].gain
 
@@ -54,17 +54,17 @@ def train_selector(
     """Train a selector and write its directory.
 
     Args:
-        selector: untrained, made for the pool of `training`.
+        selector: an untrained selector, made for the pool of `training`.
         out: the directory.
-        training: to learn from.
-        judging: other questions, by which the best epoch is told; None: the last is kept.
+        training: questions to learn from.
+        judging: other questions, which select the best epoch; with None, the last epoch is kept.
         settings: how to train.
-        team: with whom.
-        force: replace what was trained otherwise.
+        team: the processes that train together.
+        force: replace a result that was trained with other settings.
         progress: called after each step.
 
     Raises:
-        SettingsError: both data are of different pools.
+        SettingsError: `judging` belongs to another pool than the selector.
         PersonalizationError: see `train_into`.
         ExportError: `out` can't be written.
     """
@@ -81,10 +81,10 @@ def train_selector(
 
 
 def select(selector: Selector, selection: Selection, progress: Progress) -> list[int]:
-    """The index of the best retriever for each question.
+    """Return the index of the best retriever for each question.
 
     Raises:
-        SettingsError: the selector is of another pool.
+        SettingsError: the selector belongs to another pool.
     """
     check_pool(selector, selection)
     choices = []
@@ -96,10 +96,10 @@ def select(selector: Selector, selection: Selection, progress: Progress) -> list
 
 
 def check_pool(selector: Selector, selection: Selection) -> None:
-    """Check that data are of the pool that a selector is for.
+    """Check that data belong to the selector's pool.
 
     Raises:
-        SettingsError: they are not.
+        SettingsError: the pools differ.
     """
     ours, theirs = selector.card.retrievers, selection.retrievers
     if ours != theirs:

@@ -1,4 +1,4 @@
-"""A retriever selector (RSPG, Salemi et al., 2024): an encoder and a linear head that score what retrievers led to."""
+"""A retriever selector (RSPG, Salemi et al., 2024): an encoder and a linear head that score retrievers' results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from personalization.models.text_encoder import Encoder
 
 _HEAD_NAME = "head.safetensors"
 _MOST_TOKENS = 512
-"""Of a candidate, where the encoder itself sets no limit."""
+"""Maximum number of tokens per candidate if the encoder has no limit."""
 
 
 class ScoringModule(torch.nn.Module):
-    """An encoder with one output: the higher, the better the candidate."""
+    """An encoder with one output; a higher output means a better candidate."""
 
     def __init__(self, pooling: torch.nn.Module, dimension: int) -> None:
-        """Put a head of zeros on an encoder: untrained, all candidates are equal, and the first is taken."""
+        """Add a head of zeros to an encoder: untrained, all candidates are equal, and the first is selected."""
         super().__init__()
         self.pooling = pooling
         self.head = torch.nn.Linear(dimension, 1)
@@ -43,7 +43,7 @@ class Selector:
     """Scores candidates by their prompts, or by prompts and outputs."""
 
     def __init__(self, encoder: Encoder, card: SelectorCard) -> None:
-        """Put an untrained head on an encoder.
+        """Add an untrained head to an encoder.
 
         Raises:
             SettingsError: the encoder takes fewer tokens than the card says.
@@ -60,11 +60,11 @@ class Selector:
     def new(
         cls, path: Path, mode: SelectorMode, retrievers: Sequence[str], max_tokens: int | None, device: str
     ) -> Selector:
-        """An untrained selector on an encoder's directory; `max_tokens` None: as many as the encoder takes.
+        """Create an untrained selector on an encoder; `max_tokens` None means the encoder's maximum.
 
         Raises:
             ExportError: the encoder can't be loaded.
-            SettingsError: it takes fewer tokens.
+            SettingsError: the encoder takes fewer tokens.
         """
         encoder = Encoder.load(path, device)
         return cls(encoder, SelectorCard(mode, tuple(retrievers), max_tokens or encoder.max_tokens or _MOST_TOKENS))
@@ -74,7 +74,7 @@ class Selector:
         """Load a trained selector's directory.
 
         Raises:
-            CogenesisError: it is incomplete or damaged.
+            CogenesisError: the directory is incomplete or damaged.
         """
         card = read_selector_card(path)
         selector = cls(Encoder.load(path, device), card)
@@ -87,10 +87,10 @@ class Selector:
         return selector
 
     def save(self, directory: Path) -> None:
-        """Write a directory that `load` reads.
+        """Write a directory that `load` can read.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the directory can't be written.
         """
         self.encoder.save(directory)
         head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.head.state_dict().items()}
@@ -98,19 +98,19 @@ class Selector:
         (directory / SELECTOR_NAME).write_text(self.card.json(), encoding="utf-8")
 
     def tokens(self, prompt: str, output: str) -> list[int]:
-        """Token ids of a candidate; the output counts after generation only."""
+        """Return a candidate's token ids; the output is included only in the mode that selects after generation."""
         answer = output if self.card.mode is SelectorMode.POST else None
-        # A template may add nothing to an empty text; devices take the same token for it.
+        # A tokenizer may give an empty text no tokens; devices use the same token for it.
         return candidate_tokens(self.tokenizer, prompt, answer, self.card.max_tokens) or [0]
 
     def scores(self, candidates: Sequence[list[int]]) -> torch.Tensor:
-        """Scores of some candidates' token ids, in one pass that gradients flow through: (n,) float32."""
+        """Score some candidates' token ids in one pass with gradients: (n,) float32."""
         scores: torch.Tensor = self.module(**self.encoder.padded(candidates))
         return scores
 
 
 def _plain_tokenizer(tokenizer: Any) -> Tokenizer:
-    """A copy that cuts and pads nothing."""
+    """Return a copy that neither truncates nor pads."""
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()

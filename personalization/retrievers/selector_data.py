@@ -1,4 +1,4 @@
-"""What a retriever selector learns from and is judged by: each question's answers with each retriever of a pool."""
+"""Training and test data of a retriever selector: each question's answers with each retriever of a pool."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Selection:
     """Questions answered with each retriever of a pool.
 
     Attributes:
-        metric: what the gains are of.
-        retrievers: the pool's names, two or more; where scores are equal the first is taken.
+        metric: metric of the gains.
+        retrievers: names of the pool, two or more; among equal scores, the first is selected.
         questions: one or more.
     """
 
@@ -45,12 +45,12 @@ class Selection:
 
     @property
     def gains(self) -> NDArray[np.float64]:
-        """(questions, retrievers) float64: what each answer was worth, higher is better."""
+        """(questions, retrievers) float64: gain of each answer, higher is better."""
         return np.array([[answer.gain for answer in question.answers] for question in self.questions])
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything in it."""
+        """SHA-256 of the full content."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
@@ -59,10 +59,10 @@ class Bounds:
     """Mean gains of choosing without a selector.
 
     Attributes:
-        retrievers: of each retriever alone, by name.
-        best: name of the best of them.
-        random: of a retriever drawn for each question, in expectation.
-        oracle: of the best retriever for each question: no selector can have more.
+        retrievers: mean gain of each retriever alone, by name.
+        best: name of the best retriever.
+        random: expected gain of a random retriever for each question.
+        oracle: mean gain of the best retriever for each question, the maximum for any selector.
     """
 
     retrievers: dict[str, float]
@@ -72,22 +72,22 @@ class Bounds:
 
 
 def bounds(selection: Selection) -> Bounds:
-    """What selectors lie between."""
+    """Compute the gains to compare a selector with."""
     gains = selection.gains
     means = dict(zip(selection.retrievers, gains.mean(axis=0).tolist(), strict=True))
     return Bounds(means, max(means, key=lambda name: means[name]), float(gains.mean()), float(gains.max(axis=1).mean()))
 
 
 def combine(pool: Mapping[str, Path], metric: str | None = None) -> Selection:
-    """Put the feedback on several retrievers together.
+    """Combine the feedback on several retrievers.
 
     Args:
         pool: each retriever's name and its folder of feedback.
-        metric: which value of the feedback; None: the only one there is.
+        metric: the metric to read; None for the only one.
 
     Raises:
-        DataError: a folder is not of the form, or one has other questions than the rest.
-        SettingsError: fewer than two retrievers, or the metric can't be told.
+        DataError: a folder has the wrong format, or other questions than the rest.
+        SettingsError: there are fewer than two retrievers, or the metric is ambiguous or missing.
     """
     if len(pool) < 2:
         raise SettingsError("A pool has two retrievers or more. Give --pool NAME=FOLDER for each.")
@@ -112,10 +112,10 @@ def combine(pool: Mapping[str, Path], metric: str | None = None) -> Selection:
 
 
 def write_selection(selection: Selection, path: Path) -> None:
-    """Write it as one JSON file, at once or not at all.
+    """Write the data as one JSON file, atomically.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file can't be written.
     """
     with whole_file(path) as file:
         json.dump({"format": FORMAT, **asdict(selection)}, file, ensure_ascii=False, indent=1)
@@ -123,10 +123,10 @@ def write_selection(selection: Selection, path: Path) -> None:
 
 
 def read_selection(path: Path) -> Selection:
-    """Read what `write_selection` wrote.
+    """Read a file from `write_selection`.
 
     Raises:
-        DataError: the file is something else, or damaged.
+        DataError: the file is something else or damaged.
     """
     body = read_json(path)
     if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -147,11 +147,11 @@ def read_selection(path: Path) -> Selection:
 
 
 def compare_with_best(selection: Selection, choices: Sequence[int]) -> Comparison:
-    """What choices are worth, and whether that is more or less than the best retriever alone, or chance.
+    """Compare the gains of choices with the best single retriever, and test whether the difference is chance.
 
     Args:
-        selection: what was chosen from.
-        choices: of each question the index of a retriever.
+        selection: the answers to choose from.
+        choices: index of a retriever for each question.
     """
     gains = selection.gains
     selected = gains[np.arange(len(choices)), choices]

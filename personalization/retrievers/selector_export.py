@@ -1,4 +1,4 @@
-"""Turns a trained selector into a directory for devices: a graph, a tokenizer and `selector.json`."""
+"""Exports a trained selector as a directory for devices: a graph, a tokenizer and `selector.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from export.model.hf_source import read_config
 from export.progress import Progress
 from personalization.retrievers.selector import Selector
 
-# What a score may differ from torch's by, as a share of the largest that the head gives to a vector of that length.
+# Allowed difference of a score from torch's, relative to the head's largest output for a vector of that length.
 _TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
 _CANDIDATES = (
     ("The capital of France is Paris.", "Paris"),
@@ -32,8 +32,8 @@ class ExportedSelector:
 
     Attributes:
         path: its directory.
-        size: bytes of all files.
-        difference: largest difference of a score to torch's, as a share of what the head can give.
+        size: size of all files in bytes.
+        difference: largest difference of a score from torch's, relative to the head's largest possible output.
     """
 
     path: Path
@@ -47,11 +47,11 @@ def export_selector(
     """Export a selector and check it against torch.
 
     Args:
-        directory: by `cogenesis rspg train`, on a BERT, RoBERTa or DistilBERT.
-        out: the directory to make.
-        scheme: "fp32" is exact; "int8" stores weights with 8 bits, a quarter of the size.
-        force: replace a selector for devices that is already there.
-        progress: called with what is being done.
+        directory: output of `cogenesis rspg train`, based on a BERT, RoBERTa or DistilBERT.
+        out: directory to create.
+        scheme: "fp32" is exact; "int8" stores weights in 8 bits, a quarter of the size.
+        force: replace an existing exported selector.
+        progress: called with the current step.
 
     Raises:
         CogenesisError: the selector is damaged, its encoder is not supported or differs from torch, or `out` can't be
@@ -74,10 +74,10 @@ def export_selector(
 
 
 def _difference(selector: Selector, graph: TextGraph, scheme: EncoderScheme) -> float:
-    """The largest difference of a score.
+    """Return the largest relative difference of a score from torch's.
 
     Raises:
-        ConformanceError: it is more than rounding explains.
+        ConformanceError: the difference exceeds rounding errors.
     """
     tokens = [selector.tokens(prompt, output) for prompt, output in _CANDIDATES]
     with torch.inference_mode():

@@ -1,1 +1,1 @@
-"""Fine-tuning that resumes."""
+"""Fine-tunes models; an interrupted run can be resumed."""

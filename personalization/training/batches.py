@@ -1,4 +1,4 @@
-"""Which examples an optimizer step takes, and which of them go through the model together."""
+"""Selects the examples of each optimizer step, and groups examples into passes or packs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from personalization.models.examples import Example
 
 
 def steps_of_epoch(count: int, batch: int, order: random.Random) -> Iterator[list[int]]:
-    """Indices of the examples of each optimizer step of one pass over them, shuffled; the last step may be smaller."""
+    """Yield the example indices of each optimizer step of one shuffled epoch; the last step may be smaller."""
     shuffled = order.sample(range(count), count)
     for start in range(0, count, batch):
         yield shuffled[start : start + batch]
 
 
 def passes_of(examples: Sequence[Example], most_tokens: int) -> list[list[Example]]:
-    """Put examples of about the same length together, so that little is padding.
+    """Group examples of similar length into passes, to reduce padding.
 
     Args:
-        examples: any.
-        most_tokens: of a pass, padding included; an example that is longer goes alone.
+        examples: any number of examples.
+        most_tokens: maximum number of tokens in a pass, with padding; a longer example gets its own pass.
     """
     passes: list[list[Example]] = []
     for example in sorted(examples, key=lambda example: (example.length, example.prompt, example.answer)):
-        # Sorted, so that this one is the longest of its pass.
+        # The order is ascending, so this example is the longest of its pass.
         if passes and example.length * (len(passes[-1]) + 1) <= most_tokens:
             passes[-1].append(example)
         else:
@@ -34,11 +34,11 @@ def passes_of(examples: Sequence[Example], most_tokens: int) -> list[list[Exampl
 
 
 def packs_of(examples: Sequence[Example], most_tokens: int) -> list[list[Example]]:
-    """Put examples together so that few tokens of a pack stay free: the longest first, each where it first fits.
+    """Pack examples tightly by first-fit decreasing: longest first, each into the first pack with room.
 
     Args:
-        examples: any.
-        most_tokens: of a pack; an example that is longer has one of its own.
+        examples: any number of examples.
+        most_tokens: maximum number of tokens in a pack; a longer example gets its own pack.
     """
     packs: list[list[Example]] = []
     filled: list[int] = []
@@ -54,13 +54,13 @@ def packs_of(examples: Sequence[Example], most_tokens: int) -> list[list[Example
 
 
 def rate_factor(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """What the highest learning rate is multiplied by in a step.
+    """Return the factor on the highest learning rate in a step.
 
     Args:
         schedule: "constant", "linear" or "cosine".
-        step: from 0.
-        steps: in all.
-        warmup: share of them in which the rate rises.
+        step: number of the step, from 0.
+        steps: total number of steps.
+        warmup: share of the steps in which the rate rises.
 
     Returns:
         Above 0 in every step, 1 in the last step of the warm-up and the one after it.

@@ -1,4 +1,4 @@
-"""Draws how a training's loss fell, as SVG."""
+"""Plots the loss curves of a training as SVG."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from personalization.training.fine_tuning import TuningReport
 
 
 def draw_curves(path: Path, report: TuningReport, what: str, held_out: Sequence[float]) -> None:
-    """Draw the loss of each step, its mean over some steps, and the loss on what judges; the same numbers, same bytes.
+    """Draw each step's loss, its moving average, and the held-out loss; the same numbers give the same bytes.
 
     Args:
-        path: of the file, which is replaced.
-        report: of the training.
-        what: the loss is, in nats.
-        held_out: negative log-likelihood of what judges, nats a token, before the first epoch and after each; none for
-            no such curve.
+        path: path of the file, which is replaced.
+        report: report of the training.
+        what: name of the loss, in nats.
+        held_out: held-out negative log-likelihood, nats per token, before the first epoch and after each; empty for no
+            such curve.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file can't be written.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def draw_curves(path: Path, report: TuningReport, what: str, held_out: Sequence[
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a twentieth of all values around each; fewer at both ends."""
+    """Moving average over a twentieth of all values around each value; over fewer at both ends."""
     reach = len(values) // 40
     windows = (values[max(0, index - reach) : index + reach + 1] for index in range(len(values)))
     return [sum(window) / len(window) for window in windows]

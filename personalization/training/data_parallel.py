@@ -1,4 +1,4 @@
-"""Several processes that train one model together, started by `accelerate launch` or `torchrun`; or one alone."""
+"""Coordinates the processes that train one model, started by `accelerate launch` or `torchrun`; one is enough."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from accelerate.utils import reduce
 
 
 class Team:
-    """The processes of this run, as this one of them sees it."""
+    """The processes of this run, from the view of this process."""
 
     def __init__(self, *, cpu: bool) -> None:
-        """Find the others, if there are any, and this process's device.
+        """Find the other processes, if any, and this process's device.
 
         Args:
-            cpu: stay on the processor where there is a GPU.
+            cpu: use the CPU even if there is a GPU.
         """
         self._state = PartialState(cpu=cpu)
         self.rank: int = self._state.process_index
@@ -23,14 +23,14 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what all of them made."""
+        """Whether this process writes the common result."""
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of all processes' tensors of the same shape, the same in each of them."""
+        """Sum all processes' tensors of the same shape; every process gets the sum."""
         summed: torch.Tensor = reduce(values, reduction="sum") if self.size > 1 else values
         return summed
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have reached this point."""
         self._state.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Trains an encoder on an objective, in one process or several; a run that was killed goes on to the same bits."""
+"""Trains a module on an objective, in one process or several; a killed run is resumed and gives the same bits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from personalization.training.settings import TuningSettings
 
 
 class Objective(Protocol):
-    """What a module is trained for, and what tells how good it is.
+    """The loss that a module is trained on, and the gain that judges it.
 
     Attributes:
-        module: with the parameters that are trained.
-        count: examples to train on.
-        held_out: examples to judge by, 0 for none.
+        module: the module with the trained parameters.
+        count: number of training examples.
+        held_out: number of judging examples, 0 for none.
     """
 
     module: torch.nn.Module
@@ -34,10 +34,10 @@ class Objective(Protocol):
     held_out: int
 
     def loss(self, index: int, draw: random.Random) -> torch.Tensor:
-        """() loss on an example to train on; what is drawn depends on `draw` alone."""
+        """() loss on a training example; randomness depends only on `draw`."""
 
     def gain(self, index: int) -> float:
-        """What the module's choice for an example to judge by is worth; higher is better."""
+        """Gain of the module's choice for a judging example; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class TuningReport:
     """How a training went.
 
     Attributes:
-        steps: optimizer steps.
+        steps: number of optimizer steps.
         losses: mean loss of each epoch.
-        gains: mean gain on what judges, before the first epoch and after each; empty where nothing judges.
-        kept_epoch: after which epoch the module is kept: the last, or where something judges the first with the highest
-            gain; 0 is the module as it was.
+        gains: mean gain on the judging examples, before the first epoch and after each; empty without judging examples.
+        kept_epoch: epoch after which the module is kept: the last or, with judging examples, the first with the highest
+            gain; 0 is the initial module.
         step_losses: mean loss of each step.
     """
 
@@ -73,25 +73,25 @@ def fine_tune(
 ) -> TuningReport:
     """Train the objective's module in place, with AdamW.
 
-    Every random choice follows from the seed, the epoch and the example. So an interrupted run that is started again
-    gives the same bits, and another number of processes others only by the rounding of sums.
+    Every random choice depends only on the seed, the epoch and the example. So a resumed run gives the same bits, and
+    another number of processes changes only the rounding of sums.
 
     Args:
-        objective: what for.
-        settings: how.
-        team: with whom.
-        state_file: where the run is saved now and then; removing it is the caller's part, once the module is safe.
-        identity: of all that the result depends on.
-        force: begin anew where the state file is of another run.
+        objective: what to train.
+        settings: how to train.
+        team: the processes that train together.
+        state_file: file for checkpoints of the run. The caller removes it when the module is saved.
+        identity: digest of everything that the result depends on.
+        force: start over if the state file belongs to another run.
         progress: called after each step.
-        start: called first, unless an earlier run is gone on with; it may set the module's weights.
+        start: called first, unless an earlier run is resumed; it may set the module's weights.
 
     Raises:
-        SettingsError: the state file is of another run, and `force` is not set.
-        TrainingError: a gradient is no finite number, or the state file is damaged.
+        SettingsError: the state file belongs to another run, and `force` is not set.
+        TrainingError: a gradient is not finite, or the state file is damaged.
         WriteError: the state can't be saved.
     """
-    # Of CUDA's matrix products; read when they are first made.
+    # Makes CUDA's matrix products deterministic; read at the first of them.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(settings.threads)
     before = torch.are_deterministic_algorithms_enabled()
@@ -107,7 +107,7 @@ def fine_tune(
 
 
 class _Run:
-    """A training and where it stands."""
+    """A training and its current state."""
 
     def __init__(
         self,
@@ -131,13 +131,13 @@ class _Run:
         self._best: dict[str, torch.Tensor] = {}
 
     def resume(self, force: bool) -> bool:
-        """Go on where an earlier run was, and tell whether there was one."""
+        """Resume an earlier run; return whether there was one."""
         if not self._file.exists():
             return False
         try:
             state: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
             same = bool(state["identity"] == self._identity)
-        except Exception as error:  # torch's reader raises whatever its many parts do
+        except Exception as error:  # torch's reader raises many types
             if force:
                 return False
             raise TrainingError(
@@ -187,9 +187,9 @@ class _Run:
             yield from steps[made if epoch == first else 0 :]
 
     def _advance(self, indices: list[int], epoch: int, total: int) -> None:
-        """One optimizer step; each process takes its share of the examples."""
+        """Do one optimizer step; each process takes its share of the examples."""
         self._objective.module.train()
-        # Zeros and not None: a process without an example takes part in the sum like others.
+        # Zeros instead of None: a process without an example takes part in the sum like the others.
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
         loss_sum = torch.zeros((), device=self._team.device)
@@ -213,8 +213,8 @@ class _Run:
         self._optimizer.step()
 
     def _sum_gradients(self) -> None:
-        # By hand and all at once: an example is a pass of its own, and of a small step a process may have none, which
-        # torch's DistributedDataParallel waits for in vain.
+        # One sum by hand: each example has its own pass, and in a small step a process may have none. torch's
+        # DistributedDataParallel would wait forever for that process.
         if self._team.size == 1:
             return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
@@ -222,12 +222,12 @@ class _Run:
         torch.nn.utils.vector_to_parameters(summed, gradients)
 
     def _judge(self) -> None:
-        """Take the mean gain, and keep the module if it is the highest so far."""
+        """Measure the mean gain, and keep a copy of the module if it is the highest so far."""
         self._objective.module.eval()
         share = range(self._team.rank, self._objective.held_out, self._team.size)
         with torch.inference_mode():
             gain = sum(self._objective.gain(index) for index in share)
-        # float32 is what all devices can sum.
+        # float32, because all devices can sum it.
         mean = float(self._team.total(torch.tensor(gain, device=self._team.device))) / self._objective.held_out
         if not self._gains or mean > max(self._gains):
             state = self._objective.module.state_dict()
@@ -256,6 +256,6 @@ class _Run:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self._file)
-        except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        except (OSError, RuntimeError) as error:  # torch's writer also raises RuntimeError
             partial.unlink(missing_ok=True)
             raise write_error(error if isinstance(error, OSError) else OSError(str(error)), self._file) from None

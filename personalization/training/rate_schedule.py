@@ -1,4 +1,4 @@
-"""How a learning rate falls."""
+"""Names the schedules of a learning rate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from personalization.errors import SettingsError
 
 
 class RateSchedule(StrEnum):
-    """How the learning rate falls after the warm-up: not at all, in a line to zero, or along half a cosine to zero."""
+    """How the learning rate falls after the warm-up: not at all, linearly to zero, or along half a cosine to zero."""
 
     CONSTANT = "constant"
     LINEAR = "linear"
@@ -16,10 +16,10 @@ class RateSchedule(StrEnum):
 
 
 def parse_rate_schedule(name: RateSchedule | str) -> RateSchedule:
-    """The schedule of a name.
+    """Return the schedule with this name.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no such schedule.
     """
     try:
         return RateSchedule(name)

@@ -1,4 +1,4 @@
-"""A trained model's directory: made once, and left alone by a run that would make the same."""
+"""Writes a trained model's directory once; a run with the same inputs reuses it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Trained:
 
     Attributes:
         path: its directory.
-        report: how the training went.
-        kept: it was there already.
+        report: report of the training.
+        kept: whether it existed already.
     """
 
     path: Path
@@ -54,22 +54,22 @@ def train_into(
 ) -> Trained:
     """Train a module and write it, unless it was written before.
 
-    What an interrupted run leaves is in `.OUT.training` beside `out`, and is gone on with.
+    An interrupted run leaves its state in `.OUT.training` beside `out`, and is resumed from there.
 
     Args:
-        out: the directory; it appears complete or not at all.
-        objective: what for.
-        settings: how.
-        team: with whom.
-        origin: what else the result depends on, as JSON.
+        out: the directory, written atomically.
+        objective: what to train.
+        settings: how to train.
+        team: the processes that train together.
+        origin: everything else that the result depends on, as JSON.
         save: writes the module into a directory.
-        force: replace what was trained otherwise, and begin anew where an unfinished run was another.
+        force: replace a result that was trained with other settings, and start over if an unfinished run differs.
         progress: called after each step.
-        start: see `fine_tune`; what it does follows from `origin` and the module.
+        start: see `fine_tune`; its effect depends only on `origin` and the module.
 
     Raises:
-        WriteError: something else is in the place of `out`, or it can't be written.
-        SettingsError: an unfinished run was another, and `force` is not set.
+        WriteError: `out` has other content or can't be written.
+        SettingsError: an unfinished run has other settings, and `force` is not set.
         TrainingError: see `fine_tune`.
     """
     described = {"settings": settings.document(), **origin}
@@ -98,12 +98,12 @@ def train_into(
 
 
 def save_model(model: Any, source: Path, directory: Path) -> None:
-    """Write a language model as a directory that transformers loads, with the tokenizer of the one it came from.
+    """Write a language model as a directory that transformers can load, with the tokenizer of its source.
 
     Args:
-        model: of transformers.
-        source: directory that it came from.
-        directory: where to.
+        model: the transformers model.
+        source: directory that the model was loaded from.
+        directory: directory to write to.
     """
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(directory)
@@ -112,7 +112,7 @@ def save_model(model: Any, source: Path, directory: Path) -> None:
 
 
 def weights_sha256(module: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all weights, in lower-case hex."""
+    """SHA-256 over names, dtypes, shapes and values of all weights, in lower-case hex."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
@@ -121,7 +121,7 @@ def weights_sha256(module: torch.nn.Module) -> str:
 
 
 def _card(directory: Path) -> dict[str, Any] | None:
-    """What is noted of a training in its directory; None where nothing is, or nothing readable."""
+    """Return the training card in a directory; None if there is none or it can't be read."""
     try:
         body = json.loads((directory / CARD_NAME).read_bytes())
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""Users' data: reading, splitting, holding out."""
+"""Reads and splits users' data, and holds some of it out."""

@@ -1,4 +1,4 @@
-"""Reads CoGenesis' structured records: a user's past texts become tasks and answers, the conversation a question."""
+"""Reads CoGenesis' structured records: past texts become tasks and answers, the conversation becomes a question."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def read_records(path: Path) -> UserFile:
     Args:
         path: `[{"tid", "conversations": [{"value": task}, {"value": answer}], "profile": [{"title", "text"}],
             "additional_profile"?, "user_id"?}]`. A user is a `user_id`, or else the first two parts of
-            `tid` (`portrait_user_task`). The published records give several people the same two parts: where profiles
-            under them have different names, each person is a user by the whole `tid` of their first record.
+            `tid` (`portrait_user_task`). In the published records, several people share the same two parts. If profiles
+            under the same parts have different names, each person's id is the full `tid` of their first record.
 
     Raises:
-        DataError: the file is not of this form.
+        DataError: the file has another format.
     """
     body = read_json(path)
     if not isinstance(body, list):

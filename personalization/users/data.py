@@ -1,4 +1,4 @@
-"""What is known of a user for learning: pairs of a task and the user's own answer, and who they are."""
+"""A user's data for learning: pairs of a task and the user's own answer, and a profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_runtime.context import HistoryItem, PrivateContext
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A task as a user would put it, and what this user answered."""
+    """A task in a user's words, and this user's answer."""
 
     task: str = field(repr=False)
     answer: str = field(repr=False)
@@ -24,10 +24,10 @@ class UserData:
 
     Attributes:
         user: id; any text.
-        task: what kind of task it is, "LaMP-5" or "CoGenesis".
-        pairs: tasks and answers, no two the same, in the order of the file.
-        profile: who the user is; "" where that is unknown.
-        skipped: items of the file that make no pair because a text is empty.
+        task: name of the task, such as "LaMP-5" or "CoGenesis".
+        pairs: distinct tasks and answers, in the order of the file.
+        profile: description of the user; "" if unknown.
+        skipped: number of items in the file that give no pair because a text is empty.
     """
 
     user: str
@@ -45,7 +45,7 @@ class UserData:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A user whose data can't be used, and why, in a sentence."""
+    """A user whose data can't be used, and the reason in a sentence."""
 
     user: str
     reason: str
@@ -53,12 +53,12 @@ class Unusable:
 
 @dataclass(frozen=True, slots=True)
 class UserFile:
-    """What a file says of its users, each once, in the order in which they appear.
+    """A file's users, each once, in order of first appearance.
 
     Attributes:
-        users: those that can be trained.
-        unusable: those that can't.
-        questions: user to pairs that are for evaluation alone; none of them is among the user's `pairs`.
+        users: users that can be trained.
+        unusable: users that can't be trained.
+        questions: pairs by user, for evaluation only; none of them is among the user's `pairs`.
     """
 
     users: tuple[UserData, ...]
@@ -67,16 +67,16 @@ class UserFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Ids of all, those that can be trained first."""
+        """Ids of all users, trainable ones first."""
         return (*(user.user for user in self.users), *(user.user for user in self.unusable))
 
 
 def context_of(profile: str, pairs: Sequence[Pair]) -> PrivateContext:
-    """Profile and past texts as the edge runtime takes them: a text's title is the task that it was written for."""
+    """Convert profile and past texts to the edge runtime's form: a text's title is the task that it answers."""
     return PrivateContext(profile, tuple(HistoryItem(pair.task, pair.answer) for pair in pairs))
 
 
 def user_seed(seed: int, user: str) -> int:
-    """A seed for one user, of 63 bits: the same wherever, whenever and beside whomever the user is trained."""
+    """Return a 63-bit seed for one user, independent of machine, time and other users."""
     digest = hashlib.sha256(f"{seed}\0{user}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -1,4 +1,4 @@
-"""Collects the entries of a file by user: one that is damaged makes its user unusable, and no other."""
+"""Groups the entries of a file by user; a damaged entry makes only its own user unusable."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from personalization.users.data import Pair, Unusable, UserData, UserFile
 
 
 class UserEntry:
-    """What one entry of a file (a question, a record) tells of its user."""
+    """The data about a user in one entry of a file (a question, a record)."""
 
     __slots__ = ("items", "pairs", "profile", "questions")
 
     def __init__(self, pairs: Sequence[Pair | None], questions: Sequence[Pair], profile: str = "") -> None:
-        """Hold an entry's parts.
+        """Store an entry's parts.
 
         Args:
-            pairs: one for each item of the profile; None where the item makes no pair because a text is empty.
-            questions: for evaluation alone.
-            profile: who the user is.
+            pairs: one per item of the profile; None if the item gives no pair because a text is empty.
+            questions: pairs for evaluation only.
+            profile: description of the user.
         """
         self.items = len(pairs)
         self.pairs = [pair for pair in pairs if pair is not None]
@@ -28,15 +28,15 @@ class UserEntry:
 
 
 def group_users(task: str, entries: Iterable[tuple[str, Callable[[], UserEntry]]]) -> UserFile:
-    """Merge entries of the same user.
+    """Merge the entries of each user.
 
     Args:
-        task: what kind of task it is.
-        entries: user and a function that reads the entry, or raises a `DataError` with what is wrong.
+        task: name of the task.
+        entries: user and a function that reads the entry, or raises a `DataError` that says what is wrong.
 
     Returns:
-        Users in the order of their first entry. Pairs that come again are left out, and so are those that share task or
-        answer with a question of the same user. Of several profiles the last one counts.
+        Users in the order of their first entry. Duplicate pairs are dropped, and so are pairs that share task or answer
+        with a question of the same user. If there are several profiles, the last one counts.
     """
     found: dict[str, list[UserEntry]] = {}
     problems: dict[str, str] = {}

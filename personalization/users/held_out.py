@@ -1,4 +1,4 @@
-"""Splits a user's items into those to train on and those that tell when to stop."""
+"""Splits a user's items into training items and held-out items for early stopping."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from personalization.users.data import Pair
 
 FEWEST_ITEMS = 10
-"""With fewer items than this none is held out: every text is worth more in training than as a noisy judge."""
+"""With fewer items, none is held out: a text helps more in training than as a noisy judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A user's pairs: `training` is learnt from, `held_out` never."""
+    """A user's pairs: `training` is for training, `held_out` never."""
 
     training: tuple[Pair, ...]
     held_out: tuple[Pair, ...]
@@ -25,12 +25,12 @@ def split_pairs(pairs: Sequence[Pair], share: float, seed: int) -> Split:
     """Hold some pairs out.
 
     Args:
-        pairs: all of a user's.
-        share: of them to hold out, rounded up to whole pairs; at least one is left for training.
-        seed: which ones.
+        pairs: all pairs of a user.
+        share: share to hold out, rounded up to whole pairs; at least one pair stays for training.
+        seed: determines which ones.
 
     Returns:
-        All for training where there are fewer than `FEWEST_ITEMS` or the share is 0.
+        The split; all pairs are for training if there are fewer than `FEWEST_ITEMS` or the share is 0.
     """
     if share <= 0 or len(pairs) < FEWEST_ITEMS:
         return Split(tuple(pairs), ())

@@ -1,4 +1,4 @@
-"""Parts of users by share."""
+"""Divides users into parts by share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from personalization.errors import SettingsError
 
 
 def parts_by_share(count: int, shares: Mapping[str, float]) -> list[str]:
-    """The part of each of so many, in order; every beginning of the parts has its share, rounded."""
+    """Return the part of each of `count` items, in order; cumulative shares are rounded."""
     total = sum(shares.values())
     ends = [round(count * reached / total) for reached in accumulate(shares.values())]
     starts = [0, *ends[:-1]]
@@ -17,10 +17,10 @@ def parts_by_share(count: int, shares: Mapping[str, float]) -> list[str]:
 
 
 def shares_of(parts: list[str]) -> dict[str, float]:
-    """Shares by part.
+    """Parse texts such as "train=0.8" into shares by part.
 
     Raises:
-        SettingsError: one is not of the form, or there are fewer than two.
+        SettingsError: a text has another form, or there are fewer than two.
     """
     shares: dict[str, float] = {}
     for part in parts:

@@ -1,4 +1,4 @@
-"""Trains the compact combiner (see `edge_runtime.fusion.combiner`) on a log-prob file: minutes on one core."""
+"""Trains the compact combiner (see `edge_runtime.fusion.combiner`) on a log-prob file; one core needs minutes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from personalization.collab.combiner.schedule_training import train_schedule
 from personalization.collab.combiner.settings import CombinerSettings
 from personalization.collab.logprobs.file import LogProbs
 
-# An expert begins as one of these: both models' product, the edge, the cloud.
+# Initial weights of the experts: the product of both models, the edge, the cloud.
 _BEGINNINGS = ((0.5, 0.5), (1.0, 0.0), (0.0, 1.0))
 _NOWHERE = -1e30
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CombinerData:
-    """Rows as tensors, float32; candidates are padded to `most`, the rest is each row's last that is not padding.
+    """Rows as float32 tensors; candidates are padded to `most`, and a row's last real candidate is the rest.
 
     Attributes:
         features: (n, inputs).
-        alone: (n, SCHEDULE_FEATURES), what the edge tells alone.
+        alone: (n, SCHEDULE_FEATURES), the features from the edge alone.
         tokens: (n, TOKEN_FEATURES, most).
         padding: (n, most) bool.
         target: (n,) int64.
@@ -64,20 +64,20 @@ class CombinerData:
 
     @property
     def size(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self.target.shape[0])
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedCombiner:
-    """A combiner, and how its training went; all in nats a row.
+    """A combiner and how its training went; all values in nats per row.
 
     Attributes:
         combiner: the mean of the members.
-        calibrated: mean NLL of the judging rows where every row is fused alike, as well as that can be.
-        curves: of each member, mean NLL of the training rows and of the judging rows, an epoch each.
-        best: of each member, the epoch that was kept.
-        asked: share of the judging rows at which the learned schedule asks.
+        calibrated: mean NLL of the judging rows with the best single set of weights for all rows.
+        curves: per member, the mean NLL of the training rows and of the judging rows, one entry per epoch.
+        best: per member, the epoch that was kept.
+        asked: share of the judging rows at which the learned schedule asks the cloud.
     """
 
     combiner: Combiner
@@ -90,19 +90,19 @@ class TrainedCombiner:
 def train_compact(
     training: LogProbs, judging: LogProbs, settings: CombinerSettings, progress: Callable[[str, int, int], None]
 ) -> TrainedCombiner:
-    """Train on some users, keep what serves others best.
+    """Train on some users and keep the epoch that works best for others.
 
-    First one set of weights for all rows is found (calibration); from there on networks learn what a row's features
-    change about it. Each of the few members begins anew and reads the rows in another order: their mean errs less.
+    Calibration first finds one set of weights for all rows. Networks then learn how a row's features change these
+    weights. Each member starts from other initial weights and reads the rows in another order: the mean errs less.
 
     Args:
         training: rows to learn from.
-        judging: rows of other users, which tell the best epoch and the schedule's threshold.
-        settings: how.
+        judging: rows of other users, which select the best epoch and the schedule's threshold.
+        settings: how to train.
         progress: see `export.progress`.
 
     Raises:
-        DataError: a file lacks what the combiner reads.
+        DataError: a file lacks data that the combiner needs.
     """
     torch.set_num_threads(settings.threads)
     data = CombinerData.of(training, without=settings.without)
@@ -140,7 +140,7 @@ def train_compact(
 
 
 def _calibrated(data: CombinerData) -> torch.Tensor:
-    """The outputs that serve all rows best where every row gets the same: (OUTPUTS,)."""
+    """Return the best outputs when all rows share the same ones: (OUTPUTS,)."""
     outputs = torch.zeros(OUTPUTS)
     outputs[EXPERTS:].view(EXPERTS, TOKEN_FEATURES)[:, :2] = torch.tensor(_BEGINNINGS)
     outputs.requires_grad_(True)
@@ -148,7 +148,7 @@ def _calibrated(data: CombinerData) -> torch.Tensor:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        # A little towards the middle: what the rows don't tell stays small.
+        # A little shrinkage: outputs that the rows don't determine stay small.
         loss = _fused_nll(outputs.expand(data.size, -1), data, slice(None)).mean() + 1e-4 * outputs.square().sum()
         loss.backward()
         return loss
@@ -158,7 +158,7 @@ def _calibrated(data: CombinerData) -> torch.Tensor:
 
 
 def _mixed(outputs: torch.Tensor, data: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
-    """What `Candidates.mix` computes, of many rows' (n, OUTPUTS): (n, most) log-probs, padding far below all."""
+    """Compute `Candidates.mix` for many rows from (n, OUTPUTS): (n, most) log-probs, padding far below all others."""
     tokens, padding = data.tokens[chosen], data.padding[chosen]
     scores = outputs[:, EXPERTS:].reshape(-1, EXPERTS, TOKEN_FEATURES) @ tokens
     experts = scores.masked_fill(padding[:, None], _NOWHERE).log_softmax(-1)
@@ -168,15 +168,15 @@ def _mixed(outputs: torch.Tensor, data: CombinerData, chosen: torch.Tensor | sli
 
 
 def _fused_nll(outputs: torch.Tensor, data: CombinerData, chosen: torch.Tensor | slice) -> torch.Tensor:
-    """Of the rows' reference tokens: (n,) nats."""
+    """Fused NLL of the rows' reference tokens: (n,) nats."""
     fused = _mixed(outputs, data, chosen).gather(1, data.target[chosen][:, None])[:, 0]
     return -(fused + data.offset[chosen])
 
 
 def _worth(outputs: torch.Tensor, data: CombinerData) -> torch.Tensor:
-    """What fusion gains over the edge alone, if tokens come as it says: KL(fused || edge), (n,) nats.
+    """Expected gain of fusion over the edge if tokens follow the fused distribution: KL(fused || edge), (n,) nats.
 
-    It has the same mean as the gain at the reference tokens where fusion is calibrated, and far less noise.
+    Where fusion is calibrated, it has the same mean as the gain at the reference tokens, with far less noise.
     """
     fused = _mixed(outputs, data, slice(None))
     difference = (fused - data.tokens[:, 0]).masked_fill(data.padding, 0.0)

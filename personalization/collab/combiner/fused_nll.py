@@ -1,4 +1,4 @@
-"""Negative log-likelihood of reference answers under any fusion, exactly, from a log-prob file alone."""
+"""Computes the exact negative log-likelihood of reference answers under any fusion, from a log-prob file alone."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Row = NDArray[np.float64]
 
 
 def fused_nll(rows: LogProbs, fusion: Fusion, schedule: Schedule | LearnedSchedule | None = None) -> Row:
-    """What `fuse` gives the reference's tokens, and the edge alone where the cloud is not asked.
+    """Return the NLL of the reference's tokens under `fuse`, or under the edge alone where the cloud is not asked.
 
     Args:
-        rows: of edge and cloud.
-        fusion: strategy and weight; delta steering's is one of `STEERING`, learned fusion has its combiner.
+        rows: log-probs of edge and cloud.
+        fusion: strategy and weight; delta steering needs a weight from `STEERING`, learned fusion a combiner.
         schedule: where the cloud is asked; None for everywhere.
 
     Returns:
         (n,) float64, nats: minus the fused log-prob of each row's reference token.
 
     Raises:
-        DataError: delta steering, or the combiner, needs the edge's rows without context, and the file has none.
-        SettingsError: delta steering with a weight that the file has no sums for, or a combiner is missing.
+        DataError: delta steering or the combiner needs the edge's rows without context, and the file has none.
+        SettingsError: the file has no sums for this weight of delta steering, or a combiner is missing.
     """
     fused = _everywhere(rows, fusion)
     return fused if schedule is None else np.where(asks(rows, schedule), fused, rows.edge_nll)
 
 
 def asks(rows: LogProbs, schedule: Schedule | LearnedSchedule) -> NDArray[np.bool_]:
-    """At which rows the cloud is asked: (n,) bool.
+    """Return the rows at which the cloud is asked: (n,) bool.
 
     Raises:
         SettingsError: a learned schedule has no combiner.
@@ -86,7 +86,7 @@ def _steered_nll(rows: LogProbs, weight: float) -> Row:
 
 
 def _nll(rows: LogProbs, kept: Row, rest: Row) -> Row:
-    """Normalise: `kept` (m,) are log-weights of the kept tokens, `rest` (n,) logs of the sums over all others."""
+    """Normalise: `kept` (m,) are log-weights of the kept tokens, `rest` (n,) log-sums over all others."""
     most = np.maximum(np.maximum.reduceat(kept, rows.starts), rest)
     weights = np.add.reduceat(np.exp(kept - most[rows.row_of]), rows.starts) + np.exp(rest - most)
     total: Row = most + np.log(weights) - kept[rows.target_at]

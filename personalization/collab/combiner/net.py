@@ -1,4 +1,4 @@
-"""The small networks of a combiner, and how each is fitted."""
+"""Defines the small networks of a combiner and fits them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edge_runtime.fusion.combiner import Layer, Vector
 from personalization.collab.combiner.settings import CombinerSettings
 
 Curve: TypeAlias = tuple[tuple[float, float], ...]
-"""Mean loss of the training rows and of the judging rows, an epoch each."""
+"""Mean loss of the training rows and of the judging rows, one entry per epoch."""
 
 
 class CombinerNet(nn.Module):
-    """Standardised features, maybe fewer of them, through one hidden layer of tanh.
+    """A network on standardised features, optionally projected to fewer, with one hidden tanh layer.
 
-    In the beginning it says the same of every row.
+    Initially it gives the same output for every row.
     """
 
     mean: torch.Tensor
@@ -32,14 +32,15 @@ class CombinerNet(nn.Module):
         directions: torch.Tensor | None = None,
         dropout: float = 0.0,
     ) -> None:
-        """Make one.
+        """Create a network.
 
         Args:
-            inputs: (n, features) of the training rows, by which they are standardised.
+            inputs: (n, features) of the training rows; they define the standardisation.
             hidden: width of the hidden layer.
-            begin: (outputs,) what it says in the beginning.
-            directions: (features, fewer) of the standardised features, what the hidden layer sees; None for all.
-            dropout: share of what it sees that is hidden from it in training.
+            begin: (outputs,) the initial output.
+            directions: (features, fewer) projection of the standardised features for the hidden layer; None for all
+                features.
+            dropout: dropout on the hidden layer's inputs.
         """
         super().__init__()
         scale = inputs.std(0).clamp(min=1e-3)
@@ -53,15 +54,15 @@ class CombinerNet(nn.Module):
             self.out.bias.copy_(begin)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Of (n, features): (n, outputs)."""
+        """Map (n, features) to (n, outputs)."""
         result: torch.Tensor = self.out(torch.tanh(self.hidden(self.dropout((x - self.mean) @ self.basis))))
         return result
 
 
 def principal_directions(inputs: torch.Tensor, count: int) -> torch.Tensor:
-    """The directions in which standardised features differ most, each scaled to a deviation of 1: (features, count).
+    """Return the principal directions of the standardised features, scaled to unit deviation: (features, count).
 
-    There are fewer where features or rows are.
+    There are fewer than `count` if there are fewer features or rows.
     """
     whole = (inputs - inputs.mean(0)) / inputs.std(0).clamp(min=1e-3)
     _, spread, directions = torch.linalg.svd(whole.double(), full_matrices=False)
@@ -71,7 +72,7 @@ def principal_directions(inputs: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def mean_of(nets: Sequence[CombinerNet]) -> tuple[Layer, Layer]:
-    """The mean of several nets, which is one wider net, for numpy; what comes before the layers is in the first."""
+    """Return the mean of several nets as one wider net for numpy; the first layer includes the standardisation."""
     first = torch.cat([net.basis.double() @ net.hidden.weight.double().T for net in nets], 1)
     begun = torch.cat([net.hidden.bias for net in nets]).double() - nets[0].mean.double() @ first
     second = torch.cat([net.out.weight for net in nets], 1).double().T / len(nets)
@@ -80,28 +81,28 @@ def mean_of(nets: Sequence[CombinerNet]) -> tuple[Layer, Layer]:
 
 
 def _as_stored(tensor: torch.Tensor) -> Vector:
-    """As the file will give it back."""
+    """Round to the precision of the stored file."""
     values: Vector = tensor.detach().float().double().numpy()
     return values
 
 
 Loss: TypeAlias = Callable[[CombinerNet, bool, torch.Tensor | slice], torch.Tensor]
-"""Of a net, by the training rows (True) or the judging rows, of some of them: (chosen,)."""
+"""Loss per row, (chosen,): takes a net, whether to use the training or the judging rows, and which of them."""
 
 
 def fit(
     net: CombinerNet, loss: Loss, rows: int, settings: CombinerSettings, member: int, *, epochs: int, decay: float
 ) -> tuple[Curve, int]:
-    """Adam with a cosine; in the end the net is what it was after the epoch that served the judging rows best.
+    """Fit with AdamW and a cosine schedule; the net ends with the weights of the epoch best on the judging rows.
 
     Args:
-        net: to be fitted.
-        loss: what is made small.
-        rows: how many training rows there are.
+        net: network to fit.
+        loss: loss to minimise.
+        rows: number of training rows.
         settings: batch, rate, patience and seed.
-        member: of several; each reads the rows in another order.
-        epochs: at most.
-        decay: of the weights.
+        member: index of the member; each reads the rows in another order.
+        epochs: maximum number of epochs.
+        decay: weight decay.
     """
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=decay)
     batches = -(-rows // settings.batch)

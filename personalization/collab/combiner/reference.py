@@ -1,9 +1,10 @@
-"""CoGenesis' own combiner (Zhang et al., ACL 2024), for comparison: a network over two whole vocabularies.
+"""The combiner of CoGenesis itself (Zhang et al., ACL 2024), for comparison: a network over two whole vocabularies.
 
-concat(edge, cloud) -> 512 -> 16 -> 1 -> sigmoid = w, the edge's weight; each side gives its ten likeliest tokens, all
-others are 0. Trained as described: cross-entropy, Adam at 2e-3, linear with warm-up, 4 epochs, 2 answers a step, the
-best on dev kept. Two things differ, since the published ones can't be computed or are no likelihood: the inputs are
-log-probs (raw logits do not cross the bridge), and what w mixes are the logs of both rows, the cloud's tail completed.
+concat(edge, cloud) -> 512 -> 16 -> 1 -> sigmoid = w, the edge's weight. Each side gives its ten likeliest tokens; all
+others are 0. Training follows the paper: cross-entropy, Adam at 2e-3, linear schedule with warm-up, 4 epochs, 2 answers
+per step, the best epoch on dev kept. Two things differ. The inputs are log-probs, since raw logits are not sent over
+the bridge. And w mixes the logs of both rows, with the cloud's tail completed, since the published mix is no
+likelihood.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ EPOCHS, ANSWERS, RATE, WARMUP = 4, 2, 2e-3, 0.03
 
 
 class ReferenceCombiner(nn.Module):
-    """The network; its input is sparse, so its first layer gathers the rows of the tokens that are there."""
+    """The network. Its input is sparse, so its first layer gathers only the weights of the tokens present."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -37,23 +38,23 @@ class ReferenceCombiner(nn.Module):
         )
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
-        """The logit of w: (n,)."""
+        """Return the logit of w: (n,)."""
         first = self.tokens(inputs.ids, inputs.starts, per_sample_weights=inputs.values) + self.bias
         result: torch.Tensor = self.rest(first)
         return result
 
     @property
     def size(self) -> int:
-        """Bytes of its weights."""
+        """Size of its weights in bytes."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Inputs:
-    """Both models' likeliest tokens of n rows, as a sparse matrix.
+    """The likeliest tokens of both models for n rows, as a sparse matrix.
 
     Attributes:
-        ids: (k,) int64, columns: the edge's tokens, and behind the vocabulary the cloud's.
+        ids: (k,) int64, columns: the edge's tokens, then the cloud's, shifted by the vocabulary size.
         values: (k,) float32, their log-probs.
         starts: (n,) int64, where each row begins.
     """
@@ -77,7 +78,7 @@ class Inputs:
         return cls(torch.from_numpy(ids), torch.from_numpy(values[order]), torch.from_numpy(starts))
 
     def part(self, first: int, last: int) -> Inputs:
-        """Some rows that follow each other."""
+        """Return the consecutive rows `first` .. `last` - 1."""
         start = int(self.starts[first])
         end = int(self.starts[last]) if last < len(self.starts) else len(self.ids)
         return Inputs(self.ids[start:end], self.values[start:end], self.starts[first:last] - start)
@@ -85,7 +86,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class TrainedReference:
-    """The network, its mean NLL on training and dev rows an epoch (the beginning first), and which epoch was kept."""
+    """The network, its mean NLL on training and dev rows per epoch (initial value first), and the epoch kept."""
 
     model: ReferenceCombiner
     curve: tuple[tuple[float, float], ...]
@@ -95,13 +96,13 @@ class TrainedReference:
 def train_reference(
     training: LogProbs, judging: LogProbs, seed: int, threads: int, progress: Callable[[str, int, int], None]
 ) -> TrainedReference:
-    """Train the reference on some users, keep the epoch that serves others best.
+    """Train the reference on some users and keep the epoch that works best for others.
 
     Args:
         training: rows to learn from.
         judging: rows of other users.
-        seed: of weights and order.
-        threads: of the processor.
+        seed: seed of weights and order.
+        threads: number of CPU threads.
         progress: see `export.progress`.
     """
     torch.set_num_threads(threads)
@@ -142,14 +143,14 @@ def train_reference(
 
 
 def reference_nll(rows: LogProbs, model: ReferenceCombiner) -> NDArray[np.float64]:
-    """What the reference gives the reference answers' tokens: (n,) float64, nats."""
+    """Return the NLL of the reference answers' tokens under the reference combiner: (n,) float64, nats."""
     with torch.no_grad():
         nll: NDArray[np.float64] = _Mixed(rows)(model(Inputs.of(rows)), 0, rows.size).double().numpy()
     return nll
 
 
 class _Mixed:
-    """NLL of rows whose logs are mixed with a weight each, as in geometric fusion; differentiable in the weights."""
+    """NLL of rows whose logs are mixed with one weight per row, as in geometric fusion; differentiable in them."""
 
     def __init__(self, rows: LogProbs) -> None:
         edge, cloud = rows.edge.astype(np.float64), rows.completed.astype(np.float64)
@@ -162,13 +163,13 @@ class _Mixed:
         self._shift = torch.from_numpy(rows.shift.astype(np.float64))
 
     def __call__(self, logits: torch.Tensor, first: int, last: int) -> torch.Tensor:
-        """Of the rows `first` .. `last`, given the logits of the edge's weight: (last - first,) float64."""
+        """Return the rows' NLL from the logits of the edge's weight: (last - first,) float64; `last` is excluded."""
         weight = torch.sigmoid(logits.double())
         kept = slice(self._starts[first], self._starts[last])
         row = self._row[kept] - first
         edge, cloud = self._edge[kept], self._cloud[kept]
         mixed = weight[row] * edge + (1 - weight[row]) * cloud
-        # Log-probs: none is above 0, and of the likeliest token of each side one is not far below.
+        # The sum can't overflow or vanish: log-probs are at most 0, and each side's likeliest token is not far below.
         total = torch.exp(self._rest[first:last] + (1 - weight) * self._shift[first:last])
         total = total.index_add(0, row, mixed.exp())
         return total.log() - mixed[self._target[first:last] - kept.start]

@@ -1,4 +1,4 @@
-"""What a combiner reads of a log-prob file's rows, by the very code that reads them on a device."""
+"""Reads a combiner's inputs from the rows of a log-prob file, with the same code as on a device."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class CombinerRow:
     """One row as a combiner sees it.
 
     Attributes:
-        candidates: of the row.
-        step: which token of its answer it predicts.
-        recent: what the edge's rows gave the tokens before, the latest last.
+        candidates: candidates of the row.
+        step: index of the predicted token in its answer.
+        recent: log-probs that the edge gave the preceding tokens, latest last.
         probes: (PROBES,) float32, of the edge's row.
-        target: the reference token's place among the candidates; the last is the rest.
-        offset: what the token has of its candidate's log-prob: 0, or its share of the rest.
+        target: the reference token's index among the candidates; the last is the rest.
+        offset: log-prob of the token minus that of its candidate: 0, or its log-share of the rest.
     """
 
     candidates: Candidates = field(repr=False)
@@ -38,19 +38,19 @@ class CombinerRow:
 
     @property
     def of_edge(self) -> Vector:
-        """What tells the cloud's worth: (SCHEDULE_FEATURES,)."""
+        """Features that predict the cloud's worth: (SCHEDULE_FEATURES,)."""
         return schedule_features(self.candidates.top, self.recent, self.probes, self.step)
 
 
 def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
-    """Each row of a file, in order.
+    """Yield each row of a file, in order.
 
     Args:
         rows: the file.
-        without: whether the edge's rows without context are read, too.
+        without: whether to read the edge's rows without context as well.
 
     Raises:
-        DataError: they are, and the file has none; or it has too few of the edge's tokens.
+        DataError: `without` is set and the file has no such rows, or it has too few of the edge's tokens.
     """
     if without and rows.without is None:
         raise DataError("The log-probs are without those of the edge without context. Make them with --without.")
@@ -63,7 +63,7 @@ def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
     rest = np.exp(rows.edge_rest.astype(np.float64))
     for index, (first, sent, count) in enumerate(zip(rows.starts, rows.cloud_count, rows.token_count, strict=True)):
         kept = edge[first : first + count]
-        # Of equally likely tokens those with the lowest ids, as on the device.
+        # Of equally likely tokens, take the lowest ids, as on the device.
         likeliest = np.lexsort((rows.ids[first : first + count], -kept))[:EDGE_TOP]
         chosen = np.concatenate([np.arange(sent), likeliest[likeliest >= sent]])
         values = kept[chosen]
@@ -88,23 +88,23 @@ def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
 
 
 def learned_nll(rows: LogProbs, combiner: Combiner) -> Vector:
-    """What a combiner gives the reference's tokens: (n,) float64, nats.
+    """Return the NLL of the reference's tokens under a combiner: (n,) float64, nats.
 
     Raises:
-        DataError: it reads the edge's rows without context, and the file has none.
+        DataError: the combiner reads the edge's rows without context, and the file has none.
     """
     found = combiner_rows(rows, without=combiner.uses_without)
     return np.array([-combiner.mix(row.candidates, row.step)[row.target] - row.offset for row in found])
 
 
 def learned_asks(rows: LogProbs, combiner: Combiner, schedule: LearnedSchedule) -> NDArray[np.bool_]:
-    """Where a learned schedule asks the cloud, by a combiner's worth: (n,) bool; always at the first step."""
+    """Where a learned schedule asks the cloud, by the combiner's worth: (n,) bool; always at the first step."""
     worths = np.array([combiner.worth(row.of_edge) for row in combiner_rows(rows, without=False)])
     return asks_by_worth(rows, worths, combiner.threshold, schedule)
 
 
 def asks_by_worth(rows: LogProbs, worths: Vector, threshold: float, schedule: LearnedSchedule) -> NDArray[np.bool_]:
-    """The same where the (n,) worths are known already."""
+    """Like `learned_asks`, for (n,) worths that are already known."""
     asked = np.ones(rows.size, bool)
     decisions: list[Decision] = []
     for index, (step, worth) in enumerate(zip(rows.step.tolist(), worths.tolist(), strict=True)):

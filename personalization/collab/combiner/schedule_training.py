@@ -1,4 +1,4 @@
-"""Trains the learned schedule: what tells, from the edge's rows alone, what the cloud's row will be worth."""
+"""Trains the learned schedule: it predicts from the edge's rows alone how much the cloud's row is worth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_runtime.fusion.edge_features import PROBES
 from personalization.collab.combiner.net import CombinerNet, fit, mean_of, principal_directions
 from personalization.collab.combiner.settings import CombinerSettings
 
-# Probes are many and the rows few: what the network sees of them is held short in three ways.
+# Many probes, few rows: three things limit overfitting to the probes.
 _DIRECTIONS = 64
 _DROPOUT = 0.5
 _DECAY = 1.0
@@ -21,12 +21,12 @@ _EPOCHS = 60
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TrainedSchedule:
-    """A schedule.
+    """A trained schedule.
 
     Attributes:
         hidden, out: the network of `Combiner.worth`.
         threshold: predicted worth from which the cloud is asked.
-        asked: share of the judging rows at which it is.
+        asked: share of the judging rows at which the cloud is asked.
     """
 
     hidden: Layer
@@ -38,12 +38,12 @@ class TrainedSchedule:
 def train_schedule(
     features: Sequence[torch.Tensor], worth: Sequence[torch.Tensor], settings: CombinerSettings
 ) -> TrainedSchedule:
-    """Train the mean of a few networks to predict the worth, and find the threshold that keeps to the calls.
+    """Train the mean of a few networks to predict the worth, and find the threshold for the wanted share of calls.
 
     Args:
         features: of the training rows and of the judging rows, (n, SCHEDULE_FEATURES).
-        worth: of both, (n,), nats.
-        settings: how, and at what share of the rows the cloud may be asked.
+        worth: worth of both, (n,), nats.
+        settings: how to train, and at what share of the rows the cloud may be asked.
     """
     training, judging = features
     directions = _directions(training)
@@ -65,6 +65,6 @@ def train_schedule(
 
 
 def _directions(features: torch.Tensor) -> torch.Tensor:
-    """All that is no probe as it is, and the principal directions of the probes."""
+    """Keep all other features unchanged, and take the principal directions of the probes."""
     single = features.shape[1] - PROBES
     return torch.block_diag(torch.eye(single), principal_directions(features[:, single:], _DIRECTIONS))

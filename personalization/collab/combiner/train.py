@@ -1,4 +1,4 @@
-"""Trains combiners on log-prob files, and writes them with a report of how it went."""
+"""Trains combiners on log-prob files and writes them with a training report."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def train_combiners(
     force: bool = False,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
-    """Train the compact combiner and, if wanted, the reference; what is there already is kept.
+    """Train the compact combiner and, if requested, the reference; existing results are kept.
 
     Args:
         rows: log-prob files to learn from.
-        dev: of other users.
-        out: directory of `combiner.safetensors`, `reference.safetensors` and `training.json`.
-        settings: how.
-        reference: whether to train the reference, too.
-        force: begin anew where other settings or data were used.
+        dev: log-prob files of other users.
+        out: directory for `combiner.safetensors`, `reference.safetensors` and `training.json`.
+        settings: how to train.
+        reference: whether to train the reference as well.
+        force: start over if other settings or data were used before.
         progress: see `export.progress`.
 
     Returns:
-        The report, as `training.json` has it.
+        The report, as in `training.json`.
 
     Raises:
-        DataError: a file can't be used, files are of different models, or both sides have the same users.
-        SettingsError: there are combiners of other settings or data, and `force` is not set.
+        DataError: a file can't be used, the files are of different models, or both sides share users.
+        SettingsError: combiners with other settings or data exist, and `force` is not set.
         WriteError: a file can't be written.
     """
     run = {
@@ -109,22 +109,22 @@ def read_reference(path: Path, vocab_size: int) -> ReferenceCombiner:
     """Read a trained reference combiner.
 
     Raises:
-        DataError: it can't be read, or is of another vocabulary.
+        DataError: the file can't be read or belongs to another vocabulary.
     """
     model = ReferenceCombiner(vocab_size)
     try:
         model.load_state_dict(load_file(path))
-    except Exception as error:  # safetensors and torch raise what they like
+    except Exception as error:  # safetensors and torch raise many types
         raise DataError(f"The reference combiner can't be read: {path} ({str(error).splitlines()[0]}).") from None
     model.eval()
     return model
 
 
 def _together(paths: Sequence[Path], *, without_first: bool = False) -> LogProbs:
-    """Rows of several files.
+    """Return the rows of several files.
 
     Raises:
-        DataError: one can't be used, or is of other models.
+        DataError: a file can't be used or is of other models.
     """
     parts = [read_logprobs(path) for path in paths]
     for path, part in zip(paths, parts, strict=True):
@@ -134,7 +134,7 @@ def _together(paths: Sequence[Path], *, without_first: bool = False) -> LogProbs
 
 
 def _single_and_fixed(rows: LogProbs) -> dict[str, Any]:
-    """What is to be beaten: the models alone, and the best of the fixed mixes."""
+    """NLL of the baselines: each model alone, and the best fixed mix."""
     mixes = [Fusion(strategy, w) for strategy in (Strategy.GEOMETRIC, Strategy.ARITHMETIC) for w in _WEIGHTS]
     means = [float(fused_nll(rows, mix).mean()) for mix in mixes]
     best = int(np.argmin(means))
@@ -148,10 +148,10 @@ def _single_and_fixed(rows: LogProbs) -> dict[str, Any]:
 
 
 def _earlier(out: Path, run: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
-    """The report of an earlier run with the same data and settings, if its combiner is there.
+    """Return the report of an earlier run with the same data and settings, if its combiner exists.
 
     Raises:
-        SettingsError: it was another run, and `force` is not set.
+        SettingsError: the earlier run was a different one, and `force` is not set.
     """
     path = out / REPORT_NAME
     if not path.exists():

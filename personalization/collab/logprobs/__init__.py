@@ -1,1 +1,1 @@
-"""Scores records with both models and keeps the rows."""
+"""Scores records with both models and saves the rows."""

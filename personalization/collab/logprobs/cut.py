@@ -1,4 +1,4 @@
-"""Cuts whole rows of edge and cloud to what a log-prob file keeps of them."""
+"""Reduces full rows of edge and cloud to the tokens that a log-prob file keeps."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from edge_runtime.fusion.fuse import Tail, tail_of
 from edge_runtime.fusion.sparse import SparseLogProbs
 from personalization.collab.logprobs.file import STEERING, LogProbs, LogProbsOf, RecordRows
 
-# Log of a mass that is 0 in float64; adding it changes nothing.
+# Stands for the log of a mass that is 0 in float64; adding it changes nothing.
 _NOTHING = -700.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AnswerRows:
-    """What the models said at every token of one answer.
+    """The models' rows at every token of one answer.
 
     Attributes:
         target: (n,) int32, the answer's tokens.
         edge: (n, V) float32 log-probabilities with context.
-        cloud: n rows as they came over the wire.
-        cloud_target: (n,) float32, the cloud's log-probs of the answer's tokens; NaN where it did not say.
+        cloud: n rows as received over the wire.
+        cloud_target: (n,) float32, the cloud's log-probs of the answer's tokens; NaN where unknown.
         without: (n, V) float32 log-probabilities of the edge without context, or None.
     """
 
@@ -38,13 +38,13 @@ class AnswerRows:
 
 
 def cut_rows(rows: AnswerRows, about: LogProbsOf, record: str, user: str) -> LogProbs:
-    """Cut the rows of one record's answer.
+    """Reduce the rows of one record's answer.
 
     Args:
-        rows: at least one.
-        about: whose they are; `edge_top` says how many of the edge's likeliest tokens to keep.
-        record: its id.
-        user: whose it is.
+        rows: the rows, at least one.
+        about: the models; `edge_top` is the number of the edge's likeliest tokens to keep.
+        record: id of the record.
+        user: id of its user.
     """
     tails = [tail_of(edge, cloud) for edge, cloud in zip(rows.edge, rows.cloud, strict=True)]
     tails_without = (
@@ -82,7 +82,7 @@ def cut_rows(rows: AnswerRows, about: LogProbsOf, record: str, user: str) -> Log
 
 
 def _kept(rows: AnswerRows, index: int, edge_top: int, tail: Tail, tail_without: Tail | None) -> NDArray[np.int64]:
-    """The cloud's tokens as they are, then those of the edge that have to be kept, the likeliest first."""
+    """Return the cloud's tokens unchanged, then the edge's tokens that must be kept, likeliest first."""
     edge, sent = rows.edge[index], rows.cloud[index].ids.astype(np.int64)
     most = min(edge_top, edge.shape[0])
     others = [
@@ -97,7 +97,7 @@ def _kept(rows: AnswerRows, index: int, edge_top: int, tail: Tail, tail_without:
 
 
 def _rest(log_weights: NDArray[np.float32], kept: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-    """Log of the sum of the weights of all tokens that are not kept: (n,) float32."""
+    """Log of the summed weights of all tokens that are not kept: (n,) float32."""
     rests = np.empty(len(kept), np.float32)
     for index, ids in enumerate(kept):
         weights = np.exp(log_weights[index], dtype=np.float64)

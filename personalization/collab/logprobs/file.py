@@ -1,9 +1,9 @@
-"""The log-prob file: what edge and cloud said at every token of reference answers, cut so that fusion stays exact.
+"""The log-prob file: rows of edge and cloud for every token of reference answers, reduced so that fusion stays exact.
 
-A safetensors file of columns, which is mapped and not read. Of each row (a position of an answer) it keeps the tokens
-that fusion can treat singly: those that the cloud sent, the edge's likeliest, those that the tail's cap can touch
-(`edge_runtime.fusion.fuse.tail_of`), and the reference token. All others have the edge's own shape in every strategy,
-so their mass is all that has to be known of them.
+A safetensors file of columns, which is memory-mapped. For each row (a position in an answer) it keeps the tokens that
+fusion treats individually: the tokens that the cloud sent, the edge's likeliest tokens, the tokens that the tail's cap
+can affect (`edge_runtime.fusion.fuse.tail_of`), and the reference token. In every strategy all other tokens keep the
+edge's own shape, so their total mass is enough.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _WITHOUT: Mapping[str, str] = {"without": "F32", "without_rest": "F32", "without
 
 @dataclass(frozen=True, slots=True)
 class LogProbsOf:
-    """Whose log-probs a file holds.
+    """The models and settings that a file's log-probs come from.
 
     Attributes:
-        edge: digest of the edge's weights, as it is stored.
-        edge_base: identity of the model that it is, however it is stored (`Bundle.base`): combiners are bound to it.
-        cloud: digest of the cloud's weights, or a bridge's name of its model.
-        vocab_size: of both.
-        rows: how the cloud's rows are cut and coded.
-        edge_top: how many of the edge's likeliest tokens every row has.
-        without_context: whether the edge's rows without the context are there, too.
+        edge: digest of the edge's weights as stored.
+        edge_base: identity of the edge model, independent of its storage (`Bundle.base`); combiners are bound to it.
+        cloud: digest of the cloud's weights, or a bridge's name for its model.
+        vocab_size: vocabulary size of both.
+        rows: how the cloud's rows are truncated and encoded.
+        edge_top: number of the edge's likeliest tokens in every row.
+        without_context: whether the file also has the edge's rows without context.
     """
 
     edge: str
@@ -74,7 +74,7 @@ class LogProbsOf:
 
 @dataclass(frozen=True, slots=True)
 class RecordRows:
-    """A record's rows: `rows` of them, in the order of its answer's tokens."""
+    """A record and its number of rows, which follow the order of its answer's tokens."""
 
     id: str
     user: str
@@ -83,25 +83,25 @@ class RecordRows:
 
 @dataclass(frozen=True, eq=False)
 class LogProbs:
-    """Rows of many records, columns over all of them; n rows, m kept tokens, k tokens that the cloud sent.
+    """Rows of many records, one column for all; n rows, m kept tokens, k tokens that the cloud sent.
 
     Attributes:
-        about: whose they are.
-        records: in the order of the rows.
+        about: the models and settings that they come from.
+        records: the records, in the order of the rows.
         target: (n,) int32, the reference's token.
-        cloud_count: (n,) int32, tokens that the cloud sent.
-        token_count: (n,) int32, kept tokens.
+        cloud_count: (n,) int32, number of tokens that the cloud sent.
+        token_count: (n,) int32, number of kept tokens.
         ids: (m,) int32, kept tokens row by row: the cloud's, ascending, then the others, likeliest for the edge first.
-        edge: (m,) float32, the edge's log-probs of them with context.
-        cloud: (k,) float32, the cloud's log-probs of its own, row by row.
+        edge: (m,) float32, the edge's log-probs of the kept tokens, with context.
+        cloud: (k,) float32, the cloud's log-probs of the tokens it sent, row by row.
         edge_rest: (n,) float32, log of the edge's mass on all tokens that are not kept.
         shift, ceiling: (n,) float32, see `edge_runtime.fusion.fuse.Tail`.
         tail_mass: (n,) float32, the cloud's mass on tokens it did not send.
-        cloud_target: (n,) float32, the cloud's own log-prob of the reference's token; NaN where it did not say.
+        cloud_target: (n,) float32, the cloud's own log-prob of the reference's token; NaN where unknown.
         probes: (n, PROBES) float32, the edge's log-probs of `edge_runtime.fusion.edge_features.probe_ids`.
-        without: (m,) float32, the edge's log-probs without context; None where nobody asked, as are those that follow.
-        without_rest: (n,) float32, log of its mass on the tokens that are not kept.
-        without_shift: (n,) float32, of the tail that takes its shape.
+        without: (m,) float32, the edge's log-probs without context; this and the following are None if not computed.
+        without_rest: (n,) float32, log of the mass without context on the tokens that are not kept.
+        without_shift: (n,) float32, shift of the tail that takes the shape without context.
         steering_rest: (n, len(STEERING)) float32, over the tokens that are not kept, log of the sum of
             exp((1 - w) without + w edge), for each weight w.
     """
@@ -127,7 +127,7 @@ class LogProbs:
 
     @property
     def size(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self.target.shape[0])
 
     @cached_property
@@ -142,7 +142,7 @@ class LogProbs:
 
     @cached_property
     def place(self) -> NDArray[np.int64]:
-        """(m,) int64: the place of each kept token in its row."""
+        """(m,) int64: the position of each kept token in its row."""
         return np.arange(self.ids.shape[0]) - np.repeat(self.starts, self.token_count)
 
     @cached_property
@@ -152,7 +152,7 @@ class LogProbs:
 
     @cached_property
     def target_at(self) -> NDArray[np.int64]:
-        """(n,) int64: where the reference's token is among the kept ones."""
+        """(n,) int64: index of the reference's token among the kept ones."""
         return np.flatnonzero(self.ids == np.repeat(self.target, self.token_count))
 
     @cached_property
@@ -162,7 +162,7 @@ class LogProbs:
 
     @cached_property
     def completed_without(self) -> NDArray[np.float32]:
-        """(m,) float32: the same, completed with the edge's log-probs without context.
+        """(m,) float32: the cloud's log-probs, completed with the edge's log-probs without context.
 
         Raises:
             DataError: the file has none.
@@ -173,7 +173,7 @@ class LogProbs:
 
     @cached_property
     def step(self) -> NDArray[np.int64]:
-        """(n,) int64: which token of its answer a row predicts."""
+        """(n,) int64: index in its answer of the token that a row predicts."""
         counts = np.array([record.rows for record in self.records], np.int64)
         return np.arange(self.size) - np.repeat(_starts(counts), counts)
 
@@ -184,21 +184,21 @@ class LogProbs:
 
     @property
     def edge_nll(self) -> NDArray[np.float64]:
-        """(n,) float64, nats: the edge alone, with context."""
+        """(n,) float64, nats: NLL of the edge alone, with context."""
         return -self.edge[self.target_at].astype(np.float64)
 
     @property
     def cloud_nll(self) -> NDArray[np.float64]:
-        """(n,) float64, nats: the cloud alone, from its whole row; NaN where it did not say."""
+        """(n,) float64, nats: NLL of the cloud alone, from its full row; NaN where unknown."""
         return -self.cloud_target.astype(np.float64)
 
     @property
     def without_nll(self) -> NDArray[np.float64] | None:
-        """(n,) float64, nats: the edge without context; None where nobody asked."""
+        """(n,) float64, nats: NLL of the edge without context; None if not computed."""
         return None if self.without is None else -self.without[self.target_at].astype(np.float64)
 
     def of_users(self, users: Sequence[str]) -> LogProbs:
-        """The rows of some users' records."""
+        """Return the rows of these users' records."""
         chosen = set(users)
         keep = np.array([record.user in chosen for record in self.records], bool)
         rows = keep[self.record_of]
@@ -208,7 +208,7 @@ class LogProbs:
         return LogProbs(self.about, tuple(one for one in self.records if one.user in chosen), **columns)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """All columns by name, without those that are not there."""
+        """Return the columns that are present, by name."""
         every = {name: getattr(self, name) for name in (*_ALWAYS, *_WITHOUT)}
         return {name: column for name, column in every.items() if column is not None}
 
@@ -226,14 +226,14 @@ def _starts(counts: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def joined(parts: Sequence[LogProbs]) -> LogProbs:
-    """Rows of several files as one; `parts` is not empty, and all are of the same models and kind."""
+    """Concatenate the rows of several files; `parts` is not empty, and all have the same models and columns."""
     names = parts[0].columns()
     columns = {name: np.concatenate([part.columns()[name] for part in parts]) for name in names}
     return LogProbs(parts[0].about, tuple(record for part in parts for record in part.records), **columns)
 
 
 def encode_logprobs(rows: LogProbs) -> bytes:
-    """A file's content; the same rows give the same bytes."""
+    """Return the content of a file; the same rows give the same bytes."""
     records = json.dumps([[one.id, one.user, one.rows] for one in rows.records], ensure_ascii=False).encode()
     columns = {_RECORDS: np.frombuffer(records, np.uint8)} | rows.columns()
     about = json.dumps(asdict(rows.about), sort_keys=True)
@@ -253,10 +253,10 @@ def encode_logprobs(rows: LogProbs) -> bytes:
 
 
 def read_logprobs(path: Path) -> LogProbs:
-    """Map a file's columns; what they say of each other is checked.
+    """Map a file's columns and check that they agree.
 
     Raises:
-        DataError: there is no such file, or it is damaged, or from another version.
+        DataError: there is no such file, or it is damaged or from another version.
     """
     try:
         with path.open("rb") as file:
@@ -274,10 +274,10 @@ def read_logprobs(path: Path) -> LogProbs:
 
 
 def decode_logprobs(content: bytes) -> LogProbs:
-    """Rows from a file's content.
+    """Return the rows from a file's content.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the content is damaged.
     """
     return _checked(read_header(BytesIO(content), len(content), _SIZES), np.frombuffer(content, np.uint8))
 
@@ -306,10 +306,10 @@ def _checked(header: TensorHeader, content: NDArray[np.uint8]) -> LogProbs:
 
 
 def _check_columns(rows: LogProbs) -> None:
-    """Hold every column to the others.
+    """Check the columns against each other.
 
     Raises:
-        ValueError: they contradict each other; the text says which.
+        ValueError: they contradict each other; the message says where.
     """
     size, tokens, sent = rows.size, rows.ids.shape[0], rows.cloud.shape[0]
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(rows.columns(), (size,))

@@ -1,4 +1,4 @@
-"""What a scorer is made of: which model, and what its network gives."""
+"""Specifies a scorer: which model it loads, and what its network returns."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model that scores; it travels to other processes.
+    """A model that scores; it is sent to other processes.
 
     Attributes:
         source: a bundle, or a model directory in Hugging Face format.
-        identity: digest of its weights, as they are stored.
-        base: identity of the model, however it is stored (`Bundle.base`).
-        is_bundle: which of both it is.
-        adapter: file of an adapter, for a bundle.
-        threads: of the processor.
-        device: of a directory's model: "cpu", "cuda" or "cuda:1".
+        identity: digest of its weights as stored.
+        base: identity of the model, independent of its storage (`Bundle.base`).
+        is_bundle: whether `source` is a bundle.
+        adapter: adapter file, for a bundle.
+        threads: number of CPU threads.
+        device: device of a directory's model: "cpu", "cuda" or "cuda:1".
     """
 
     source: Path
@@ -36,7 +36,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class BridgeSpec:
-    """A cloud behind the bridge; it travels to other processes."""
+    """A cloud behind the bridge; it is sent to other processes."""
 
     address: str
     model: str
@@ -45,11 +45,11 @@ class BridgeSpec:
 
 
 class Network(Protocol):
-    """A causal language model that reads a whole text at once."""
+    """A causal language model that reads a full text at once."""
 
     vocab_size: int
     context_length: int
 
     def logits(self, token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
-        """Raw logits of the last `rows` tokens, each predicting the one after it: (rows, vocab_size) float32."""
+        """Return raw logits at the last `rows` tokens, each predicting the next one: (rows, vocab_size) float32."""
         ...

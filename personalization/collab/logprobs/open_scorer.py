@@ -17,16 +17,16 @@ from personalization.collab.logprobs.scorer import RowScorer
 def open_scorer(spec: ModelSpec, *, for_cloud: bool = False) -> RowScorer:
     """Load a model.
 
-    Quantised kernels round a single row otherwise than several. So a bundle's rows are computed one by one, as a device
-    computes them, or together, as a cloud does (`cloud_bridge.server.engines.onnx_engine`): they are those of
-    generation, bit for bit.
+    Quantised kernels round a single row differently than several rows. So a bundle's rows are computed one by one, as
+    on a device, or together, as in a cloud (`cloud_bridge.server.engines.onnx_engine`). They match the rows of
+    generation bit for bit.
 
     Args:
-        spec: which.
-        for_cloud: whether it scores in the cloud's place.
+        spec: the model.
+        for_cloud: whether it scores in place of the cloud.
 
     Raises:
-        CogenesisError: it can't be loaded, or has no chat template.
+        CogenesisError: the model can't be loaded or has no chat template.
     """
     return _of_bundle(spec, for_cloud) if spec.is_bundle else _of_directory(spec)
 
@@ -37,7 +37,7 @@ def _of_bundle(spec: ModelSpec, for_cloud: bool) -> RowScorer:
     from edge_runtime.decoders.open import open_decoder
 
     bundle = open_bundle(spec.source)
-    # Other workers may share the cores, which threads that wait awake would starve.
+    # Other workers may share the cores; spinning threads would starve them.
     decoder = open_decoder(bundle, threads=spec.threads, spin=False)
     if spec.adapter is not None:
         decoder.use_adapter(load_adapter(spec.adapter))
@@ -60,7 +60,7 @@ class _DecoderNetwork:
 
 
 class _DeviceNetwork(_DecoderNetwork):
-    """The same token by token, as `edge_runtime.generation.drafter` feeds answers and the end of prompts."""
+    """Feeds rows token by token, as `edge_runtime.generation.drafter` feeds answers and the end of prompts."""
 
     def logits(self, token_ids: Sequence[int], rows: int) -> NDArray[np.float32]:
         self._decoder.rewind(0)

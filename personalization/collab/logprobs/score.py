@@ -1,4 +1,4 @@
-"""Has edge and cloud score reference answers, record by record, and writes one log-prob file of it all."""
+"""Scores reference answers with edge and cloud, record by record, and writes one log-prob file for all of them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ LOGPROBS_NAME = "rows.logprobs"
 
 @dataclass(frozen=True, slots=True)
 class LogProbPlan:
-    """Who scores, and how; it travels to other processes.
+    """Which models score, and how; it is sent to other processes.
 
     Attributes:
-        edge: sees the private context.
-        cloud: sees the public instruction alone.
-        rows: how the cloud's rows are cut and coded.
-        edge_top: how many of the edge's likeliest tokens are kept of a row.
-        without_context: whether the edge scores without the context, too.
-        most_tokens: of an answer; what follows is left out.
+        edge: the model that sees the private context.
+        cloud: the model that sees only the public instruction.
+        rows: how the cloud's rows are truncated and encoded.
+        edge_top: number of the edge's likeliest tokens to keep in a row.
+        without_context: whether the edge also scores without the context.
+        most_tokens: maximum number of tokens per answer; longer answers are truncated.
     """
 
     edge: ModelSpec
@@ -49,7 +49,7 @@ class LogProbPlan:
     most_tokens: int = 512
 
     def document(self, records: Sequence[CollabRecord]) -> dict[str, Any]:
-        """Everything that the log-probs depend on, as JSON."""
+        """Return everything that the log-probs depend on, as JSON."""
         return {
             "format": FORMAT,
             "edge": self.edge.identity,
@@ -66,7 +66,7 @@ class LogProbPlan:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What came of it: the file's `path`, its `rows`, and the records that could not be scored."""
+    """The result: the file's `path`, its `rows`, and the records that could not be scored."""
 
     path: Path
     rows: LogProbs
@@ -74,14 +74,14 @@ class Scored:
 
 
 class LogProbWorker:
-    """Scores records: one a process, holding both models. Importing it loads no torch."""
+    """Scores records in a worker process that holds both models. Importing it loads no torch."""
 
     def __init__(self, plan: LogProbPlan) -> None:
         """Load the models.
 
         Raises:
-            TokenizerMismatchError: they have different vocabularies.
-            CogenesisError: one can't be loaded.
+            TokenizerMismatchError: the models have different vocabularies.
+            CogenesisError: a model can't be loaded.
         """
         self._plan = plan
         self._edge = open_scorer(plan.edge)
@@ -110,7 +110,7 @@ class LogProbWorker:
         """Score a record.
 
         Returns:
-            `rows`, a log-prob file in base64, or why the record is `skipped`.
+            `rows`, a log-prob file in base85, or why the record is `skipped`.
 
         Raises:
             CogenesisError: the cloud can't be asked.
@@ -148,24 +148,24 @@ def score_records(
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> Scored | None:
-    """Score records, those excepted that an earlier run has scored, and write the file when all are there.
+    """Score records, except those that an earlier run has scored, and write the file when all are scored.
 
     Args:
-        records: whose references are scored.
-        plan: by whom, and how.
-        runner: where.
-        out: directory of the file, and of what is known so far.
-        shard: which part of the records to do; None for all.
-        force: begin anew where an earlier run was another.
-        report: called after each record with how many are done and how many there are.
+        records: records whose references are scored.
+        plan: which models score, and how.
+        runner: where to run.
+        out: directory for the file and for the partial results.
+        shard: the part of the records to score; None for all.
+        force: start over if an earlier run was a different one.
+        report: called after each record with the number of finished records and of all records.
 
     Returns:
-        What came of it; None where other shards' records are not here yet.
+        The result; None while records of other shards are missing.
 
     Raises:
-        SettingsError: an earlier run was another, and `force` is not set.
+        SettingsError: an earlier run was a different one, and `force` is not set.
         DataError: no record could be scored.
-        PersonalizationError: models or runner can't be used.
+        PersonalizationError: the models or the runner can't be used.
         WriteError: the file can't be written.
     """
     shard = shard or Shard()

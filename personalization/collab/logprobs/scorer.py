@@ -1,4 +1,4 @@
-"""Teacher-forced rows: what a model says at every token of a given answer, from a bundle, a directory or a bridge."""
+"""Teacher forcing: a model's rows at every token of a given answer, from a bundle, a directory or a bridge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RowScorer:
 
     @property
     def known_tokens(self) -> int:
-        """Ids that both the model and its tokenizer know; a cloud offers no others."""
+        """Number of ids that both the model and its tokenizer know; a cloud offers no others."""
         vocabulary = self.tokenizer.backend.get_vocab(with_added_tokens=True)
         known: int = min(self.network.vocab_size, max(vocabulary.values()) + 1)
         return known
@@ -41,19 +41,20 @@ class RowScorer:
         outline: str | None = None,
         vocabulary: int | None = None,
     ) -> NDArray[np.float32]:
-        """Log-probs at every token of an answer: (len(answer), V) float32.
+        """Return log-probs at every token of an answer: (len(answer), V) float32.
 
-        The prompt is the one that the edge runtime builds: with room for the answer, history dropped where it must be.
+        The prompt is the one that the edge runtime builds: it leaves room for the answer and drops history if
+        necessary.
 
         Args:
-            instruction: what should be written.
-            context: what only the device knows; None for the instruction alone.
+            instruction: what to write.
+            context: the private context; None for the instruction alone.
             answer: token ids.
             outline: points to follow, or None.
-            vocabulary: ids to score, from the first on; None for all.
+            vocabulary: number of ids to score, from the first; None for all.
 
         Raises:
-            ContextOverflowError: prompt and answer don't fit.
+            ContextOverflowError: prompt and answer don't fit into the context.
         """
         room = self.network.context_length - len(answer)
         prompt = build_prompt(self.tokenizer, self._template, instruction, context, outline, room)
@@ -61,17 +62,17 @@ class RowScorer:
 
 
 class CloudRows(Protocol):
-    """What says the cloud's part."""
+    """Gives the cloud's rows."""
 
     def rows(
         self, instruction: PublicInstruction, answer: Sequence[int]
     ) -> tuple[Sequence[SparseLogProbs], NDArray[np.float32]]:
-        """The rows of an answer as a device gets them, and (n,) float32 the log-probs of its tokens, NaN if unknown."""
+        """Return an answer's rows as a device gets them, and (n,) float32 log-probs of its tokens, NaN if unknown."""
         ...
 
 
 class LocalCloudRows:
-    """A model on this machine in the cloud's place; its rows are cut and coded as on the wire."""
+    """A model on this machine in place of the cloud; its rows are truncated and encoded as on the wire."""
 
     def __init__(self, scorer: RowScorer, form: RowFormat) -> None:
         self._scorer = scorer
@@ -83,26 +84,26 @@ class LocalCloudRows:
         """See `CloudRows.rows`.
 
         Raises:
-            ContextOverflowError: instruction and answer don't fit.
+            ContextOverflowError: instruction and answer don't fit into the context.
         """
         from cloud_bridge.row_coding import decode_rows, encode_rows
 
         whole = self._scorer.score(instruction, None, answer, vocabulary=self._scorer.known_tokens)
         coded = encode_rows((sparsify(row, self._form) for row in whole), self._form.value_type)
         sent = decode_rows(coded, count=len(answer), vocab_size=whole.shape[1], form=self._form)
-        # What the edge's padding stands for, the cloud does not know.
+        # The answer may have ids in the edge's padding, which the cloud does not know.
         said = [row[token] if token < row.size else math.nan for row, token in zip(whole, answer, strict=True)]
         return sent, np.array(said, np.float32)
 
 
 class BridgeRows:
-    """A cloud behind the bridge. It gets the instruction and the answer, as with the policy open, and no context."""
+    """A cloud behind the bridge. As under the open policy, it gets the instruction and the answer, but no context."""
 
     def __init__(self, bridge: BridgeSpec, form: RowFormat, tokenizer: Tokenizer) -> None:
-        """Connect; the network is first touched by the first row.
+        """Prepare the connection; nothing is sent before the first row.
 
         Raises:
-            RequestError: the address is of the wrong form.
+            RequestError: the address has the wrong format.
         """
         from cloud_bridge.client import connect
 
@@ -117,7 +118,7 @@ class BridgeRows:
         """See `CloudRows.rows`.
 
         Raises:
-            CloudError: the cloud can't be reached, or serves another vocabulary.
+            CloudError: the cloud can't be reached or serves another vocabulary.
         """
         from edge_runtime.generation.options import LARGEST_WINDOW
         from edge_runtime.privacy.gate import Gate, Policy
@@ -132,7 +133,7 @@ class BridgeRows:
         try:
             for first in range(0, len(answer), LARGEST_WINDOW):
                 wanted = range(first, min(first + LARGEST_WINDOW, len(answer)))
-                # A row needs the tokens before it; those of earlier requests are there.
+                # A row needs the tokens before it; the cloud has those of earlier requests.
                 keep = wanted[0] - 1 if first else 0
                 sent += session.verify(view.verify(keep=keep, end=wanted[-1], rows=wanted)).result().rows
         finally:

@@ -1,4 +1,4 @@
-"""A model directory in Hugging Face format that reads whole texts, in torch."""
+"""Runs a model directory in Hugging Face format on full texts, in torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class TorchNetwork:
 
         Raises:
             ExportError: the directory is incomplete or damaged.
-            SettingsError: it is no decoder with a chat template and a longest context, or there is no such device.
+            SettingsError: the model is not a decoder with a chat template and a maximum context length, or there is no
+                such device.
         """
         base = Base(spec.source, spec.threads, spec.device)
         if base.seq2seq or base.context_length is None:

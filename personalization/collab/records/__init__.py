@@ -1,1 +1,1 @@
-"""Records of personal writing tasks, ours and the authors'."""
+"""Records of personal writing tasks, in our format and the authors'."""

@@ -1,4 +1,4 @@
-"""Reads the CoGenesis authors' files: prompts with context, the same tasks without, and structured records."""
+"""Reads the CoGenesis authors' files: prompts with context, the same tasks without it, and structured records."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ def read_authors_file(path: Path) -> CollabFile:
 
     Args:
         path: `[{"tid", "conversations": [{"value": prompt}, {"value": answer}], "profile"?: [{"title", "text"}],
-            "additional_profile"?}]`. A `tid` is `portrait_user_task`, or the bare number of a paper. The context is
-            taken from the structured fields, or else from the prompt's sections.
+            "additional_profile"?}]`. A `tid` is `portrait_user_task`, or the bare number of a paper. The context comes
+            from the structured fields, or else from the prompt's sections.
 
     Returns:
-        Of a writing task only what stands before the first ": " is the public instruction, as in CoGenesis; a paper's
-        task is all public. Everybody under the same portrait and user number is one user, though some of them have
-        different names, since files without context do not tell them apart. Papers that share a past paper are one
-        user's.
+        The records. In a writing task only the text before the first ": " is the public instruction, as in CoGenesis. A
+        paper's task is entirely public. The same portrait and user number is one user, even under different names,
+        because files without context can't tell them apart. Papers that share a past paper belong to one user.
 
     Raises:
-        DataError: the file can't be read, or is not a list.
+        DataError: the file can't be read or is not a list.
     """
     body = read_json(path)
     if not isinstance(body, list):
@@ -76,10 +75,10 @@ def _structured(body: dict[str, Any], where: str) -> PrivateContext:
 
 
 def _sections(prompt: str, where: str) -> tuple[str, PrivateContext | None]:
-    """Task and context of a prompt; a prompt without sections is the task."""
+    """Split a prompt into task and context; a prompt without sections is the task."""
     before, heading, task = f"{prompt}\n".rpartition(_TASK)  # past texts may have headings of their own
     if not heading:
-        if any(private in prompt for private in (_PROFILE, _HISTORY, _PAPERS)):  # or it would become public
+        if any(private in prompt for private in (_PROFILE, _HISTORY, _PAPERS)):  # it would become public
             raise DataError(f"the prompt of {where} has context, but no '{_TASK.strip()}'")
         return prompt, None
     if not task.strip():
@@ -100,8 +99,8 @@ def _past_texts(section: str) -> tuple[HistoryItem, ...]:
 
 
 def _with_coauthors_as_one(records: Sequence[CollabRecord]) -> Iterator[CollabRecord]:
-    first: dict[str, str] = {}  # past paper -> the user who came with it first
-    joined: dict[str, str] = {}  # user -> user of the same papers
+    first: dict[str, str] = {}  # past paper -> first user with it
+    joined: dict[str, str] = {}  # user -> user with the same papers
 
     def root(user: str) -> str:
         while user in joined:

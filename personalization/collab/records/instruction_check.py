@@ -1,4 +1,4 @@
-"""Finds what a public instruction gives away of its user's private context, by the rules of the guard."""
+"""Finds private context that a public instruction reveals, by the rules of the guard."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from edge_runtime.privacy.scanner import Scanner
 from edge_runtime.privacy.units import PrivateUnit, private_units
 from personalization.collab.records.records import CollabRecord
 
-_NOTHING_SAID = PublicInstruction("-")  # what an instruction says counts as public elsewhere
-_NO_FACTS = ("sequence", "word")  # past tasks are worded alike, and rare words say what a task is about
+_NOTHING_SAID = PublicInstruction("-")  # an empty stand-in: the guard treats an instruction's own words as public
+_NO_FACTS = ("sequence", "word")  # past tasks have similar wording, and rare words describe the task
 
 
 def private_in_instruction(record: CollabRecord) -> tuple[PrivateUnit, ...]:
-    """Names, numbers, dates and addresses of a record's profile and past texts that its instruction has.
+    """Find names, numbers, dates and addresses of a record's profile and past texts in its instruction.
 
     Args:
-        record: without context it gives away nothing.
+        record: the record; without context it reveals nothing.
 
     Returns:
-        Each unit once; see `edge_runtime.privacy.units` for what is one.
+        Each unit once; `edge_runtime.privacy.units` defines units.
     """
     if record.context is None:
         return ()

@@ -1,4 +1,4 @@
-"""One writing task of CoGenesis: what is public of it, what is private, and the text that its user wrote."""
+"""Defines a CoGenesis writing task: its public part, its private part, and the text that its user wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from personalization.users.data import user_seed
 from personalization.users.parts import parts_by_share
 
 FORMAT = "cogenesis-collab/1"
-"""What the first line of a file of records says: `{"format": FORMAT}`; each line after it is a record."""
+"""The first line of a file of records is `{"format": FORMAT}`; each further line is a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class CollabRecord:
 
     Attributes:
         id: unique in its file.
-        user: records of the same user never come into different parts of a split.
-        instruction: the task as any chatbot may know it; all that the cloud ever gets.
-        task: the whole task; what follows the instruction in it is often private.
-        context: profile and past texts; None where the record has none.
+        user: id of the user; all records of a user go to the same part of a split.
+        instruction: the public part of the task; the cloud never gets more.
+        task: the full task; the text after the instruction is often private.
+        context: profile and past texts; None if the record has none.
         reference: the text that was written for the task.
-        sketch: an outline for the instruction, a point a line; None where there is none yet.
+        sketch: an outline for the instruction, one point per line; None if there is none yet.
     """
 
     id: str
@@ -44,15 +44,15 @@ class CollabRecord:
 
     @property
     def detail(self) -> str:
-        """What the task says beyond the public instruction; "" where that is nothing."""
+        """The task's text beyond the public instruction, or "" if there is none."""
         public = self.instruction.text
         return self.task.removeprefix(public).lstrip(" :").strip() if self.task.startswith(public) else self.task
 
     @property
     def device_context(self) -> PrivateContext:
-        """All that only the device may see: the context and the task's detail, as a line of the profile.
+        """Everything that only the device may see: the context, and the task's detail as a line of the profile.
 
-        With it and the public instruction the device knows the whole task, and the guard that it is private.
+        With it and the public instruction, the device knows the full task. The guard treats the detail as private.
         """
         detail = PrivateContext(f"Task_details: {self.detail}" if self.detail else "")
         return joined(self.context or PrivateContext(), detail)
@@ -60,7 +60,7 @@ class CollabRecord:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A record that can't be used: where it stands, and why, in words."""
+    """A record that can't be used: its location and the reason in words."""
 
     where: str
     reason: str
@@ -68,7 +68,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class CollabFile:
-    """What a file holds: its records in their order, and those that were skipped."""
+    """The content of a file: its records in order, and the skipped ones."""
 
     records: tuple[CollabRecord, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -78,13 +78,13 @@ def read_collab_file(path: Path) -> CollabFile:
     """Read a file that `write_collab_file` wrote.
 
     Returns:
-        Records that can't be used (no JSON, a field missing or wrong, an id for the second time) are in `skipped`.
+        The records. `skipped` lists those that are not JSON, lack a field, have a wrong field or reuse an id.
 
     Raises:
-        DataError: the file can't be read, or is none of this form.
+        DataError: the file can't be read or has another format.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold what splitlines() takes for an end
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() can split inside a JSON string
     except FileNotFoundError:
         raise DataError(f"There is no such file: {path}. Check its name.") from None
     except OSError as error:
@@ -102,10 +102,10 @@ def read_collab_file(path: Path) -> CollabFile:
 
 
 def write_collab_file(path: Path, records: Iterable[CollabRecord]) -> None:
-    """Write records, a line each; the file appears as a whole or not at all.
+    """Write records atomically, one per line.
 
     Raises:
-        WriteError: it can't be written.
+        WriteError: the file can't be written.
     """
     with whole_file(path) as file:
         file.write(json.dumps({"format": FORMAT}) + "\n")
@@ -113,7 +113,7 @@ def write_collab_file(path: Path, records: Iterable[CollabRecord]) -> None:
 
 
 def record_document(record: CollabRecord) -> dict[str, Any]:
-    """A record as JSON."""
+    """Return a record as JSON."""
     context = record.context and {
         "profile": record.context.profile,
         "history": [{"title": item.title, "text": item.text} for item in record.context.history],
@@ -130,7 +130,7 @@ def record_document(record: CollabRecord) -> dict[str, Any]:
 
 
 def records_digest(records: Iterable[CollabRecord]) -> str:
-    """SHA-256 of all that records say."""
+    """Return the SHA-256 of the records' full content."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(json.dumps(record_document(record), sort_keys=True).encode() + b"\n")
@@ -143,12 +143,12 @@ def split_by_user(
     """Split records into parts that share no user.
 
     Args:
-        records: in any order, which does not change who comes where.
-        shares: by part, above 0; what of the users it gets.
-        seed: of the users' order.
+        records: the records; their order does not affect the assignment.
+        shares: share of the users per part, above 0.
+        seed: seed of the users' order.
 
     Returns:
-        By part, its records in their order.
+        The records of each part, in order.
     """
     users = sorted({record.user for record in records}, key=lambda user: (user_seed(seed, user), user))
     part_of = dict(zip(users, parts_by_share(len(users), shares), strict=True))
@@ -156,11 +156,11 @@ def split_by_user(
 
 
 def collect(entries: Iterable[tuple[str, Any]], read: Callable[[Any, str], CollabRecord]) -> CollabFile:
-    """Read entries one by one; one that can't be used is skipped, and no other.
+    """Read entries one by one; an unusable entry is skipped without affecting the others.
 
     Args:
-        entries: where each stands, and what stands there as JSON.
-        read: makes a record of both, or raises a `DataError`.
+        entries: location and JSON of each entry.
+        read: makes a record from an entry, or raises a `DataError`.
     """
     records: dict[str, CollabRecord] = {}
     skipped = []
@@ -176,10 +176,10 @@ def collect(entries: Iterable[tuple[str, Any]], read: Callable[[Any, str], Colla
 
 
 def filled_text(body: Mapping[str, Any], key: str, where: str) -> str:
-    """A field that must be a text with something in it; without white space around it.
+    """Return a required, non-empty text field without surrounding white space.
 
     Raises:
-        DataError: it is not.
+        DataError: the field is missing, no text, or empty.
     """
     text = text_field(body, key, where).strip()
     if not text:

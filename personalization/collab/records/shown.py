@@ -1,4 +1,4 @@
-"""What of a record a model is shown."""
+"""Names the parts of a record that a model is shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Shown(StrEnum):
-    """What a prompt holds besides the public instruction: nothing, the private context, or an outline as well."""
+    """What a prompt adds to the public instruction: nothing, the private context, or also an outline."""
 
     WITHOUT = "without"
     WITH = "with"

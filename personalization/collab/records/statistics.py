@@ -1,4 +1,4 @@
-"""Counts what a file of records holds."""
+"""Computes statistics of a file of records."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from personalization.collab.records.records import CollabRecord
 
 
 def statistics(records: Sequence[CollabRecord], report: Callable[[int, int], None]) -> dict[str, Any]:
-    """Count.
+    """Compute the statistics.
 
     Args:
         records: at least one.
-        report: called with records done and records in all: to look for private units takes a while.
+        report: called with the number of finished records and of all records; the search for private units takes a
+            while.
 
     Returns:
-        `records`, `users`, `with_context`, `with_sketch`; `words`: by part of a record (in `context` those of profile
-        and past texts together) the `mean`, `median` and `most` of those that have one; `past_texts` and
-        `records_per_user` likewise; `private_in_instruction`: how many `records` have something private in their
-        public instruction, which (`ids`), and how many units `by_kind`.
+        `records`, `users`, `with_context` and `with_sketch` are counts. `words` has, for each part of a record, the
+        `mean`, `median` and `most` over the records that have it; `context` is profile and past texts together.
+        `past_texts` and `records_per_user` have the same form. `private_in_instruction` says how many `records` reveal
+        private context in their public instruction, which ones (`ids`), and how many units `by_kind`.
     """
     words = {
         "instruction": [_words(record.instruction.text) for record in records],
@@ -46,7 +47,7 @@ def statistics(records: Sequence[CollabRecord], report: Callable[[int, int], Non
 
 
 def private_instructions(records: Sequence[CollabRecord], report: Callable[[int, int], None]) -> dict[str, Any]:
-    """What public instructions give away; see `statistics`."""
+    """Count what public instructions reveal; see `statistics`."""
     kinds: Counter[str] = Counter()
     ids = []
     for done, record in enumerate(records, start=1):

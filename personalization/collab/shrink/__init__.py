@@ -1,1 +1,1 @@
-"""A smaller sibling of a model: layers pruned, then distilled."""
+"""Makes a smaller version of a model: layers are pruned, then the rest is distilled."""

@@ -1,7 +1,7 @@
-"""Makes a smaller sibling of a model: takes its least useful layers out, and heals what is left by distillation.
+"""Makes a smaller version ("sibling") of a model: removes its least useful layers, then heals it by distillation.
 
-Both have the same vocabulary and tokenizer, so they can be fused. Healing is as Minitron's (Muralidharan et al., 2024)
-for models that lost depth: the distance of the distributions, and of the states between the layers.
+Both share vocabulary and tokenizer, so they can be fused. Healing follows Minitron (Muralidharan et al., 2024) for
+depth-pruned models: it minimises the distance of the distributions, and of the states between the layers.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from personalization.training.settings import TuningSettings
 from personalization.training.trained_model import Trained, save_model, train_into, weights_sha256
 
 MEASURED_TOKENS, FITTED_TOKENS = 16_384, 65_536
-"""On so many tokens at most the layers are measured, and those that stay are fitted."""
+"""Maximum numbers of tokens on which layers are measured and on which the kept layers are fitted."""
 
-_HELD_OUT_EVERY = 20  # windows; what judges is never learnt from
+_HELD_OUT_EVERY = 20  # windows; judging windows are never trained on
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large the sibling is to be: this many layers, or as many as this share of all parameters leaves room for."""
+    """Target size of the sibling: a number of layers, or as many layers as fit into this share of all parameters."""
 
     layers: int | None = None
     share: float | None = None
@@ -52,12 +52,12 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Healing:
-    """How the sibling is healed.
+    """How to heal the sibling.
 
     Attributes:
-        states: weight of the relative squared distance of states, beside the divergence of the distributions, 1.
-        precision: what is computed with.
-        settings: of the training; its examples are windows of text.
+        states: weight of the relative squared distance of states; the divergence of the distributions has weight 1.
+        precision: precision of the computation.
+        settings: settings of the training; its examples are windows of text.
     """
 
     states: float
@@ -67,12 +67,12 @@ class Healing:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is noted of a sibling.
+    """The record of a sibling in its directory.
 
     Attributes:
-        kept: layers of the whole model that it has, ascending.
-        share: of the whole model's parameters.
-        whole_loss: mean negative log-likelihood of held-out tokens by the whole model, nats.
+        kept: indices of the kept layers in the whole model, ascending.
+        share: share of the whole model's parameters.
+        whole_loss: mean negative log-likelihood of held-out tokens under the whole model, nats.
     """
 
     kept: tuple[int, ...]
@@ -81,12 +81,12 @@ class Note:
 
 
 class Sibling(torch.nn.Module):
-    """The model with fewer layers; what it is made of is noted in it, so that an interrupted run knows.
+    """The model with fewer layers. Its buffers record which ones, so that a resumed run knows.
 
     Attributes:
-        model: of transformers.
-        kept: (layers,) int64, which layers of the whole model these were.
-        whole_loss: () float64, mean negative log-likelihood of held-out tokens by the whole model, nats.
+        model: the transformers model.
+        kept: (layers,) int64, indices of its layers in the whole model.
+        whole_loss: () float64, mean negative log-likelihood of held-out tokens under the whole model, nats.
     """
 
     kept: torch.Tensor
@@ -103,12 +103,12 @@ class Sibling(torch.nn.Module):
         self.register_buffer("whole_loss", torch.zeros((), dtype=torch.float64))
         self.take(whole, tuple(range(layers)))
         self.to(whole.device)
-        # Few steps don't reach rare words: their rows would only drift apart from those of the cloud's model.
+        # A few steps don't reach rare words: training would only move rows away from those of the cloud's model.
         for table in (self.model.get_input_embeddings(), self.model.get_output_embeddings()):
             table.requires_grad_(False)
 
     def take(self, whole: Any, kept: tuple[int, ...]) -> None:
-        """Become the whole model without its other layers."""
+        """Copy the weights of the kept layers, and everything outside the layers, from the whole model."""
         state = whole.state_dict()
         for name, own in self.model.state_dict().items():
             own.copy_(state[_name_in_whole(name, kept)])
@@ -116,7 +116,7 @@ class Sibling(torch.nn.Module):
 
 
 class HealObjective:
-    """Make the sibling's distributions and states those of the whole model, as an `Objective`."""
+    """Trains the sibling to match the whole model's distributions and states, as an `Objective`."""
 
     def __init__(
         self, base: Base, sibling: Sibling, training: NDArray[np.int64], judging: NDArray[np.int64], healing: Healing
@@ -133,7 +133,7 @@ class HealObjective:
             with torch.no_grad():
                 whole = self._base.model(**_inputs(ids), output_hidden_states=True)
             own = self._sibling.model(**_inputs(ids), output_hidden_states=True)
-        # What a layer gives should be what the next one that stays was given in the whole model.
+        # A layer's output should match the input that the next kept layer had in the whole model.
         targets = [whole.hidden_states[place] for place in (*self._sibling.kept.tolist()[1:], -1)]
         distance = torch.stack([*map(_distance, own.hidden_states[1:], targets)]).mean()
         return divergence(own.logits, whole.logits) + self._healing.states * distance
@@ -143,7 +143,7 @@ class HealObjective:
         return -self._negative_log_likelihood(self._sibling.model, index)
 
     def whole_loss(self) -> float:
-        """Mean negative log-likelihood of the held-out windows' tokens by the whole model, nats."""
+        """Mean negative log-likelihood of the held-out windows' tokens under the whole model, nats."""
         with torch.inference_mode():
             return sum(self._negative_log_likelihood(self._base.model, i) for i in range(self.held_out)) / self.held_out
 
@@ -188,18 +188,18 @@ def shrink_model(
 
     Args:
         model: directory of the whole model, of the Llama family.
-        out: the sibling's.
-        texts: gives (n, T) token ids of typical text; each of the last of every 20 windows judges, the others are
-            learnt from.
-        size: of the sibling.
+        out: directory for the sibling.
+        texts: returns (n, T) token ids of typical text. Every 20th window is held out for judging; the others are for
+            training.
+        size: size of the sibling.
         healing: how to heal it.
-        team: with whom.
-        force: replace what was made otherwise.
+        team: the processes that train together.
+        force: replace a result that was made with other settings.
         progress: called after each step.
 
     Raises:
         ExportError: the model can't be loaded or is of another family, or `out` can't be written.
-        PersonalizationError: too little text, a size that the model does not have, or see `train_into`.
+        PersonalizationError: there is too little text, the model does not have the size, or see `train_into`.
     """
     stack = LayerStack(HFSource(model))
     base = Base(model, healing.settings.threads, team.device)
@@ -239,10 +239,10 @@ def shrink_model(
 
 
 def read_note(directory: Path) -> Note:
-    """What is noted of a sibling in its directory.
+    """Return the record of a sibling from its directory.
 
     Raises:
-        TrainingError: nothing is, or it is damaged.
+        TrainingError: the record is missing or damaged.
     """
     try:
         noted = read_config(directory)["shrunk"]
@@ -272,12 +272,12 @@ def _name_in_whole(name: str, kept: tuple[int, ...]) -> str:
 
 
 def _inputs(ids: torch.Tensor) -> dict[str, Any]:
-    # Without a mask of ones transformers looks for packed sequences, and makes the mask that all of it stands for.
+    # Without an explicit mask, transformers searches for packed sequences and builds the full mask itself.
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
 def _distance(own: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens of the squared distance relative to the target's square: () float32."""
+    """Mean over tokens of the squared distance relative to the target's squared norm: () float32."""
     own, target = own.float(), target.float()
     return ((own - target).square().sum(-1) / target.square().sum(-1)).mean()
 

@@ -1,4 +1,4 @@
-"""Token windows of the text that a shrunk model is healed on: plain text, or records' tasks and answers as chats."""
+"""Cuts the text that heals a shrunk model into token windows: plain text, or records' tasks and answers as chats."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ def read_windows(path: Path, writer: ExampleWriter, width: int, most_tokens: int
 
     Args:
         path: records (see `personalization.collab.records.records`), plain text, or JSON lines with a field "text".
-        writer: of the model's form.
-        width: tokens of a window.
-        most_tokens: what is more is left out.
+        writer: renders the model's chat format.
+        width: number of tokens per window.
+        most_tokens: maximum number of tokens in total; the rest is left out.
 
     Returns:
-        (n, width) token ids, each window with the token first that prompts begin with.
+        (n, width) token ids; each window starts with the first token of prompts.
 
     Raises:
-        SourceError: the file can't be read, or has no text.
-        DataError: it has no record that can be used.
+        SourceError: the file can't be read or has no text.
+        DataError: the file has no usable record.
     """
     documents = _chats(path, writer) if holds_records(path) else read_calibration_text(path)
-    # Every prompt starts with this token, which large activations gather at.
+    # Every prompt starts with this token; it attracts large activations.
     start = writer.prompt("-")[0]
     return calibration_windows(writer.tokenizer.encode, documents, start=start, window=width, max_tokens=most_tokens)
 
 
 def holds_records(path: Path) -> bool:
-    """Whether a file begins as one of records does."""
+    """Whether a file starts like a file of records."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             head = json.loads(file.readline(1 << 16))
     except (OSError, ValueError, RecursionError):
-        return False  # the reader of text says what is wrong
+        return False  # the text reader reports what is wrong
     return isinstance(head, dict) and head.get("format") == FORMAT
 
 

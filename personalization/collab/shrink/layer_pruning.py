@@ -1,4 +1,4 @@
-"""Takes layers out of a model: tells which matter least, and lets those that stay make up for them."""
+"""Removes layers from a model: finds the least useful ones and refits the others to compensate."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from export.progress import Progress
 from personalization.errors import SettingsError
 from personalization.models.precision import Precision, computing_in
 
-_RIDGE = 0.1  # of the mean eigenvalue; on SmolLM2 better than 0.01, which fits the windows alone
+_RIDGE = 0.1  # of the mean eigenvalue; on SmolLM2, 0.01 was worse: it overfits the windows
 
 
 def layers_for_share(parameters: int, of_layer: int, layers: int, share: float) -> int:
-    """How many layers a model may keep.
+    """Return how many layers a model may keep.
 
     Args:
-        parameters: of the whole model.
-        of_layer: of one layer.
-        layers: that the model has.
-        share: of all parameters that may stay.
+        parameters: number of parameters of the whole model.
+        of_layer: number of parameters of one layer.
+        layers: number of layers of the model.
+        share: maximum share of all parameters.
 
     Raises:
-        SettingsError: the rest of the model alone is more than that, or no layer would go.
+        SettingsError: the parameters outside the layers leave no room for a layer, or no layer would be removed.
     """
     rest = parameters - layers * of_layer
     count = int((share * parameters - rest) // of_layer)
@@ -40,12 +40,12 @@ def layers_for_share(parameters: int, of_layer: int, layers: int, share: float) 
 def block_influences(
     stack: LayerStack, windows: NDArray[np.int64], precision: Precision, progress: Progress
 ) -> list[float]:
-    """How much each layer turns the states that pass it (ShortGPT, Men et al., 2024, equation 1).
+    """Measure how much each layer changes the direction of the states (ShortGPT, Men et al., 2024, equation 1).
 
     Args:
         stack: the model.
         windows: (n, T) token ids of typical text.
-        precision: what is computed with.
+        precision: precision of the computation.
         progress: called before each layer.
 
     Returns:
@@ -64,7 +64,7 @@ def block_influences(
 
 
 def most_useful(influences: Sequence[float], count: int) -> tuple[int, ...]:
-    """Indices of the `count` layers of the highest influence, ascending; of equal ones the earlier."""
+    """Indices of the `count` layers with the highest influence, ascending; of equal ones, the earlier."""
     ranked = sorted(range(len(influences)), key=lambda index: (-influences[index], index))
     return tuple(sorted(ranked[:count]))
 
@@ -72,23 +72,22 @@ def most_useful(influences: Sequence[float], count: int) -> tuple[int, ...]:
 def refitted_projections(
     stack: LayerStack, kept: Sequence[int], windows: NDArray[np.int64], precision: Precision, progress: Progress
 ) -> list[torch.Tensor]:
-    """Fit the last matrix of each layer that stays, so that it does the work of those that are gone behind it.
+    """Fit the last matrix of each kept layer so that it also does the work of the removed layers after it.
 
-    After ReplaceMe (Shopkhoev et al., 2025), which puts a linear map in the place of layers and folds it into the
-    matrix before it: we fit that matrix itself, by ridge regression towards what it was, and one layer after the other
-    on the states that the fitted layers before it give, so that their errors are made up for, too. The error is taken
-    relative to a state's size, which the norm of the next layer takes out: few tokens have states a hundred times
-    larger than others.
+    ReplaceMe (Shopkhoev et al., 2025) replaces layers by a linear map and folds it into the matrix before them. Here
+    that matrix itself is fitted, by ridge regression towards its old value. Layers are fitted one after another, on the
+    states from the fitted layers before, so the fit also corrects their errors. The error is relative to a state's
+    size, because the next layer's norm removes the size: a few tokens have states a hundred times larger than others.
 
     Args:
         stack: the whole model.
-        kept: layers that stay, ascending.
-        windows: (n, T) token ids of typical text; some 40 tokens for each of the layer's inner states.
-        precision: what is computed with.
+        kept: indices of the kept layers, ascending.
+        windows: (n, T) token ids of typical text; about 40 tokens for each of the layer's inner states.
+        precision: precision of the computation.
         progress: called before each layer of the whole model.
 
     Returns:
-        `mlp.down_proj.weight` of each layer that stays, (hidden, inner) float32.
+        `mlp.down_proj.weight` of each kept layer, (hidden, inner) float32.
     """
     target = stack.embed(windows)
     hidden = target
@@ -114,7 +113,7 @@ def _through(stack: LayerStack, layer: Any, hidden: torch.Tensor, precision: Pre
 
 
 def _refit(stack: LayerStack, layer: Any, hidden: torch.Tensor, target: torch.Tensor, precision: Precision) -> None:
-    """Change the layer's last matrix W by D, so that sum |(W + D) z + rest - target|^2 / |target|^2 is least."""
+    """Add to the layer's last matrix W the D that minimises sum |(W + D) z + rest - target|^2 / |target|^2."""
     projection = layer.mlp.down_proj
     seen: list[torch.Tensor] = []
     hook = projection.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))

@@ -1,1 +1,1 @@
-"""Makes records with a language model."""
+"""Generates records with a language model."""

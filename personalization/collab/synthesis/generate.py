@@ -1,6 +1,6 @@
-"""Makes records with a large model in four steps, as CoGenesis did: groups of people, people, their tasks, their texts.
+"""Generates records with a large model in four steps, as CoGenesis did: groups of people, people, tasks, texts.
 
-Source of the steps: Zhang et al., "CoGenesis", ACL 2024, section 3 and appendix; prompts and checks are our own.
+Source of the steps: Zhang et al., "CoGenesis", ACL 2024, section 3 and appendix. Prompts and checks are our own.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from personalization.collab.synthesis.replies import read_character, read_portra
 from personalization.errors import SettingsError
 from personalization.users.data import user_seed
 
-_BATCH = 10  # portraits of a question; more are listed with ever less care
+_BATCH = 10  # portraits per request; models get careless in longer lists
 _SAME_PORTRAIT, _SAME_PERSON, _SAME_TASK, _SAME_TEXT = 0.7, 0.5, 0.6, 0.3
-"""Shares of common runs of words from which on two of a kind are taken for the same."""
+"""Share of common word n-grams from which two items of a kind count as duplicates."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateSettings:
-    """How much is made.
+    """How much to generate.
 
     Attributes:
-        portraits: groups of people.
-        people: of each group.
-        tasks: texts of each person.
-        history: of these, the first so many that become past texts; each other one becomes a record.
-        tries: the most for a reply that can be used.
-        seed: of all that is random.
+        portraits: number of groups of people.
+        people: people per group.
+        tasks: texts per person.
+        history: how many of these, from the first, become past texts; each other text becomes a record.
+        tries: maximum number of replies until one can be used.
+        seed: seed of everything random.
     """
 
     portraits: int = 10
@@ -65,15 +65,15 @@ class GenerateSettings:
 
 @dataclass(slots=True)
 class Generated:
-    """What was made, and what it took.
+    """The generated records, and their cost.
 
     Attributes:
         records: one for each text that is not history.
-        steps: by the name of the step, how many there are of `asked`, `done`, `failed` and `repeated` (left out since
-            they say again what another says).
-        failed: `step number: why`, for all that failed.
-        usage: of all questions, those of earlier runs that are used here included.
-        short: people who have too few texts for a record.
+        steps: by the name of the step, the counts `asked`, `done`, `failed` and `repeated` (dropped as
+            near-duplicates).
+        failed: `step number: why`, for everything that failed.
+        usage: usage of all requests, including those of earlier runs whose results are used.
+        short: number of people with too few texts for a record.
     """
 
     records: list[CollabRecord] = field(default_factory=list)
@@ -91,18 +91,18 @@ def generate_records(
     report: Callable[[str, int, int], None],
     force: bool = False,
 ) -> Generated:
-    """Make records; what an earlier run has made is not asked for again, what failed then is.
+    """Generate records; results of an earlier run are reused, and its failures are retried.
 
     Args:
-        source: who is asked.
-        settings: how much.
-        directory: what is known so far is kept here, a journal for each step.
-        report: called with the step, how many of its questions are done and how many there are.
-        force: begin anew where a run with other settings is.
+        source: the model to ask.
+        settings: how much to generate.
+        directory: directory for the results so far, with one journal per step.
+        report: called with the step, and the number of its finished requests and of all its requests.
+        force: start over if the directory belongs to a run with other settings.
 
     Raises:
-        EndpointRefusedError: nothing will be answered; what is done is kept.
-        SettingsError: an earlier run was another, and `force` is not set.
+        EndpointRefusedError: the endpoint will answer nothing; finished results are kept.
+        SettingsError: an earlier run was a different one, and `force` is not set.
         WriteError: the directory can't be written.
     """
     return _Run(source, settings, directory, report, force).all()
@@ -130,7 +130,7 @@ class _Run:
         return self._made
 
     def _portraits(self) -> dict[int, str]:
-        """By number; batches one after the other, since each is told of those before."""
+        """Return portraits by number; batches run one after another, since each prompt lists the earlier ones."""
         settings, found = self._settings, dict[int, str]()
         for start in range(0, settings.portraits, _BATCH):
             count = min(_BATCH, settings.portraits - start)
@@ -154,7 +154,7 @@ class _Run:
         return {number: found[number] for number in kept}
 
     def _tasks(self, people: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, str]]:
-        """By the person's number times tasks a person, plus the task's."""
+        """Return tasks, keyed by the person's number times tasks per person, plus the task's number."""
         count = self._settings.tasks
         prompts = {number: tasks_prompt(person["profile"], count) for number, person in people.items()}
         found = self._step("tasks", prompts, lambda reply: read_tasks(reply, count))
@@ -200,7 +200,7 @@ class _Run:
 
     def _step(self, name: str, prompts: Mapping[int, str], read: Callable[[Reply], Any]) -> dict[int, Any]:
         def work(number: int, prompt: str) -> Any:
-            seed = user_seed(self._settings.seed, f"{name} {number}") % 2**31  # some endpoints take no more
+            seed = user_seed(self._settings.seed, f"{name} {number}") % 2**31  # the maximum of some endpoints
             value, usage = ask_until_usable(self._source, prompt, read, seed=seed, tries=self._settings.tries)
             return {"value": value, "usage": asdict(usage)}
 
@@ -228,7 +228,7 @@ class _Run:
     def _distinct(
         self, name: str, found: Mapping[int, str], similar: float, *, words: int, before: int | None = None
     ) -> dict[int, str]:
-        """What is unlike all before it, by number."""
+        """Return, by number, the items that do not resemble an earlier one."""
         numbers = sorted(found)
         kept = [numbers[index] for index in distinct([found[one] for one in numbers], words=words, similar=similar)]
         self._made.steps[name]["repeated"] = (len(found) if before is None else before) - len(kept)
@@ -236,5 +236,5 @@ class _Run:
 
 
 def _whole(task: Mapping[str, str]) -> str:
-    """As in the authors' data, where the public part ends at the first ": "."""
+    """Join title and detail as in the authors' data, where the public part ends at the first ": "."""
     return f"{task['title']}: {task['detail']}"

@@ -1,4 +1,4 @@
-"""Finds texts that say again what an earlier one says, by the runs of words that they share."""
+"""Finds texts that nearly repeat an earlier one, by their common word n-grams."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from personalization.measures.rouge import rouge_words
 
 
 def distinct(texts: Sequence[str], *, words: int, similar: float) -> list[int]:
-    """Indices of the texts that are unlike every text kept before them.
+    """Return the indices of the texts that do not resemble any text kept before them.
 
-    Likeness is the Jaccard index of the sets of runs of words (shingles; Broder, 1997): 1 for texts of the same words
-    in the same order, whatever their case and punctuation.
+    Similarity is the Jaccard index of the sets of word n-grams (shingles; Broder, 1997). It is 1 for the same words in
+    the same order, regardless of case and punctuation.
 
     Args:
-        texts: in the order in which they are preferred.
-        words: of a run; a text that is shorter is one run.
-        similar: likeness from which on a text is left out, above 0.
+        texts: texts in order of preference.
+        words: length of an n-gram; a shorter text is one n-gram.
+        similar: similarity from which a text is dropped, above 0.
     """
     kept: list[int] = []
     sizes: dict[int, int] = {}
-    having: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)  # run -> the kept texts that have it
+    having: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)  # n-gram -> kept texts that contain it
     for index, text in enumerate(texts):
         own = _runs(text, words)
         shared = Counter(other for run in own for other in having[run])
@@ -35,5 +35,5 @@ def distinct(texts: Sequence[str], *, words: int, similar: float) -> list[int]:
 
 
 def _runs(text: str, words: int) -> set[tuple[str, ...]]:
-    said = rouge_words(text) or [text]  # a text without a-z is a word of its own
+    said = rouge_words(text) or [text]  # a text without a-z counts as one word
     return {tuple(said[start : start + words]) for start in range(max(len(said) - words, 0) + 1)}

@@ -1,4 +1,4 @@
-"""What a large model is asked to make a data set: groups of people, their members, what these write, and the texts."""
+"""Prompts that make a large model generate a data set: groups of people, their members, the tasks, and the texts."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ Reply with the text alone: no heading, no remarks before or after it."""
 
 
 def portraits_prompt(count: int, known: Sequence[str]) -> str:
-    """Step 1: groups of people, none of which is known."""
+    """Step 1: new groups of people, other than the known ones."""
     groups = "\n".join(f"- {portrait}" for portrait in known)
     return _PORTRAITS.format(count=count, known=_KNOWN.format(groups=groups) if known else "")
 
 
 def character_prompt(portrait: str, number: int, count: int, letter: str) -> str:
-    """Step 2: the `number`-th of `count` members of a group; a letter of its own varies even greedy models."""
+    """Step 2: member `number` of the `count` in a group; a fixed initial letter varies even greedy models."""
     return _CHARACTER.format(portrait=portrait, number=number, count=count, letter=letter)
 
 
 def tasks_prompt(profile: str, count: int) -> str:
-    """Step 3: what a person has to write, what is public of each task apart from what is not."""
+    """Step 3: the texts that a person has to write, with the public part of each task separate."""
     return _TASKS.format(profile=profile, count=count)
 
 
 def text_prompt(profile: str, task: str) -> str:
-    """Step 4: what they write."""
+    """Step 4: the text itself."""
     return _TEXT.format(profile=profile, task=task)
 
 

@@ -1,4 +1,4 @@
-"""Checks what a model replies in each step of making data; what can be mended is, all else says what is wrong."""
+"""Checks a model's replies in each step of data generation; repairs what it can, and otherwise says what is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from personalization.answering.chat_endpoint import Reply
 from personalization.collab.synthesis.lenient_json import read_lenient_json
 
 _MOST_ENTRIES = 10
-_FIELDS = {  # label in the profile, and the fewest entries
+_FIELDS = {  # label in the profile, and the minimum number of entries
     "age": ("Age", 1),
     "name": ("Name", 1),
     "occupation": ("Occupation", 1),
@@ -29,7 +29,7 @@ _CHATTER = re.compile(r"\A(?:sure|certainly|of course|here(?:.s| is| are))\b[^\n
 
 
 def read_portraits(reply: Reply) -> list[str]:
-    """Descriptions of groups; at least one.
+    """Parse descriptions of groups; at least one.
 
     Raises:
         ValueError: there is none.
@@ -42,7 +42,7 @@ def read_portraits(reply: Reply) -> list[str]:
 
 
 def read_character(reply: Reply) -> dict[str, str]:
-    """A person: `name`, and `profile` in the lines of the authors' data.
+    """Parse a person: `name`, and `profile` in the line format of the authors' data.
 
     Raises:
         ValueError: a field is missing, empty or too short.
@@ -63,7 +63,7 @@ def read_character(reply: Reply) -> dict[str, str]:
 
 
 def read_tasks(reply: Reply, count: int) -> list[dict[str, str]]:
-    """Tasks, each with `title` and `detail`; at most `count`, at least half of them.
+    """Parse tasks with `title` and `detail`; at least half of `count`, and at most `count`.
 
     Raises:
         ValueError: there are fewer.
@@ -72,7 +72,7 @@ def read_tasks(reply: Reply, count: int) -> list[dict[str, str]]:
     for item in _list(read_lenient_json(reply.text)):
         if isinstance(item, Mapping):
             title, detail = _line(item.get("title")), _line(item.get("detail"))
-            # A colon within the title would move part of it to what is private.
+            # A colon in the title would move part of it into the private part.
             title = title.rstrip(".:").replace(": ", " - ")
             if _has_length(title, "title") and detail:
                 tasks.append({"title": title, "detail": detail})
@@ -82,10 +82,10 @@ def read_tasks(reply: Reply, count: int) -> list[dict[str, str]]:
 
 
 def read_text(reply: Reply) -> str:
-    """A finished text, without what models say around it.
+    """Extract a finished text without the model's remarks around it.
 
     Raises:
-        ValueError: it is cut, too short, a refusal, or has places left open.
+        ValueError: the text is truncated, too short, a refusal, or has placeholders.
     """
     text = _CHATTER.sub("", reply.text).strip().strip('"').strip()
     if reply.cut:
@@ -100,7 +100,7 @@ def read_text(reply: Reply) -> str:
 
 
 def _list(value: Any) -> list[Any]:
-    """A list, whatever a model puts in its place: the list within an object, one item, a text with semicolons."""
+    """Return a list from whatever a model wrote instead: an object with a list, one item, a text with semicolons."""
     if isinstance(value, list):
         return value
     if isinstance(value, Mapping):
@@ -112,14 +112,14 @@ def _list(value: Any) -> list[Any]:
 
 
 def _line(value: Any) -> str:
-    """A value as one line of text; lists and objects within are joined."""
+    """Return a value as one line of text; nested lists and objects are joined."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
         value = ", ".join(map(_line, value))
     if value is None or isinstance(value, bool):
         return ""
-    return " ".join(str(value).encode(errors="replace").decode().split())  # JSON may name half of a surrogate pair
+    return " ".join(str(value).encode(errors="replace").decode().split())  # JSON may have a lone surrogate
 
 
 def _has_length(text: str, kind: str) -> bool:
