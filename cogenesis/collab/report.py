@@ -15,7 +15,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Directory of the run: OUT of examples/collab/run.sh.")],
     into: Annotated[
         Path,
-        typer.Option(help="A Markdown document with the marks between which the report stands, as docs/results/collab.md."),
+        typer.Option(help="The Markdown document to update: the report replaces what stands between its marks."),
     ],
     as_json: JsonOption = False,
 ) -> None:
