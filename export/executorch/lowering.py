@@ -117,7 +117,7 @@ class _SegmentPartitioner(Partitioner):
 
 
 def _segments(program: ExportedProgram, delegated: set[Node]) -> Mapping[Node, int]:
-    """Number each delegated node by how many times execution must switch to the delegate before it.
+    """Number each delegated node by how often execution must switch to the delegate until it runs.
 
     No path between two nodes with the same number leaves the delegate, so they can be one piece.
     """
