@@ -309,7 +309,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--links",
         default=",".join(LINKS),
-        help=f"links from {', '.join(PRESETS)}, or such as {PLAIN} (default: all except none and lan)",
+        help=f"links from {', '.join(PRESETS)}, or like {PLAIN} (default: all except none and lan)",
     )
     parser.add_argument("--windows", default=",".join(WINDOWS), help="draft windows (default %(default)s)")
     parser.add_argument("--records", type=int, default=4, help="answers per link (default 4; 1 on slow links)")

@@ -208,7 +208,7 @@ def encode_opened(opened: Opened) -> bytes:
 
 
 def said(message: bytes, before: int = 0) -> int:
-    """Compute the checksum of all messages of a device in a stream, up to `message`; `before` is the previous one."""
+    """Compute the checksum of a device's messages in a stream: `before` is that of all messages before `message`."""
     return zlib.crc32(message, before)
 
 

@@ -23,7 +23,8 @@ SMALLEST_TIMEOUT = 0.2
 QUEUE_SECONDS = 0.3
 """Size of the queue in front of a link, in seconds of its rate; further packets are lost.
 
-A phone network's buffers hold tenths of a second."""
+A phone network's buffers hold tenths of a second.
+"""
 
 SMALLEST_QUEUE = 16 * SEGMENT
 

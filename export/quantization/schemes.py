@@ -109,7 +109,7 @@ def _calibrated(
 
 
 def _spread(windows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Pick about `count` windows at most, evenly from the whole text."""
+    """Pick at most `count` windows from all over the text."""
     return windows[:: max(1, len(windows) // count)][:count]
 
 
