@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a ratio against a peer."""
+"""Benchmarks; most of them compare with a peer."""

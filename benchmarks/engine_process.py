@@ -1,7 +1,7 @@
-"""One engine in a process of its own, as in an app: for each line on standard input, a prompt is read and tokens taken.
+"""One engine in its own process, as in an app: for each line of input, it reads a prompt and takes tokens.
 
-Run by engines.py. Answers each line with tokens a second of both, and ends with its input. In one process engines would
-disturb each other: their idle threads spin, and libraries that they share are set up by the first.
+engines.py runs it. It answers each line with tokens per second of both, and ends with its input. In the same process,
+engines would disturb each other: their idle threads spin, and the first one configures their shared libraries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-# Read when llama.cpp's OpenMP is loaded: waiting threads may spin in all engines, or they would not be at their best.
+# llama.cpp's OpenMP reads this at load. All engines may let waiting threads spin, which gives their best speed.
 os.environ.pop("OMP_WAIT_POLICY", None)
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ LLAMA_CPP = "llama.cpp"
 
 
 class Engine(Protocol):
-    """A model that reads a prompt and then takes tokens one by one, giving the logits after each."""
+    """A model that reads a prompt, then takes tokens one by one and computes the logits after each."""
 
     def start(self, token_ids: Sequence[int]) -> None:
-        """Forget everything and read a prompt."""
+        """Discard all tokens and read a prompt."""
 
     def step(self, token_id: int) -> None:
         """Take one token."""
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _run(engine: Engine, prompt: Sequence[int], new: Sequence[int]) -> tuple[float, float]:
-    """Tokens a second of prefill and of decoding; tokens fed are fixed, so all engines do the same work."""
+    """Measure prefill and decoding in tokens per second; the tokens are fixed, so all engines do the same work."""
     started = time.perf_counter()
     engine.start(prompt)
     read = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Engines in processes of their own, driven run by run, and what they read."""
+"""Runs engines in separate processes, one run at a time, and provides their prompt text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class EngineProcess:
-    """An engine in a process of its own; see engine_process.py."""
+    """An engine in its own process; see engine_process.py."""
 
     def __init__(self, engine: str, model: Path, prompt: Path, new_tokens: int, threads: int) -> None:
         script = Path(__file__).with_name("engine_process.py")
@@ -18,7 +18,7 @@ class EngineProcess:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self) -> tuple[float, float]:
-        """Tokens a second of prefill and of decoding."""
+        """Measure prefill and decoding in tokens per second."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -36,7 +36,7 @@ class EngineProcess:
 
 
 def prompt_text() -> str:
-    """Prose of the project's own, repeated until it is long enough for every prompt."""
+    """Return the project's calibration text, repeated until it is long enough for every prompt."""
     root = Path(__file__).resolve().parent.parent
     text = (root / "export" / "quantization" / "calibration_text.txt").read_text(encoding="utf-8")
     return text * (1 + 40_000 // len(text))

@@ -1,7 +1,7 @@
-"""Generations over connections that fail in every way: each ends with the answer it must have, or with a typed error.
+"""Checks generations over connections that fail in many ways: each must end with the right answer or a typed error.
 
-What an answer must be is found without a network, a draft or a window: both models read the answer so far, token by
-token, and the cloud has a part in exactly the tokens that the result says it had.
+The right answer is computed without network, drafts or window. Both models read the answer so far, token by token, and
+the cloud takes part in exactly the tokens that the result reports as fused.
 """
 
 from __future__ import annotations
@@ -59,23 +59,23 @@ CALL_SECONDS = 1.0
 PATIENCE = 0.15
 RESUME_SECONDS = 1
 DEADLINE = 20.0
-"""Seconds; a token waits for `PATIENCE` at most, and a server that was killed is back within a few."""
+"""Seconds; a token waits at most `PATIENCE`, and a killed server is back within a few seconds."""
 INSTRUCTIONS = tuple(map(PublicInstruction, ("Write.", "Write a letter to the town.", "What is a mill? Say it twice.")))
 CONTEXT = PrivateContext("Name: Abe Ro\nTown: Ste\nBorn: 1984", (HistoryItem("Note", "Uli saw the old Zed mill."),))
 RESTARTS = 0.03
-"""Share of generations in which the server is killed, until `CALM`: what the last one counts covers all after that."""
+"""Share of generations in which the server is killed, until `CALM`; the last server's metrics cover the rest."""
 CALM = 0.6
 OPENING = 500
 BYTES = {"up": 1200, "down": 2000}
-"""A fault strikes within so many bytes: about what a generation sends and receives."""
+"""A fault strikes within this number of bytes, about as many as a generation sends and receives."""
 
 
 class WrongAnswerError(Exception):
-    """An answer is not the one it must be."""
+    """An answer differs from the right one."""
 
 
 class Server:
-    """`cogenesis cloud serve` in a process of its own, which can be killed and started again at the same address."""
+    """`cogenesis cloud serve` in its own process, which can be killed and restarted at the same address."""
 
     def __init__(self, bundle: Path, log: Path) -> None:
         self._bundle = bundle
@@ -89,7 +89,7 @@ class Server:
         self.address = self.start()
 
     def kill(self) -> None:
-        """End it at once, where it runs."""
+        """Kill the server if it runs."""
         with self._lock:
             if self._process is not None:
                 self.running.clear()
@@ -97,7 +97,7 @@ class Server:
                 self._end(self._process)
 
     def start(self) -> str:
-        """Start it unless it runs; gives its address."""
+        """Start the server unless it runs; returns its address."""
         with self._lock:
             if self._process is None:
                 options = f"--threads 1 --max-sessions 64 --resume-seconds {RESUME_SECONDS} --metrics-port 0 -v"
@@ -113,7 +113,7 @@ class Server:
             return self.address
 
     def metric(self, name: str, **labels: str) -> float:
-        """Sum of a metric's values, as Prometheus would see it."""
+        """Return the sum of a metric's values, as Prometheus would see it."""
         with urllib.request.urlopen(f"http://{self.metrics}/metrics") as reply:
             lines = reply.read().decode().splitlines()
         found = [line for line in lines if re.match(rf"cogenesis_{name}(_total)?(\{{|\s)", line)]
@@ -121,7 +121,7 @@ class Server:
         return sum(float(line.rpartition(" ")[2]) for line in wanted)
 
     def close(self) -> None:
-        """Stop it."""
+        """Stop the server."""
         with self._lock:
             if self._process is not None:
                 self._process.terminate()
@@ -137,7 +137,7 @@ class Server:
 
 
 class Reference:
-    """Writes answers as they must be: one token after the other, both models in this process."""
+    """Writes the right answers: one token after the other, with both models in this process."""
 
     def __init__(self, assistant: Assistant, cloud_bundle: Path) -> None:
         self._assistant = assistant
@@ -150,10 +150,10 @@ class Reference:
         )
 
     def check(self, instruction: PublicInstruction, options: Options, result: AnswerResult) -> None:
-        """Compare an answer.
+        """Compare an answer with the right one.
 
         Raises:
-            WrongAnswerError: it is another one.
+            WrongAnswerError: the answer differs.
         """
         expected = list(self._write(instruction, options, result.fused))
         if [token for token, _ in expected[: len(result.token_ids)]] != list(result.token_ids):
@@ -173,7 +173,7 @@ class Reference:
     def _write(
         self, instruction: PublicInstruction, options: Options, fused: Sequence[bool]
     ) -> Iterator[tuple[int, int]]:
-        """The token at each position, and after the last one the one that follows: fused, and of the edge alone."""
+        """Yield the token at each position, and at last the next token: fused, and from the edge alone."""
         room = self._edge.context_length - options.max_new_tokens
         tokenizer = self._assistant.tokenizer
         prompt = build_prompt(tokenizer, self._template, instruction, CONTEXT, None, max_tokens=room)
@@ -204,17 +204,17 @@ class Reference:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the generations.
+    """Counts the outcomes of the generations.
 
     Attributes:
-        answers: that are as they must be.
+        answers: right answers.
         errors: typed errors instead of an answer, by kind.
-        failures: anything else.
-        tokens, fused: of all answers.
-        interrupted: answers in which the cloud fell away.
-        recovered: answers in which it then came back.
-        longest: seconds of a generation.
-        faults: that struck.
+        failures: any other outcomes.
+        tokens, fused: tokens and fused tokens of all answers.
+        interrupted: answers during which the connection to the cloud failed.
+        recovered: interrupted answers that reconnected to the cloud.
+        longest: duration of the longest generation in seconds.
+        faults: number of faults that struck, by kind.
     """
 
     answers: int = 0
@@ -229,12 +229,12 @@ class Tally:
 
     @property
     def generations(self) -> int:
-        """All of them."""
+        """Number of generations."""
         return self.answers + self.errors.total() + len(self.failures)
 
 
 class Client:
-    """One device: writes answers over a connection of its own that is made to fail."""
+    """One device, which writes answers over its own faulty connection."""
 
     def __init__(self, bundle: Path, cloud_bundle: Path, server: Server, seed: int, tally: Tally) -> None:
         self._assistant = load(bundle, threads=1, verify=False)
@@ -246,13 +246,13 @@ class Client:
         self.since: float | None = None
 
     def run(self, numbers: Iterator[int], generations: int) -> None:
-        """Write one answer for each number, of so many in all."""
+        """Write one answer for each number; `generations` is the total of all clients."""
         with (
             self._chaos,
             connect(self._chaos.address, connect_timeout=CONNECT_SECONDS, call_timeout=CALL_SECONDS) as cloud,
         ):
             for number in numbers:
-                # Or those that begin while it is down would all end at once.
+                # Otherwise all generations that begin while the server is down would end immediately.
                 self._server.running.wait(DEADLINE)
                 self._chaos.plan(*self._faults(restarts=number < generations * CALM))
                 self._generate(number, cloud)
@@ -264,7 +264,7 @@ class Client:
         chosen: list[Kind] = [self._random.choice(others) for _ in range(self._random.choice((0, 1, 1, 1, 2, 3)))]
         chosen += [Kind.RESTART] if restarts and self._random.random() < RESTARTS else []
         drawn = [self._chaos.random_fault(**BYTES, seconds=(0.02, 0.4), kinds=[kind]) for kind in chosen]
-        # Half of them spare the opening, where a failure ends all.
+        # Half of the faults spare the opening, where a failure ends the generation.
         return [replace(fault, at=fault.at + self._random.choice((0, OPENING))) for fault in drawn]
 
     def _options(self) -> Options:
@@ -282,7 +282,7 @@ class Client:
 
     def _generate(self, number: int, cloud: CloudClient) -> None:
         tally, instruction, options = self._tally, self._random.choice(INSTRUCTIONS), self._options()
-        pause = self._random.choice((0.0, 0.02, 0.04))  # what the next token of a real model would take
+        pause = self._random.choice((0.0, 0.02, 0.04))  # time of a real model's next token
         started = self.since = time.monotonic()
         try:
             answer = self._assistant.generate(instruction, CONTEXT, mode=Mode.FUSED, cloud=cloud, options=options)
@@ -313,7 +313,7 @@ class Client:
 def run(
     bundle: Path, cloud_bundle: Path, scratch: Path, *, generations: int, clients: int, seed: int = 0
 ) -> tuple[Tally, dict[str, float]]:
-    """Write answers; gives what became of them, and what the server holds and logged afterwards."""
+    """Write answers; returns their outcomes and the server's final metrics."""
     log = scratch / "server.log"
     server = Server(cloud_bundle, log)
     try:
@@ -333,7 +333,7 @@ def run(
 
 def _run_all(devices: list[Client], generations: int) -> None:
     ended: list[Future[None]] = [Future() for _ in devices]
-    numbers = iter(range(generations))  # whoever is free takes the next
+    numbers = iter(range(generations))  # a free client takes the next
 
     def work(index: int, device: Client) -> None:
         try:
@@ -382,12 +382,12 @@ def _sum(tallies: list[Tally]) -> Tally:
 
 
 def main() -> None:
-    """Write the answers and print what became of them; the exit code is 1 if one of them went wrong."""
+    """Write the answers and print their outcomes; the exit code is 1 if one of them went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, required=True, help="of the device, from `cogenesis export onnx`")
-    parser.add_argument("--cloud-bundle", type=Path, help="of the cloud; the device's if left out")
+    parser.add_argument("--bundle", type=Path, required=True, help="the device's bundle, from `cogenesis export onnx`")
+    parser.add_argument("--cloud-bundle", type=Path, help="the cloud's bundle (default: the device's)")
     parser.add_argument("--generations", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=16, help="at once")
+    parser.add_argument("--clients", type=int, default=16, help="concurrent clients")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Draws size, quality and speed of every way to store the model, of what decode.py and quality.py found.
+"""Plots size, quality and speed of all quantizations from the results of decode.py and quality.py.
 
 Example: python benchmarks/decode.py --executorch keep,int8,mixed,int4 --json >decode.json
          python benchmarks/quality.py --records 32 --executorch keep,int8,mixed,int4 --json >quality.json
@@ -24,9 +24,9 @@ PEER = "llama.cpp"
 def main() -> None:
     """Draw the plot and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("decode", type=Path, help="what decode.py --json printed")
-    parser.add_argument("quality", type=Path, help="what quality.py --json printed")
-    parser.add_argument("--out", type=Path, required=True, help="the picture; its ending says of which kind")
+    parser.add_argument("decode", type=Path, help="output of decode.py --json")
+    parser.add_argument("quality", type=Path, help="output of quality.py --json")
+    parser.add_argument("--out", type=Path, required=True, help="the picture; its suffix sets the format")
     arguments = parser.parse_args()
     rows = _joined(_rows(arguments.decode), _rows(arguments.quality))
     _draw(rows, arguments.out)
@@ -45,7 +45,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _joined(speeds: list[dict[str, Any]], qualities: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of both by the name of the weights; of several sources the one that comes last, which flatters least."""
+    """Join rows by the name of the weights; of several sources, use the last, which is the least favorable."""
     quality = {row["weights"]: row for row in qualities if row["source"] != "fp32, shuffled"}
     own = {"prefill_ratio": 1.0, "decode_ratio": 1.0}
     return [own | row | quality[row["weights"]] for row in speeds if row["weights"] in quality]

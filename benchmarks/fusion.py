@@ -1,4 +1,4 @@
-"""What fusing one row costs on the device, against the same formula over two dense rows in scipy."""
+"""Measures the fusion of one row on the device against the same formula over two dense rows in scipy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WEIGHT = 0.5
 
 
 def language_model_row(rng: np.random.Generator, vocabulary: int) -> Row:
-    """A row as peaked as a language model's: Zipf-like, in random order, with noise."""
+    """Make a row as peaked as a language model's: Zipf-like, in random order, with noise."""
     ranks = rng.permutation(vocabulary) + 1.0
     logits = -1.2 * np.log(ranks) + 0.8 * rng.standard_normal(vocabulary)
     return log_softmax(logits.astype(np.float32))
 
 
 def dense_peer(strategy: Strategy, edge: Row, cloud: Row, without: Row) -> Row:
-    """The published formula over whole rows, as written."""
+    """Compute the published formula over whole rows."""
     match strategy:
         case Strategy.GEOMETRIC:
             return np.asarray(scipy_log_softmax(WEIGHT * edge + (1 - WEIGHT) * cloud))
@@ -44,7 +44,7 @@ def dense_peer(strategy: Strategy, edge: Row, cloud: Row, without: Row) -> Row:
 
 
 def milliseconds(function: Callable[[], object]) -> float:
-    """Time of one call."""
+    """Measure one call in milliseconds."""
     start = time.perf_counter()
     function()
     return (time.perf_counter() - start) * 1e3
@@ -53,9 +53,9 @@ def milliseconds(function: Callable[[], object]) -> float:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--top-k", type=int, default=256, help="kept log-probs a row (default 256)")
+    parser.add_argument("--top-k", type=int, default=256, help="log-probabilities per row (default 256)")
     parser.add_argument("--repeats", type=int, default=200, help="interleaved runs (default 200)")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(0)
@@ -80,9 +80,9 @@ def main() -> None:
                     "ratio": report.ratio(theirs, ours),
                 }
             )
-        # The dearest strategy speaks for all.
+        # Report the slowest strategy.
         headline[f"fuse_ms_{name}"] = max(float(row["ms"]) for row in rows if row["words"] == vocabulary)
-    report.emit(headline, rows, arguments.json, title=f"Fusing one row, top {arguments.top_k} of the cloud")
+    report.emit(headline, rows, arguments.json, title=f"Fusing one row with the cloud's top {arguments.top_k}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What retrievers and selectors learn from feedback whose best choice is known, with a real encoder (MiniLM).
+"""Trains retrievers and selectors on feedback with a known best choice, with a real encoder (MiniLM).
 
-**ROPG**: users ask about a topic; of six profile items two are of it, one a finished text and one a draft. Feedback is
-0.6 for the topic and 0.3 more for a finished text. The encoder, as it was published, knows topics alone. **RSPG**: one
-of three retrievers found, or led to, a finished text; which one differs from question to question. Numbers are mean
-gains of what is chosen first, on questions that were not trained on, with the paired test of `lamp score`.
+**ROPG**: users ask about a topic. Two of six profile items are about it: a finished text and a draft. Feedback is 0.6
+for the topic and 0.3 more for a finished text. The published encoder knows only topics. **RSPG**: one of three
+retrievers found, or led to, a finished text; which one varies by question. Numbers are mean gains of the first choice
+on held-out questions, with the paired test of `lamp score`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DRAFT = ("draft", "rejected", "unfinished", "withdrawn")
 POOL = ("none", "bm25", "recency")
 TRAINING, HELD_OUT = range(96), range(1000, 1064)
 HOW = {"epochs": 3, "batch": 8, "rate": 3e-5, "threads": 1}
-# The scores of this encoder, which was not made for dot products, are tens apart; see docs/lamp.md.
+# This encoder was not trained for dot products, so its scores differ by tens; see docs/lamp.md.
 SHARP = 0.1
 
 
@@ -90,7 +90,7 @@ def selection(numbers: range, mode: SelectorMode) -> Selection:
 
 
 def first_gains(directory: Path, examples: list[RetrieverExample]) -> NDArray[np.float64]:
-    """(questions, 1): what the items are worth that an encoder ranks first."""
+    """Return the gains of the items that an encoder ranks first: (questions, 1)."""
     encoder = Encoder.load(directory)
     scores = (encoder.embed(one.documents) @ encoder.embed([one.query])[0] for one in examples)
     return np.array([[one.gains[int(each.argmax())]] for one, each in zip(examples, scores, strict=True)])
@@ -146,7 +146,7 @@ def main() -> None:
             limits = bounds(selection(HELD_OUT, mode))
             rows.append(row(f"RSPG-{mode.capitalize()}", f"{limits.best} alone", found, limits.oracle))
             headline[f"rspg_{mode}_gain"] = found.difference
-    emit(headline, rows, arguments.json, title="Mean gain of what is chosen first, on held-out questions")
+    emit(headline, rows, arguments.json, title="Mean gain of the first choice, on held-out questions")
 
 
 def packaged_encoder() -> Path:

@@ -1,4 +1,4 @@
-"""The models that benchmarks measure, made once and kept: float32 directories and exported bundles."""
+"""Makes and caches the models for benchmarks: float32 directories and exported bundles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def hf_directory(gguf: Path) -> Path:
-    """The GGUF file's model as a float32 directory, made once by transformers."""
+    """Return the GGUF file's model as a float32 directory, which transformers writes once."""
     target = CACHE / f"hf-{_digest(gguf.name.encode(), str(gguf.stat().st_size).encode())}"
     if target.exists():
         return target
@@ -27,13 +27,13 @@ def hf_directory(gguf: Path) -> Path:
     staging = _staging(target)
     AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(staging)
-    # A copy of the GGUF file, under a name that means something else.
+    # This is a copy of the GGUF file under a misleading name.
     (staging / "tokenizer.model").unlink(missing_ok=True)
     return staging.rename(target)
 
 
 def shuffled_directory(plain: Path) -> Path:
-    """The same function with its channels shuffled: weights off the grid of any quantization; made once."""
+    """Return the same function with shuffled channels, off any quantization grid; made once."""
     target = CACHE / f"{plain.name}-shuffled"
     if not target.exists():
         progress("Shuffling the model's channels")
@@ -44,7 +44,7 @@ def shuffled_directory(plain: Path) -> Path:
 
 
 def base_directory(gguf: Path) -> Path:
-    """The GGUF file's model as `cogenesis export hf` writes it for training: with that file's identity."""
+    """Return the GGUF file's model as `cogenesis export hf` writes it for training, with that file's identity."""
     from export.hf_directory import write_hf_directory
 
     target = CACHE / f"base-{_digest(gguf.name.encode(), str(gguf.stat().st_size).encode())}"
@@ -61,14 +61,14 @@ def exported_bundle(
     backend: str = "onnx",
     adapter_sites: AdapterSites = "qkv",
 ) -> Path:
-    """The exported bundle, made again whenever the exporter or the calibration text changes.
+    """Return the exported bundle; it is exported again if the exporter or the calibration text changed.
 
     Args:
         model: see `export.onnx.export`.
-        scheme: see there, `quantize`.
-        calibration: see there.
-        backend: "onnx", or "executorch": that alone asks where adapters go.
-        adapter_sites: see `export.executorch.export`.
+        scheme: `quantize` of `export.onnx.export`.
+        calibration: see `export.onnx.export`.
+        backend: "onnx" or "executorch".
+        adapter_sites: see `export.executorch.export`; only for "executorch".
     """
     suffix = "" if backend == "onnx" else f"-{backend}-{adapter_sites}"
     target = CACHE / f"{model.stem}-{scheme}{suffix}-{_exporter_digest(calibration)}"

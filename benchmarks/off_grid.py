@@ -1,9 +1,8 @@
-"""The same function with other weights: channels shuffled, so that no block of weights lies on the source's own grid.
+"""Shuffles a model's channels: it computes the same function, but its weight blocks leave the source's grid.
 
-The only real model that installs from a package registry is a GGUF file. A float32 directory made from it has weights
-that lie exactly on a 4-bit grid, and every quantizer with affine blocks finds that grid again: such a directory says
-nothing about models that were never quantized. Shuffling hidden, intermediate and value channels changes which
-weights share a block, and nothing else.
+The only real model in a package registry is a GGUF file. A float32 directory made from it has weights exactly on a
+4-bit grid, and every quantizer with affine blocks finds that grid again. Such a directory says nothing about models
+that were never quantized. Shuffling hidden, intermediate and value channels only changes which weights share a block.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def write_shuffled(source: Path, target: Path, seed: int = 0) -> None:
 
     Args:
         source: a directory with one `model.safetensors`.
-        target: where the copy goes; must not exist.
-        seed: of the shuffle.
+        target: directory for the copy; must not exist.
+        seed: seed of the shuffle.
     """
     from export.model.hf_source import HFSource
 

@@ -1,6 +1,6 @@
-"""Size and speed of a pair's two bundles, such as a model and its smaller sibling of `cogenesis collab shrink`.
+"""Compares size and speed of two bundles, such as a model and its smaller sibling from `cogenesis collab shrink`.
 
-Each bundle has a process of its own, and their runs are interleaved; ratios are medians over the rounds.
+Each bundle has its own process, and their runs are interleaved. Ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("small", type=Path, help="the device's bundle")
-    parser.add_argument("large", type=Path, help="the cloud's")
+    parser.add_argument("large", type=Path, help="the cloud's bundle")
     parser.add_argument("--prompt-tokens", type=int, default=344)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9, help="interleaved runs of both (default 9)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="of each (default: all usable cores)")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="threads per bundle (default: all usable cores)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
 
     bundles = {"small": open_bundle(arguments.small), "large": open_bundle(arguments.large)}
@@ -74,7 +76,7 @@ def main() -> None:
         rows,
         arguments.json,
         title=f"Prompt of {arguments.prompt_tokens} tokens, {arguments.new_tokens} new; {arguments.threads} threads",
-        notes=("Tokens a second, medians; ± is half the distance between the quartiles. Speedups: small over large.",),
+        notes=("Tokens per second, medians; ± is half the interquartile range. Speedups: small over large.",),
     )
 
 

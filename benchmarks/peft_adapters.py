@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT trains and runs them: what ours are compared with."""
+"""Trains and runs LoRA adapters with PEFT, as a reference for our own."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"v_proj": 12},
     },
 }
-"""PEFT configurations of the adapters that are compared."""
+"""PEFT configurations of the compared adapters."""
 
 _STEPS, _STEP_TOKENS, _RATE = 3, 64, 1e-3
 
 
 class PeftModel:
-    """A float32 model in torch that takes adapters of PEFT's, one at a time."""
+    """A float32 torch model that uses one PEFT adapter at a time."""
 
     def __init__(self, directory: Path) -> None:
         import torch
@@ -40,9 +40,9 @@ class PeftModel:
         """Train an adapter of one of `SHAPES` for a few steps on a text, and save it.
 
         Args:
-            out: directory to make.
-            shape: its name.
-            token_ids: of the text.
+            out: directory to write.
+            shape: name of the shape.
+            token_ids: tokens of the text.
         """
         import torch
         from peft import LoraConfig, get_peft_model
@@ -61,7 +61,7 @@ class PeftModel:
         return out
 
     def rows(self, token_ids: Sequence[int], adapter: Path | None = None) -> NDArray[np.float32]:
-        """All rows of logits, (len(token_ids), vocabulary), with a saved adapter or without any."""
+        """Compute all rows of logits, (len(token_ids), vocabulary), with a saved adapter or without one."""
         import peft
         import torch
 

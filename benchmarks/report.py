@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine it ran on, medians and spreads, a table for people and JSON for machines."""
+"""Reports results for all benchmarks: machine, medians and spreads, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CACHE = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
-"""Where benchmarks keep what is slow to make (exported bundles, reference logits); git ignores it."""
+"""Directory for files that are slow to make (exported bundles, reference logits); git ignores it."""
 
 _PAGE = 160
-"""Characters of a line where the output is no terminal."""
+"""Line width if the output is not a terminal."""
 
 _PACKAGES = ("onnxruntime", "numpy", "tokenizers", "torch", "transformers", "llama-cpp-python", "rank-bm25", "bm25s")
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value, which one slow run can't move."""
+    """Return the median, which one slow run does not change much."""
     return float(statistics.median(values))
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half the distance between the quartiles, as a share of the median: 0.05 reads as ±5 %."""
+    """Return half the interquartile range relative to the median: 0.05 means ±5 %."""
     if len(values) < 2:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -41,12 +41,12 @@ def spread(values: Sequence[float]) -> float:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median of the ratios of interleaved runs: what slows both runs of a pair down cancels out."""
+    """Return the median ratio of interleaved runs, so that load on both runs of a pair cancels out."""
     return median([mine / other for mine, other in zip(ours, theirs, strict=True)])
 
 
 def machine() -> dict[str, Any]:
-    """The machine and the packages that a number depends on."""
+    """Describe the machine and the packages that a number depends on."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -69,11 +69,11 @@ def emit(
     """Print the result: `{"headline": ..., "rows": ..., "machine": ...}` or a table of the rows.
 
     Args:
-        headline: the few numbers that are tracked from run to run.
-        rows: one mapping a line of the table; columns are the keys in the order of their first appearance.
-        as_json: print for machines.
-        title: above the table.
-        notes: lines below it.
+        headline: the few numbers to track from run to run.
+        rows: one mapping per line of the table; columns are the keys in order of first appearance.
+        as_json: print JSON.
+        title: title above the table.
+        notes: lines below the table.
     """
     if as_json:
         json.dump({"headline": dict(headline), "rows": [dict(row) for row in rows], "machine": machine()}, sys.stdout)
@@ -96,7 +96,7 @@ def emit(
 
 
 def progress(message: str) -> None:
-    """Say on standard error what is being done; standard output stays the result's."""
+    """Print progress to standard error; standard output is only for the result."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -118,7 +118,7 @@ def _cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What thin rows cost: bytes on the wire against what they change of the fused distribution, on real answers."""
+"""Measures truncated rows on real answers: their bytes on the wire and the change of the fused distribution."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ FUSIONS = (Fusion(), Fusion(weight=0.8), Fusion(Strategy.ARITHMETIC), Fusion(Str
 SAMPLING = Sampling(temperature=0.7, top_p=0.9)
 WINDOW = 4
 FRAMING = 14
-"""Bytes around a message: gRPC's five and an HTTP/2 frame's nine."""
+"""Overhead per message in bytes: five of gRPC and nine of an HTTP/2 frame."""
 
 
 def measure(form: RowFormat = THIN, fusion: Fusion | None = None, records: int = 16) -> dict[str, float]:
     """Measure one format.
 
     Args:
-        form: how rows are cut and coded.
-        fusion: of edge and cloud; None is the default.
-        records: answers of ctx_dev, of which the first 128 tokens count.
+        form: how rows are truncated and encoded.
+        fusion: how edge and cloud are fused; None is the default.
+        records: number of answers of ctx_dev; the first 128 tokens of each are measured.
 
     Returns:
-        `kl`: mean KL(fused with the whole cloud row || fused with the coded one), in nats; `kl_error`, its standard
-        error over positions. `greedy_unchanged`: share of positions whose likeliest fused token stays.
-        `bytes_down_per_token`: bytes of replies a fused token, sampled with drafts in windows of 4, whose rejected rows
-        and whose framing count. `bytes_a_row` and `tokens_a_row`: of a row alone.
+        `kl`: mean KL(fused with the whole cloud row || fused with the encoded one), in nats; `kl_error`: its standard
+        error over positions. `greedy_unchanged`: share of positions with the same likeliest fused token.
+        `bytes_down_per_token`: bytes of replies per fused token, including rejected rows and framing, sampled with
+        drafts in windows of 4. `bytes_a_row` and `tokens_a_row`: the same for a row alone.
     """
     rows = answer_rows(records)
     fusion = fusion or Fusion()
@@ -81,13 +81,13 @@ def measure(form: RowFormat = THIN, fusion: Fusion | None = None, records: int =
 
 
 def fuse_whole(edge: Row, cloud: Row, fusion: Fusion) -> Row:
-    """The fused row where the cloud sends all it has."""
+    """Compute the fused row if the cloud sends its whole row."""
     everything = np.arange(cloud.shape[0], dtype=np.int32)
     return fuse(edge, SparseLogProbs(everything, np.minimum(cloud, 0.0), 0.0), fusion)
 
 
 def _received(row: SparseLogProbs, form: RowFormat) -> SparseLogProbs:
-    """What a row is after its way over the wire."""
+    """Encode and decode a row, as on the wire."""
     data = encode_verified(0, Verified((row,)), form)
     return decode_verified(data, number=0, count=1, vocab_size=int(row.ids[-1]) + 1, form=form).rows[0]
 
@@ -100,7 +100,7 @@ def _bytes_per_row(rows: Sequence[SparseLogProbs], form: RowFormat) -> float:
 def _bytes_per_token(
     rows: AnswerRows, sent: Sequence[SparseLogProbs], accepted: Sequence[bool], form: RowFormat
 ) -> float:
-    """Bytes of replies a token, for drafts in fixed windows along each answer."""
+    """Compute the bytes of replies per token, for drafts in fixed windows along each answer."""
     spent = tokens = 0
     position = number = 0
     while position < len(sent):
@@ -110,7 +110,7 @@ def _bytes_per_token(
         reply = Verified(tuple(sent[position:end]), 0.02, 0.001)
         spent += len(encode_verified(number, reply, form)) + FRAMING
         number += 1
-        # Up to the first draft that is not the fused choice, which takes its place.
+        # Up to the first draft that the fused choice replaces.
         gained = next((i + 1 for i in range(end - position) if not accepted[position + i]), end - position)
         tokens += gained
         position += gained
@@ -120,9 +120,9 @@ def _bytes_per_token(
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=16, help="answers, 128 tokens of each (default 16)")
-    parser.add_argument("--quick", action="store_true", help="the default format alone")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--records", type=int, default=16, help="number of answers, 128 tokens each (default 16)")
+    parser.add_argument("--quick", action="store_true", help="only the default format")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     cases = [(form, FUSIONS[0]) for form in FORMATS] + [(THIN, fusion) for fusion in FUSIONS[1:]]
     if arguments.quick:
@@ -137,9 +137,9 @@ def main() -> None:
         arguments.json,
         title=f"Rows on the wire, at {answer_rows(arguments.records).cloud.shape[0]:,} tokens of real answers",
         notes=(
-            f"B/token: of replies, with rejected rows and framing, in windows of {WINDOW} at temperature "
+            f"B/token: bytes of replies, with rejected rows and framing, in windows of {WINDOW} at temperature "
             f"{SAMPLING.temperature} and top-p {SAMPLING.top_p}.",
-            "KL: nats, of the fused row with the whole cloud row from that with the row as sent; ± its standard error.",
+            "KL: in nats, between the fused rows with the whole cloud row and with the sent row; ± its standard error.",
         ),
     )
 

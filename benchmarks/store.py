@@ -1,9 +1,9 @@
-"""How fast past texts are stored, changed and found on a device, and what that takes in memory and on the disk.
+"""Measures how fast a device stores, changes and finds past texts, and the memory and disk space that this takes.
 
-Texts of 20 to 100 words as frequent as in LaMP-5's profiles, 3 in 100 of them rare ones of an open vocabulary. Queries
-are of 12 such words (an instruction), or LaMP-5's own inputs (170 words, an abstract). Searches run in fresh processes
-on one thread, and give the 10 best texts with their content. Vectors are random ones: how long a search takes does not
-depend on what they say, and it leaves out the encoder's own time for the query.
+Texts have 20 to 100 words with the frequencies of LaMP-5's profiles; 3 in 100 words are rare ones of an open
+vocabulary. Queries have 12 such words (an instruction), or are LaMP-5's own inputs (170 words, an abstract). Searches
+run in fresh processes on one thread and return the 10 best texts. Vectors are random, because the time of a search does
+not depend on their values. The encoder's time for the query is not included.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ DIMENSION, LARGEST_WITH_VECTORS = 384, 100_000
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, nargs="+", default=list(SIZES), help=f"items of a store (default {SIZES})")
-    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument(
+        "--items", type=int, nargs="+", default=list(SIZES), help=f"numbers of items in a store (default {SIZES})"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     if not QUESTIONS.is_file():
         sys.exit(f"The evaluation data are missing: {QUESTIONS}. Put them beside the project.")
     CACHE.mkdir(parents=True, exist_ok=True)
     rows = []
     for size in arguments.items:
-        # Beside the other benchmarks' files, not in /tmp, which may be memory.
+        # In the benchmarks' cache, because the system's temporary directory may be in memory.
         with tempfile.TemporaryDirectory(dir=CACHE) as work:
             rows.append({"items": size} | _measure(size, Path(work)))
     tracked = min(rows, key=lambda row: abs(row["items"] - HEADLINE_SIZE))
@@ -67,9 +69,9 @@ def main() -> None:
         arguments.json,
         title="A store of past texts on a device, one thread",
         notes=(
-            "imported: in one transaction; added, updated, removed: a transaction each, on the disk when it returns.",
+            "imported: in one transaction; added, updated, removed: one transaction each, on disk when it returns.",
             "first: from opening the file to the first result; after a change: the next search. long: queries of 170 "
-            "words. vector: the dot product with all vectors, after the first, which reads them.",
+            "words. vector: the dot product with all vectors, without the first search, which reads them.",
         ),
     )
 
@@ -100,7 +102,7 @@ def _measure(size: int, work: Path) -> dict[str, Any]:
 
 
 def _changes(store: ProfileStore, texts: _Texts) -> dict[str, Any]:
-    """Changes one by one."""
+    """Measure changes one by one."""
     fresh = [texts.text(60) for _ in range(CHANGES)]
     started = time.perf_counter()
     ids = [store.add("A task", text) for text in fresh]
@@ -164,20 +166,20 @@ class _Texts:
         self.draw = np.random.default_rng(seed)
 
     def text(self, length: int) -> str:
-        """Words drawn one by one."""
+        """Sample words one by one."""
         words = self._words[self.draw.integers(0, len(self._words), length)]
         rare = self.draw.random(length) < RARE_SHARE
         words[rare] = [f"w{number}" for number in self.draw.zipf(1.15, int(rare.sum())).clip(0, LARGEST_RARE)]
         return " ".join(words)
 
     def batches(self, count: int) -> Iterator[list[NewItem]]:
-        """New items, some at a time."""
+        """Yield new items in batches."""
         for start in range(0, count, BATCH):
             places = range(start, min(start + BATCH, count))
             yield [NewItem(f"Task {place}", self.text(int(self.draw.integers(20, 100)))) for place in places]
 
     def vectors(self, count: int) -> Any:
-        """Random vectors: (count, DIMENSION) float32."""
+        """Sample random vectors (count, DIMENSION) float32."""
         return self.draw.standard_normal((count, DIMENSION), np.float32)
 
 

@@ -1,6 +1,6 @@
-"""One device process that searches a store, to be measured from outside.
+"""One device process that searches a store.
 
-Run by store.py in fresh interpreters, as memory and the first search can only be measured there.
+store.py runs it in fresh interpreters, because only they give meaningful memory and first-search measurements.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("queries", type=Path, help="JSON list of texts, or of vectors with --encoder")
-    parser.add_argument("--encoder", help="fingerprint of the vectors to search; without it words are searched")
+    parser.add_argument("--encoder", help="fingerprint of the vectors to search (default: search by words)")
     parser.add_argument("--count", type=int, required=True, help="items to find")
     arguments = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""The form of an outline: how a model is asked for one, and which lines count as its points."""
+"""Defines the form of an outline: the prompt for it, and which lines count as points."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MAX_CHARACTERS = 80
 
 
 USUAL_WORDS = 5
-"""Where a point is cut that does not end by itself."""
+"""Number of words at which a point is cut if it has no pause."""
 
 
 _TOO_SIMILAR = 0.5
-"""Share of common words (Jaccard) from which on two points say the same."""
+"""Word overlap (Jaccard) from which two points count as the same."""
 
 
-# Two Chinese or Japanese characters count as a word; these scripts put no spaces.
+# Chinese and Japanese have no spaces, so two characters count as a word.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
 
@@ -106,7 +106,7 @@ EXAMPLE_POINTS = (
 
 
 def outline_messages(instruction: str) -> list[dict[str, str]]:
-    """The chat that is put to the model in place of the instruction; one worked example shows the form."""
+    """Build the chat that asks the model for an outline, with one worked example."""
     example = "\n".join(f"{number}. {point}" for number, point in enumerate(EXAMPLE_POINTS, 1))
     return [
         {"role": "user", "content": _QUESTION.format(EXAMPLE_TASK)},
@@ -116,7 +116,7 @@ def outline_messages(instruction: str) -> list[dict[str, str]]:
 
 
 def shorten(text: str) -> str:
-    """Cut a line to a phrase: at its first pause after three words, else after five; without loose ends."""
+    """Cut a line to a phrase: at its first pause after three words, else after five words; drop trailing stop words."""
     line = text.strip().splitlines()[0].replace("**", "").strip(EDGES) if text.strip() else ""
     spans = [match.span() for match in WORD.finditer(line)]
     count = len(spans)
@@ -140,7 +140,7 @@ def is_point(text: str) -> bool:
 
 
 def count_words(text: str) -> int:
-    """Words of a line."""
+    """Count the words of a line."""
     return sum(1 for _ in WORD.finditer(text))
 
 
@@ -156,5 +156,5 @@ def _word_set(text: str) -> frozenset[str]:
 
 
 def dangles(point: str) -> bool:
-    """Whether a point breaks off at a word that calls for another."""
+    """Whether a point ends with a stop word, so that it seems cut off."""
     return WORD.findall(point)[-1].casefold() in LOOSE_ENDS

@@ -1,6 +1,6 @@
-"""Rows as bytes: ids in Elias-Fano form, values in 12, 16 or 32 bits, the tail's mass as one more value.
+"""Encodes rows as bytes: ids in Elias-Fano form, values in 12, 16 or 32 bits, the tail's mass as a last value.
 
-A row is: its number of tokens; the ids; the values; the tail. docs/wire.md has the layout bit by bit, with an example.
+A row holds its number of tokens, the ids, the values and the tail. docs/wire.md specifies each bit, with an example.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _BITS: dict[ValueType, int] = {"float32": 32, "float16": 16, "bits12": 12}
 _FLOAT16_LOWEST = -65504.0
 _MOST_LOW_BITS = 15
 _MOST_COUNT_BYTES = 5
-_LAST_CODE = 4095  # for the tail: there is none
+_LAST_CODE = 4095  # in place of the tail: there is no tail
 _CODES_A_ROOT = 1024.0
-# How far probabilities and tail may be from 1. Half a step of a value v is 5e-4 |v| in float16 and 1e-3 sqrt(|v|) in 12
-# bits, and most of the mass lies above e^-11: more is another format or a fault.
+# Allowed difference between 1 and the sum of probabilities and tail. Half a step of a value v is 5e-4 |v| in float16
+# and 1e-3 sqrt(|v|) in 12 bits, and most of the mass lies above e^-11. Larger differences are errors.
 _MASS_TOLERANCE: dict[ValueType, float] = {"float32": 0.005, "float16": 0.02, "bits12": 0.02}
 
 
 def encode_rows(rows: Iterable[SparseLogProbs], value_type: ValueType) -> bytes:
-    """Bytes of rows, one after the other."""
+    """Encode rows one after the other."""
     return b"".join(
         _encode_count(row.ids.size) + _encode_ids(row.ids) + _encode_values(row, value_type) for row in rows
     )
@@ -37,15 +37,15 @@ def decode_rows(data: bytes, *, count: int, vocab_size: int, form: RowFormat) ->
 
     Args:
         data: the bytes.
-        count: how many rows they must be.
-        vocab_size: ids must be below it.
-        form: how the rows were asked for.
+        count: the number of rows.
+        vocab_size: the upper bound of ids, exclusive.
+        form: the requested form of the rows.
 
     Returns:
         The rows.
 
     Raises:
-        ProtocolError: the bytes are no such rows.
+        ProtocolError: the bytes are not `count` valid rows.
     """
     rows = []
     at = 0
@@ -67,7 +67,7 @@ def decode_rows(data: bytes, *, count: int, vocab_size: int, form: RowFormat) ->
 def _row(
     ids: NDArray[np.int32], log_probs: NDArray[np.float32], tail_mass: float, value_type: ValueType
 ) -> SparseLogProbs:
-    # NaN fails this too.
+    # This also rejects NaN.
     require(
         bool((log_probs <= 1e-3).all()) and bool(np.isfinite(log_probs).all()),
         "a log-probability is above 0 or not finite",
@@ -78,7 +78,7 @@ def _row(
     return SparseLogProbs(ids, log_probs, min(tail_mass, 1.0))
 
 
-# --- the number of tokens: a varint, as in protobuf ------------------------------------------------------------------
+# The number of tokens: a varint, as in protobuf.
 
 
 def _encode_count(count: int) -> bytes:
@@ -101,7 +101,7 @@ def _decode_count(data: bytes, at: int) -> tuple[int, int]:
     raise malformed("the number of tokens of a row is out of range")
 
 
-# --- ids: Elias-Fano (Elias 1974, Fano 1971), within two bits a token of the fewest possible --------------------------
+# Ids: Elias-Fano (Elias 1974, Fano 1971), within two bits per token of the minimum.
 
 
 def _encode_ids(ids: NDArray[np.int32]) -> bytes:
@@ -119,7 +119,7 @@ def _decode_ids(data: bytes, at: int, count: int, vocab_size: int) -> tuple[NDAr
     require(at < len(data), "a row ends too early")
     low_bits = data[at] >> 4
     split = 4 + count * low_bits
-    # A valid row has at most so many bits: nothing larger is unpacked, whatever comes.
+    # No valid row is longer than this, so an attacker can't make us unpack more.
     longest = split + count + ((vocab_size - 1) >> low_bits)
     bits = np.unpackbits(np.frombuffer(data, np.uint8, min(-(-longest // 8), len(data) - at), at))
     ones = np.flatnonzero(bits[split:])[:count]
@@ -136,17 +136,17 @@ def _decode_ids(data: bytes, at: int, count: int, vocab_size: int) -> tuple[NDAr
 
 
 def _bits(numbers: NDArray[np.integer], width: int) -> NDArray[np.uint8]:
-    """Each number as `width` bits, the highest first."""
+    """Convert each number to `width` bits, the highest first."""
     return (numbers[:, None] >> np.arange(width - 1, -1, -1) & 1).astype(np.uint8).ravel()
 
 
-# --- values: natural log-probabilities, the last one that of the tail's mass -----------------------------------------
+# Values: natural log-probabilities; the last value is that of the tail's mass.
 
 
 def _encode_values(row: SparseLogProbs, value_type: ValueType) -> bytes:
     tail = math.log(row.tail_mass) if row.tail_mass > 0.0 else -math.inf
     if value_type == "bits12":
-        # The square root gives likely tokens fine steps, where a choice hangs on them, and reaches down to e^-16.
+        # The square root gives fine steps to likely tokens, which decide the choice, and reaches down to e^-16.
         roots = np.sqrt(np.maximum(-np.append(row.log_probs.astype(np.float64), tail), 0.0))
         codes = np.minimum(np.floor(roots * _CODES_A_ROOT + 0.5), _LAST_CODE)
         if tail > -math.inf:
@@ -160,7 +160,7 @@ def _encode_values(row: SparseLogProbs, value_type: ValueType) -> bytes:
 
 
 def _decode_values(data: bytes, count: int, value_type: ValueType) -> tuple[NDArray[np.float32], float]:
-    """The log-probabilities and the tail's mass."""
+    """Decode the log-probabilities and the tail's mass."""
     if value_type == "bits12":
         bits = np.unpackbits(np.frombuffer(data, np.uint8))
         split = (count + 1) * 12
@@ -169,5 +169,5 @@ def _decode_values(data: bytes, count: int, value_type: ValueType) -> tuple[NDAr
         values = -((codes / _CODES_A_ROOT) ** 2).astype(np.float32)
         return values[:-1], 0.0 if codes[-1] == _LAST_CODE else math.exp(values[-1])
     values = np.frombuffer(data, "<f4" if value_type == "float32" else "<f2").astype(np.float32)
-    # Above 0 and NaN are refused later: exp of them must only not fail.
+    # The caller rejects values above 0 and NaN; here exp must only not raise.
     return values[:-1], math.exp(min(float(values[-1]), 1.0))

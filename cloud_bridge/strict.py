@@ -1,4 +1,4 @@
-"""How a decoder refuses: one check, one kind of error, one form of words."""
+"""Provides the check and the error that all decoders use for malformed messages."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from edge_runtime.errors import ProtocolError
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Go on only if what was received is as the wire format says.
+    """Check that a received message follows the wire format.
 
     Args:
-        holds: whether it is.
-        otherwise: what is wrong, as part of a sentence.
+        holds: whether the checked condition holds.
+        otherwise: the problem if it does not, as part of a sentence.
 
     Raises:
-        ProtocolError: it is not.
+        ProtocolError: the condition does not hold.
     """
     if not holds:
         raise malformed(otherwise)
 
 
 def malformed(what: str) -> ProtocolError:
-    """The error of a message that the wire format does not allow."""
+    """Make the error for a message that violates the wire format."""
     return ProtocolError(f"A message is malformed: {what}. Update the older of both sides.")

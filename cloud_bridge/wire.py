@@ -1,8 +1,8 @@
-"""The wire format: protobuf bytes to and from the edge runtime's types, strict in what it accepts.
+"""Converts between protobuf bytes and the edge runtime's types, and strictly validates what it decodes.
 
-Encoders give the bytes to send. Decoders raise `ProtocolError` and nothing else, whatever the bytes are: what they
-return can be used without further checks, except for limits that only a server knows (its context, its vocabulary).
-See docs/wire.md for the meaning of the messages.
+Encoders return the bytes to send. Decoders accept any bytes and raise only `ProtocolError`. Their results need no
+further checks, except for limits that only a server knows (its context, its vocabulary). docs/wire.md explains the
+messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SERVICE = "cogenesis.v1.CloudBridge"
 REASON_KEY = "cogenesis-reason"
 RETRY_AFTER_KEY = "cogenesis-retry-after-ms"
 MAX_ROWS = 256
-"""The most rows one `verify` may ask for."""
+"""Maximum number of rows per `verify`."""
 MAX_INSTRUCTION_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
@@ -44,7 +44,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Reason(StrEnum):
-    """Why a server refuses; travels as trailing metadata `cogenesis-reason`."""
+    """Why a server rejects a request; sent as trailing metadata `cogenesis-reason`."""
 
     API_KEY = "api_key"
     TOKENIZER_MISMATCH = "tokenizer_mismatch"
@@ -58,21 +58,21 @@ class Reason(StrEnum):
 
 
 def method_path(method: str) -> str:
-    """Path by which gRPC calls a method, as in `/cogenesis.v1.CloudBridge/Info`."""
+    """Return gRPC's path of a method, as in `/cogenesis.v1.CloudBridge/Info`."""
     return f"/{SERVICE}/{method}"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The server's answer to `open`.
+    """The server's reply to `open`.
 
     Attributes:
-        session_id: by which a later stream can resume this session; a secret.
+        session_id: a secret with which a later stream can resume this session.
         model: name of the model.
-        vocab_size: all ids of rows and tokens are below it.
+        vocab_size: upper bound of all ids of rows and tokens, exclusive.
         prompt_tokens: length of the cloud's prompt.
-        context_length: positions for prompt and answer together.
-        resumed: the cache of the session to resume was found.
+        context_length: maximum length of prompt and answer together.
+        resumed: whether the server still had the cache of the session to resume.
     """
 
     session_id: str
@@ -83,19 +83,19 @@ class Opened:
     resumed: bool = False
 
 
-# --- from the device to the cloud -------------------------------------------------------------------------------------
+# Messages from the device to the cloud.
 
 
 def encode_info_request(_: InfoRequest) -> bytes:
-    """Bytes of an info request."""
+    """Encode an info request."""
     return pb.InfoRequest().SerializeToString()
 
 
 def encode_open(request: OpenRequest) -> bytes:
-    """Bytes of a stream's first frame.
+    """Encode a stream's first frame.
 
     Raises:
-        RequestError: a field can't be written, such as text that is not Unicode.
+        RequestError: a field can't be encoded, such as text that is not Unicode.
     """
     return _serialize(
         lambda: pb.ClientFrame(
@@ -114,7 +114,7 @@ def encode_open(request: OpenRequest) -> bytes:
 
 
 def encode_verify(request: VerifyRequest) -> bytes:
-    """Bytes of a `verify` frame; `text` stays behind.
+    """Encode a `verify` frame; `text` is not sent.
 
     Raises:
         RequestError: a number is out of range.
@@ -126,7 +126,7 @@ def encode_verify(request: VerifyRequest) -> bytes:
 
 
 def encode_sketch_request(request: SketchRequest) -> bytes:
-    """Bytes of a sketch request.
+    """Encode a sketch request.
 
     Raises:
         RequestError: the instruction is not Unicode.
@@ -135,7 +135,7 @@ def encode_sketch_request(request: SketchRequest) -> bytes:
 
 
 def encode_answer_request(request: AnswerRequest) -> bytes:
-    """Bytes of an answer request.
+    """Encode an answer request.
 
     Raises:
         RequestError: the instruction is not Unicode, or a number is out of range.
@@ -152,7 +152,7 @@ def encode_answer_request(request: AnswerRequest) -> bytes:
 
 
 def decode_client_frame(data: bytes) -> OpenRequest | VerifyRequest:
-    """Read a frame of a `Score` stream. `VerifyRequest.text` is empty: it does not travel."""
+    """Decode a frame of a `Score` stream; `VerifyRequest.text` is empty, because devices do not send it."""
     frame = _parse(pb.ClientFrame, data)
     kind = frame.WhichOneof("frame")
     if kind == "open":
@@ -163,12 +163,12 @@ def decode_client_frame(data: bytes) -> OpenRequest | VerifyRequest:
 
 
 def decode_sketch_request(data: bytes) -> SketchRequest:
-    """Read a sketch request."""
+    """Decode a sketch request."""
     return SketchRequest(_instruction(_parse(pb.SketchRequest, data).instruction))
 
 
 def decode_answer_request(data: bytes) -> AnswerRequest:
-    """Read an answer request."""
+    """Decode an answer request."""
     request = _parse(pb.AnswerRequest, data)
     require(request.max_new_tokens >= 1, "max_new_tokens must be at least 1")
     require(math.isfinite(request.temperature) and request.temperature >= 0, "temperature must be 0 or above")
@@ -178,11 +178,11 @@ def decode_answer_request(data: bytes) -> AnswerRequest:
     )
 
 
-# --- from the cloud to the device -------------------------------------------------------------------------------------
+# Messages from the cloud to the device.
 
 
 def encode_info(info: CloudInfo) -> bytes:
-    """Bytes of an info reply."""
+    """Encode an info reply."""
     return pb.InfoReply(
         model=info.model,
         vocab_size=info.vocab_size,
@@ -194,7 +194,7 @@ def encode_info(info: CloudInfo) -> bytes:
 
 
 def encode_opened(opened: Opened) -> bytes:
-    """Bytes of the reply to `open`."""
+    """Encode the reply to `open`."""
     return pb.ServerFrame(
         opened=pb.Opened(
             session_id=opened.session_id,
@@ -208,12 +208,12 @@ def encode_opened(opened: Opened) -> bytes:
 
 
 def said(message: bytes, before: int = 0) -> int:
-    """Checksum of all messages of a device in a stream: of `message` and those before it."""
+    """Compute the checksum of a device's messages in a stream: `before` is that of all messages before `message`."""
     return zlib.crc32(message, before)
 
 
 def encode_verified(number: int, verified: Verified, form: RowFormat, heard: int = 0) -> bytes:
-    """Bytes of the reply to the `number`-th `verify` of a stream, from 0; `heard` is what the device `said` with it."""
+    """Encode the reply to a stream's `verify` `number`, from 0; `heard` is the checksum `said` of received messages."""
     rows = encode_rows(verified.rows, form.value_type)
     return pb.ServerFrame(
         verified=pb.Verified(
@@ -228,12 +228,12 @@ def encode_verified(number: int, verified: Verified, form: RowFormat, heard: int
 
 
 def encode_sketch_piece(text: str) -> bytes:
-    """Bytes of a part of a sketch."""
+    """Encode a piece of a sketch."""
     return pb.SketchPiece(text=text).SerializeToString()
 
 
 def encode_answer_piece(piece: AnswerPiece) -> bytes:
-    """Bytes of a part of an answer."""
+    """Encode a piece of an answer."""
     return pb.AnswerPiece(
         text=piece.text,
         token_ids=piece.token_ids,
@@ -243,7 +243,7 @@ def encode_answer_piece(piece: AnswerPiece) -> bytes:
 
 
 def decode_info(data: bytes) -> CloudInfo:
-    """Read an info reply."""
+    """Decode an info reply."""
     reply = _parse(pb.InfoReply, data)
     require(
         reply.protocol_version == PROTOCOL_VERSION,
@@ -259,7 +259,7 @@ def decode_info(data: bytes) -> CloudInfo:
 
 
 def decode_opened(data: bytes) -> Opened:
-    """Read the first frame of a server, which must be `opened`."""
+    """Decode the first frame of a server, which must be `opened`."""
     frame = _parse(pb.ServerFrame, data)
     require(frame.WhichOneof("frame") == "opened", "the first frame is not opened")
     opened = frame.opened
@@ -279,18 +279,18 @@ def decode_opened(data: bytes) -> Opened:
 def decode_verified(
     data: bytes, *, number: int, count: int, vocab_size: int, form: RowFormat, heard: int = 0
 ) -> Verified:
-    """Read the reply to a `verify`.
+    """Decode the reply to a `verify`.
 
     Args:
         data: the frame.
-        number: of the `verify` in its stream, from 0.
-        count: how many rows it asked for.
-        vocab_size: of `opened`; ids must be below it.
-        form: of `open`.
-        heard: what this device `said` up to that `verify`, which is what the cloud must have heard.
+        number: number of the `verify` in its stream, from 0.
+        count: number of requested rows.
+        vocab_size: vocabulary size from `opened`; ids must be below it.
+        form: the form of rows requested in `open`.
+        heard: checksum `said` of this device up to that `verify`; the cloud must have received the same bytes.
 
     Returns:
-        The reply, with exactly `count` rows, or none where it was superseded.
+        The reply, with exactly `count` rows, or none if it was superseded.
     """
     frame = _parse(pb.ServerFrame, data)
     require(frame.WhichOneof("frame") == "verified", "a frame is not verified")
@@ -303,19 +303,19 @@ def decode_verified(
 
 
 def decode_sketch_piece(data: bytes) -> str:
-    """Read a part of a sketch."""
+    """Decode a piece of a sketch."""
     return _parse(pb.SketchPiece, data).text
 
 
 def decode_answer_piece(data: bytes) -> AnswerPiece:
-    """Read a part of an answer."""
+    """Decode a piece of an answer."""
     piece = _parse(pb.AnswerPiece, data)
     require(piece.finish_reason in _FINISH_REASONS, "the finish reason is unknown")
     require(max(piece.token_ids, default=0) <= _MAX_INT32, "a token id is out of range")
     return AnswerPiece(piece.text, tuple(piece.token_ids), piece.finish_reason, piece.prompt_tokens)
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# Parts of messages.
 
 
 def _verify_request(frame: pb.Verify) -> VerifyRequest:
@@ -352,7 +352,7 @@ def _instruction(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    # It ends in terminals: no escape sequences.
+    # Names are shown in terminals, so escape sequences are not allowed.
     require(len(text) <= 256 and text.isprintable(), "a name is too long or not printable")
     return text
 

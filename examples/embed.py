@@ -1,4 +1,4 @@
-"""Embeds the runtime in an app: one personalised answer, streamed. Usage: embed.py BUNDLE [CLOUD_ADDRESS]."""
+"""Embeds the runtime in an app and streams one personalized answer. Usage: embed.py BUNDLE [CLOUD_ADDRESS]."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The same from asyncio: the event loop stays free while the models work. Usage: embed_async.py BUNDLE [CLOUD]."""
+"""Streams an answer in asyncio without blocking the event loop. Usage: embed_async.py BUNDLE [CLOUD]."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Every error of the exporter, named for its cause; messages say what is wrong, where, and what to do."""
+"""Defines the exporter's errors, each named for its cause; messages say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ExportError(CogenesisError):
 
 
 class ModelNotFoundError(ExportError):
-    """The model that was named is not there."""
+    """The named model does not exist."""
 
 
 class SourceError(ExportError):
@@ -20,16 +20,16 @@ class SourceError(ExportError):
 
 
 class UnsupportedModelError(ExportError):
-    """The model has a part that no graph of ours can express."""
+    """The model has a part that the exported graph can't express."""
 
 
 class UnsupportedQuantizationError(ExportError):
-    """The quantization asked for does not fit this source."""
+    """The requested quantization does not fit this source."""
 
 
 class ConformanceError(ExportError):
-    """The finished bundle does not give the logits that its conformance vectors promise."""
+    """The finished bundle does not reproduce the logits of its conformance vectors."""
 
 
 class AdapterExportError(ExportError):
-    """A trained adapter can't become an adapter of a bundle: another base, a method or a shape that doesn't fit."""
+    """A trained adapter can't be exported: its base model, training method or shapes do not fit the bundle."""

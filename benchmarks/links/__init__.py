@@ -1,1 +1,1 @@
-"""Networks that are not there: delay, rate, loss, outages and faults between two processes of one machine."""
+"""Emulates networks between two processes of one machine: delay, rate, loss, outages and faults."""

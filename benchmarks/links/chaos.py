@@ -1,6 +1,6 @@
-"""A TCP proxy that breaks what passes through it, at a chosen byte, in every way that networks and servers do.
+"""A TCP proxy that injects the faults of networks and servers at chosen bytes of its connections.
 
-Faults are counted in bytes, not in seconds, and drawn from a seed: a run that went wrong can be had again.
+Faults strike after a number of bytes, not seconds, and are sampled from a seed, so that a failed run can be repeated.
 
     with Chaos(address, seed=7) as chaos:
         connect_to(chaos.address)
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _GOODBYE = 1.0
-"""Seconds that a side has to notice a connection's end."""
+"""Seconds for each side to notice a connection's end."""
 
 
 class Kind(StrEnum):
-    """What goes wrong.
+    """The kinds of faults.
 
     CUT: the connection ends as if both sides had closed it (FIN).
-    RESET: it breaks (RST).
-    STALL: it stays open and carries nothing more, either way: what a lost NAT entry or a vanished phone looks like.
-    BLACKHOLE: so do all connections, and new ones.
-    DELAY: its direction pauses.
-    TRUNCATE: `length` bytes are missing.
+    RESET: the connection breaks (RST).
+    STALL: the connection stays open, but carries no bytes in either direction, as after a lost NAT entry.
+    BLACKHOLE: all connections stall, including new ones.
+    DELAY: one direction pauses.
+    TRUNCATE: `length` bytes are dropped.
     CORRUPT: the bits of `mask` are flipped in one byte.
-    DUPLICATE: up to `length` bytes come twice.
-    REFUSE: it breaks, and new connections are refused.
-    RESTART: the server is killed, and started again later, perhaps at another address.
+    DUPLICATE: up to `length` bytes are sent twice.
+    REFUSE: the connection breaks, and new connections are refused.
+    RESTART: the server is killed and restarted later, possibly at another address.
 
     STALL, BLACKHOLE, DELAY, REFUSE and the time until a restart last `seconds`.
     """
@@ -65,7 +65,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: it strikes the byte that comes after `at` more bytes in its direction, over all connections."""
+    """One fault; it strikes after `at` more bytes in its direction, counted over all connections."""
 
     kind: Kind
     direction: Direction = "down"
@@ -80,14 +80,14 @@ class Fault:
 
 
 class Chaos:
-    """A proxy in front of `target` ("HOST:PORT"), in a thread of its own. `address` is where to connect instead.
+    """A proxy in front of `target` ("HOST:PORT"), in its own thread; clients connect to `address` instead.
 
     Attributes:
         address: "HOST:PORT"; it stays the same.
         injected: how often each kind of fault struck.
-        connections: how many were accepted.
+        connections: number of accepted connections.
         passed: bytes carried in each direction.
-        random: the seeded source of chance, for plans.
+        random: the seeded random generator for plans.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class Chaos:
 
         Args:
             target: the server.
-            seed: of `random_fault`.
-            kill: ends the server, for RESTART.
-            restart: starts it again and gives its address; called after `kill`, never twice for one.
+            seed: seed of `random_fault`.
+            kill: kills the server, for RESTART.
+            restart: restarts the server and returns its address; called once after each `kill`.
         """
         self.random = random.Random(seed)
         self.injected: Counter[Kind] = Counter()
@@ -118,7 +118,7 @@ class Chaos:
         self._carrying: set[asyncio.Task[None]] = set()
         self._recovering: set[asyncio.Task[None]] = set()
         self._acceptor: asyncio.Task[None] | None = None
-        # Held but never listened to: the port stays ours while connections are refused.
+        # This socket never listens; it keeps the port ours while connections are refused.
         self._reserved = _bound(0)
         self._port = self._reserved.getsockname()[1]
         self.address = f"127.0.0.1:{self._port}"
@@ -133,7 +133,7 @@ class Chaos:
 
     @property
     def target(self) -> str:
-        """The server that new connections lead to; set it when the server moved."""
+        """The server for new connections; set it when the server has moved."""
         return self._target
 
     @target.setter
@@ -142,14 +142,14 @@ class Chaos:
 
     @property
     def pending(self) -> tuple[Fault, ...]:
-        """Planned faults that have not struck."""
+        """Planned faults that have not struck yet."""
         return tuple(armed.fault for armed in self._armed)
 
     def plan(self, *faults: Fault) -> None:
-        """Let these faults strike, counted from now on; those planned before still do.
+        """Add faults, counted in bytes from now; faults planned before stay planned.
 
         Raises:
-            ValueError: a restart without the functions for it.
+            ValueError: a restart is planned without the functions for it.
         """
         if any(fault.kind is Kind.RESTART for fault in faults) and not (self._kill and self._restart):
             raise ValueError("A restart needs the functions kill and restart.")
@@ -162,7 +162,7 @@ class Chaos:
     def random_fault(
         self, *, up: int, down: int, seconds: tuple[float, float], kinds: Sequence[Kind] = tuple(Kind)
     ) -> Fault:
-        """Draw a fault within the next `up` or `down` bytes; one that lasts does so for a time within `seconds`."""
+        """Sample a fault within the next `up` or `down` bytes; `seconds` bounds its duration if it has one."""
         direction = self.random.choice(get_args(Direction))
         return Fault(
             kind=self.random.choice(kinds),
@@ -174,7 +174,7 @@ class Chaos:
         )
 
     def heal(self) -> None:
-        """Forget what is planned and end what lasts: what was held back arrives, and the server runs."""
+        """Cancel planned faults and end active ones: delayed bytes arrive, and the server runs."""
         self._call(self._heal())
 
     def break_all(self) -> None:
@@ -191,7 +191,7 @@ class Chaos:
 
         async def stop() -> None:
             self._stop_listening()
-            # Again while there are any: a fault that was just striking may have begun another.
+            # Repeat, because a fault may start another task meanwhile.
             while tasks := self._carrying | self._recovering:
                 for task in tasks:
                     task.cancel()
@@ -239,7 +239,7 @@ class Chaos:
                 self._spawn(self._carrying, self._connect(device))
 
     async def _connect(self, device: socket.socket) -> None:
-        """Carry a connection until it ends by itself or by a fault."""
+        """Carry a connection until it ends, or until a fault ends it."""
         with device, socket.socket() as cloud:
             ends = (device, cloud)
             try:
@@ -272,7 +272,7 @@ class Chaos:
                 data = await self._step(flow, data)
 
     async def _step(self, flow: _Flow, data: bytes) -> bytes:
-        """Carry `data` up to the next fault and let that strike; gives what is left."""
+        """Carry `data` up to the next fault and let that strike; returns the rest."""
         if flow.swallow:
             swallowed = min(flow.swallow, len(data))
             flow.swallow -= swallowed
@@ -284,14 +284,14 @@ class Chaos:
         if due is None or harmless == len(data):
             await self._loop.sock_sendall(flow.sink, data)
             return b""
-        # Out of the list before anything is waited for: the other direction must not meet it, too.
+        # Remove it before the first await, so that the other direction does not apply it too.
         self._armed.remove(due)
         await self._loop.sock_sendall(flow.sink, data[:harmless])
         self.injected[due.fault.kind] += 1
         return await self._strike(due.fault, flow, data[harmless:])
 
     async def _strike(self, fault: Fault, flow: _Flow, data: bytes) -> bytes:
-        """Let a fault happen to `data`, which begins with the byte it is for; gives what is to be carried on."""
+        """Apply a fault to `data`, which starts at the fault's byte; returns the bytes still to carry."""
         match fault.kind:
             case Kind.CUT:
                 raise _CutError
@@ -318,7 +318,7 @@ class Chaos:
             case Kind.RESTART:
                 self._is_down = True
                 killed = asyncio.Event()
-                # Its own task: this connection may break, and then the server must come back all the same.
+                # A separate task, so that the server restarts even if this connection breaks.
                 self._spawn(self._recovering, self._crash(fault.seconds, killed))
                 await killed.wait()
         await self._pass_gates(flow)
@@ -335,7 +335,7 @@ class Chaos:
         await self._open.wait()
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, until the time is over or all is healed."""
+        """Wait until the time is over or `heal` is called."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._healed.wait(), None if seconds == inf else seconds)
 
@@ -372,7 +372,7 @@ class Chaos:
             await self._revive()
 
     async def _part(self, ends: Sequence[socket.socket]) -> None:
-        """End a connection by FIN: closing a socket with unread bytes would reset it."""
+        """End a connection with FIN; closing a socket with unread bytes would reset it."""
         for end in ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_WR)
@@ -386,7 +386,7 @@ class Chaos:
 
 @dataclass(slots=True, eq=False)
 class _Armed:
-    """A planned fault and the bytes until it strikes."""
+    """A planned fault and the number of bytes until it strikes."""
 
     fault: Fault
     left: int
@@ -394,7 +394,7 @@ class _Armed:
 
 @dataclass(slots=True)
 class _Flow:
-    """One direction of a connection; `flowing` is shared by both."""
+    """One direction of a connection; both share `flowing`."""
 
     direction: Direction
     source: socket.socket
@@ -404,7 +404,7 @@ class _Flow:
 
 
 class _CutError(Exception):
-    """A fault ends the connection by FIN."""
+    """A fault ends the connection with FIN."""
 
 
 def _break() -> NoReturn:

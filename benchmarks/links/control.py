@@ -1,7 +1,7 @@
-"""A process beside ours that answers one JSON line with one, and ends when we do, however we end.
+"""Controls a child process that answers each JSON line with one, and that always ends when we end.
 
-Emulation runs in processes of its own: a thread would wait for our interpreter's lock, which is far longer than a
-packet takes on a fast link.
+Emulation runs in separate processes, because a thread would wait for the GIL, far longer than a packet takes on a fast
+link.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _PRIORITY = -15
 
 
 class ControlError(RuntimeError):
-    """The process could not do what it was asked for."""
+    """The process could not do a requested action."""
 
 
 class Controlled:
-    """A running `python -m MODULE ARGUMENTS`. Its standard input ends with our process, and then it has to end, too."""
+    """A running `python -m MODULE ARGUMENTS`, which must end with its standard input, and so with our process."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -40,14 +40,14 @@ class Controlled:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id of the process."""
         return self._process.pid
 
     def ask(self, **message: Any) -> dict[str, Any]:
         """Send a message and wait for its answer.
 
         Raises:
-            ControlError: the process is gone or said why it can't.
+            ControlError: the process has ended or reports an error.
         """
         assert self._process.stdin is not None
         try:
@@ -82,12 +82,12 @@ class Controlled:
 
 
 def say(**message: Any) -> None:
-    """In the process: answer."""
+    """Send an answer, from within the process."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 def hurry() -> None:
-    """In the process: be woken before those that compute, where we may."""
+    """Raise the priority of the process, from within it, if the system allows that."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)

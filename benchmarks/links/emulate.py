@@ -1,4 +1,4 @@
-"""One way to put a link between a device and a cloud, whichever emulation the machine allows."""
+"""Emulates a link between a device and a cloud with the best method that the machine allows."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ Emulation = Literal["auto", "namespace", "proxy"]
 
 
 class Network(Protocol):
-    """Two sides with a link between them, which can be changed while they talk.
+    """Two sides and a link between them, which can change while they communicate.
 
     Attributes:
         kind: "namespace" or "proxy".
-        cloud_host: what a server on the cloud's side listens at.
+        cloud_host: the host on which a server on the cloud's side must listen.
     """
 
     kind: str
     cloud_host: str
 
     def start_cloud(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a command on the cloud's side; options are Popen's. It is ended with the network."""
+        """Start a command on the cloud's side with Popen's options; it ends with the network."""
         ...
 
     def start_device(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a command on the device's side; options are Popen's. It is ended with the network."""
+        """Start a command on the device's side with Popen's options; it ends with the network."""
         ...
 
     def address(self, target: str) -> str:
-        """Where the device reaches "HOST:PORT" of the cloud, through the link."""
+        """Return the address at which the device reaches the cloud's "HOST:PORT" through the link."""
         ...
 
     def use(self, link: Link, seed: int = 0) -> None:
-        """Change the link under the connections that there are."""
+        """Change the link of existing connections."""
         ...
 
 
 @contextmanager
 def emulated(link: Link, target: str, seed: int = 0) -> Iterator[str]:
-    """A link in front of `target` ("HOST:PORT"), for callers in this process: gives the address to connect to."""
+    """Put a link in front of `target` ("HOST:PORT") for clients in this process; yields the address to connect to."""
     with Proxy(link, target, seed) as proxy:
         yield proxy.address
 
 
 @contextmanager
 def network(link: Link, emulation: Emulation = "auto", seed: int = 0) -> Iterator[Network]:
-    """Two sides and a link, by namespaces where the machine allows it or by a proxy.
+    """Make two sides and a link, with namespaces if the machine allows it, otherwise with a proxy.
 
     Raises:
-        RuntimeError: "namespace" was asked for and can't be had; says why.
+        RuntimeError: "namespace" was requested but is not available; the message says why.
     """
     reason = unavailable() if emulation != "proxy" else ""
     if emulation == "namespace" and reason:

@@ -1,4 +1,4 @@
-"""One direction of a link: when what is sent now arrives. Pure arithmetic, shared by the proxy and the namespaces."""
+"""Computes arrival times in one direction of a link: pure arithmetic, shared by the proxy and the namespaces."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ if TYPE_CHECKING:
 Direction = Literal["up", "down"]
 
 SEGMENT = 1448
-"""Bytes of a stream that one Ethernet-sized packet carries beside 52 bytes of IP and TCP headers with a time stamp."""
+"""Stream bytes per Ethernet-sized packet, in addition to 52 bytes of IP and TCP headers with a timestamp."""
 
 HEADERS = 52
 
 SMALLEST_TIMEOUT = 0.2
-"""Seconds that Linux' TCP waits at the least, beyond a round trip, for a lone packet's acknowledgement."""
+"""Minimum seconds, beyond a round trip, that Linux's TCP waits for the acknowledgment of a single packet."""
 
 QUEUE_SECONDS = 0.3
-"""How much may wait at the slow end of a link before the sender is held up, in seconds of its rate: a phone network's
-buffers hold tenths of a second. Packets beyond it are lost."""
+"""Size of the queue in front of a link, in seconds of its rate; further packets are lost.
+
+A phone network's buffers hold tenths of a second.
+"""
 
 SMALLEST_QUEUE = 16 * SEGMENT
 
 
 @dataclass(slots=True)
 class Lane:
-    """A queue in front of a slow wire of some length.
+    """A queue in front of a slow wire with a delay.
 
-    Times are seconds of any clock that doesn't run backwards.
+    Times are seconds of any monotonic clock.
 
     Attributes:
-        delay: of the wire.
-        rate: bit/s at its entrance.
+        delay: delay of the wire.
+        rate: rate of the wire in bit/s.
         jitter, loss, outages: as in `Link`.
-        started: when the link came into being, from where outages are counted.
-        random: where chance comes from.
+        started: start time of the link, from which outages are counted.
+        random: the random generator.
     """
 
     delay: float
@@ -53,29 +55,29 @@ class Lane:
 
     @classmethod
     def of(cls, link: Link, direction: Direction, seed: int, started: float = 0.0) -> Lane:
-        """The lane of a link in one direction; the same seed gives the same chances."""
+        """Make a link's lane in one direction; the same seed gives the same random events."""
         rate = link.rate_up if direction == "up" else link.rate_down
         chance = random.Random(f"{direction} {seed}")
         return cls(link.rtt / 2, rate, link.jitter, link.loss, link.outages, started, chance)
 
     def is_full(self, now: float, size: int = 0) -> bool:
-        """Whether `size` more bytes are too many for the queue."""
+        """Whether `size` more bytes would overflow the queue."""
         if self.rate == inf:
             return False
         waiting = max(self._free - now, 0.0) * self.rate / 8
         return waiting + size > max(self.rate / 8 * QUEUE_SECONDS, SMALLEST_QUEUE)
 
     def packet(self, now: float, size: int) -> float | None:
-        """When a packet of `size` bytes, headers included, arrives; None where it is lost."""
+        """Compute the arrival time of a packet of `size` bytes, including headers; None if it is lost."""
         if self.is_full(now, size) or self._out(now) or self._unlucky():
             return None
         return self._pass(now, size)
 
     def stream(self, now: float, size: int) -> float:
-        """When the next `size` bytes (at most `SEGMENT`) of a TCP stream arrive.
+        """Compute the arrival time of the next `size` bytes (at most `SEGMENT`) of a TCP stream.
 
-        TCP repeats what was lost: after a round trip and `SMALLEST_TIMEOUT`, then after twice as long, and so on. So an
-        outage ends for a stream with the first repetition that comes through, later than it ends for the link.
+        TCP retransmits lost packets after a round trip and `SMALLEST_TIMEOUT`, then after twice as long, and so on. So
+        an outage ends for a stream with the first successful retransmission, later than it ends for the link.
         """
         sent = now
         patience = 2 * self.delay + SMALLEST_TIMEOUT

@@ -1,6 +1,6 @@
-"""A device and a cloud in network namespaces of their own, joined by an emulated link of real IP packets.
+"""A device and a cloud in separate network namespaces, joined by an emulated link of real IP packets.
 
-TCP itself then meets loss, jitter, outages and slow start, which a proxy can only imitate. Needs Linux,
+Here TCP itself experiences loss, jitter, outages and slow start, which a proxy can only imitate. This needs Linux,
 root, /dev/net/tun, `ip` (iproute2) and `nsenter` (util-linux).
 """
 
@@ -26,7 +26,7 @@ Side = Literal["device", "cloud"]
 
 @cache
 def unavailable() -> str:
-    """Why this machine can't do it; "" if it can."""
+    """Return the reason why this machine does not support namespaces; "" if it does."""
     if missing := [tool for tool in ("ip", "nsenter") if not shutil.which(tool)]:
         return f"Network namespaces need {' and '.join(missing)} (packages iproute2 and util-linux)."
     if os.geteuid() != 0:
@@ -39,10 +39,10 @@ def unavailable() -> str:
 
 
 class Namespaces:
-    """Two namespaces and the link between them. Leaving the context ends the commands in them, and then them.
+    """Two namespaces and the link between them; leaving the context ends their commands and deletes them.
 
     Raises:
-        ControlError: the machine does not allow it; `unavailable()` tells beforehand.
+        ControlError: the machine does not support namespaces; `unavailable()` checks this beforehand.
     """
 
     address: ClassVar[dict[Side, str]] = {"device": DEVICE_ADDRESS, "cloud": CLOUD_ADDRESS}
@@ -52,15 +52,15 @@ class Namespaces:
         self._control.ask(link=link.to_json(), seed=seed)
 
     def use(self, link: Link, seed: int = 0) -> None:
-        """Change the link; packets under way arrive as they would have."""
+        """Change the link; packets in flight are not affected."""
         self._control.ask(link=link.to_json(), seed=seed)
 
     def command(self, side: Side, command: Sequence[str]) -> list[str]:
-        """The command line that runs `command` on one side."""
+        """Return the command line that runs `command` on one side."""
         return ["nsenter", f"--net={self._control.hello[side]}", "--", *command]
 
     def start(self, side: Side, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a command on one side; options are Popen's. Text streams."""
+        """Start a command on one side with Popen's options and text streams."""
         return subprocess.Popen(self.command(side, command), text=True, **options)
 
     def close(self) -> None:

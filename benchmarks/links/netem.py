@@ -1,8 +1,8 @@
-"""Two network namespaces and the wire between them: real IP packets, delayed, queued and lost in user space.
+"""Two network namespaces and the wire between them: delays, queues and drops real IP packets in user space.
 
-Kernels without netem can't do that themselves. Each namespace has one TUN device, whose packets this process reads and
-hands to the other. The namespaces have no name: they exist as long as this process holds them open or a command runs
-in them, so that a crash leaves nothing behind. `links.namespaces` starts this process.
+Kernels without netem can't do this. Each namespace has one TUN device; this process reads its packets and writes them
+to the other. The namespaces have no names. They exist only while this process holds them open or a command runs in
+them, so a crash leaves nothing behind. `links.namespaces` starts this process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MTU = 1500
 
 
 def main() -> None:
-    """Make the namespaces, then carry packets until standard input ends; then end what still runs in them."""
+    """Make the namespaces, carry packets until standard input ends, then kill the processes in the namespaces."""
     try:
         home = os.open("/proc/self/ns/net", os.O_RDONLY)
         device_space, device = _space(DEVICE_ADDRESS, CLOUD_ADDRESS)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _carry(device: int, cloud: int) -> None:
-    """Read packets when they come, write them when they arrive; obey the lines on standard input."""
+    """Read packets when they are sent, write them at their arrival time, and follow commands on standard input."""
     lanes = _lanes(Link("none"), 0, device, cloud)
     opposite = {device: cloud, cloud: device}
     under_way: list[tuple[float, int, int, bytes]] = []
@@ -69,7 +69,7 @@ def _carry(device: int, cloud: int) -> None:
     control = sys.stdin.fileno()
     while True:
         patience = max(under_way[0][0] - time.monotonic(), 0.0) if under_way else None
-        # Not epoll: it waits whole milliseconds.
+        # Not epoll, which waits whole milliseconds.
         ready, _, _ = select.select([device, cloud, control], [], [], patience)
         for source in ready:
             if source == control:
@@ -90,13 +90,13 @@ def _carry(device: int, cloud: int) -> None:
         now = time.monotonic()
         while under_way and under_way[0][0] <= now:
             _, _, sink, packet = heapq.heappop(under_way)
-            # A full device loses the packet, as a router does.
+            # A full device drops the packet, as a router does.
             with contextlib.suppress(BlockingIOError):
                 os.write(sink, packet)
 
 
 def _packets(source: int) -> list[bytes]:
-    """What waits in a TUN device, not so much that others wait long."""
+    """Read waiting packets of a TUN device, but only a few, so that others do not wait long."""
     packets: list[bytes] = []
     with contextlib.suppress(BlockingIOError):
         packets.extend(os.read(source, _MTU + 100) for _ in range(32))
@@ -109,7 +109,7 @@ def _lanes(link: Link, seed: int, device: int, cloud: int) -> dict[int, Lane]:
 
 
 def _space(own: str, other: str) -> tuple[int, int]:
-    """Enter a new namespace with one point-to-point device; gives the namespace and the device as descriptors."""
+    """Enter a new namespace with one point-to-point device; returns descriptors of the namespace and the device."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare: " + os.strerror(ctypes.get_errno()))
@@ -133,7 +133,7 @@ def _enter(space: int) -> None:
 
 
 def _end_all_in(spaces: set[int]) -> None:
-    """Kill what runs in our namespaces: commands whose starter crashed."""
+    """Kill the processes in our namespaces, whose parents may have crashed."""
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with contextlib.suppress(OSError):

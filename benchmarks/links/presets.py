@@ -1,13 +1,13 @@
-"""What a network does to what is sent over it, and the networks a phone meets, as numbers.
+"""Describes the networks that a phone meets: delay, rate, jitter, loss and outages.
 
-Where the numbers come from:
+Sources of the numbers:
 
 - `3g` and `edge` are WebPageTest's profiles of these names (its connectivity.ini: 1.6 Mbit/s down, 768 kbit/s up and
-  300 ms; 240 and 200 kbit/s and 840 ms), meant as typical of such networks. Jitter is our own choice.
-- `4g`: 50 ms, 30 and 10 Mbit/s, jitter and loss are our own choice, a good cell: WebPageTest's "LTE" has 70 ms and
-  12 Mbit/s each way, Loadero's "4G" network mode 45 ms, 100 and 50 Mbit/s, 5 to 15 ms of jitter and 0.2 % of loss.
+  300 ms; 240 and 200 kbit/s and 840 ms), typical of such networks. Jitter is our own choice.
+- `4g`: 50 ms, 30 and 10 Mbit/s, jitter and loss are our own choice for a good cell. WebPageTest's "LTE" has 70 ms and
+  12 Mbit/s each way. Loadero's "4G" network mode has 45 ms, 100 and 50 Mbit/s, 5 to 15 ms of jitter and 0.2 % of loss.
 - `5g`: Rohde & Schwarz measured 7 to 18 ms one way in a public non-standalone network (M. Kottkamp, "5G NR and LTE
-  latency analysis in a public network", 2022): 20 ms there and back. The rates are our own choice.
+  latency analysis in a public network", 2022); we use a round trip of 20 ms. The rates are our own choice.
 - `wifi`, `lan` and `tunnel` are our own choice: a home's access point with the server in the house; a cable; a train
   that loses `4g` for 4 s in every 20 s.
 """
@@ -27,7 +27,7 @@ KBIT = 1e3
 
 @dataclass(frozen=True, slots=True)
 class Outages:
-    """Nothing passes in the last `length` seconds of every `period` seconds, counted from the link's start."""
+    """No packets pass in the last `length` seconds of every `period` seconds, counted from the link's start."""
 
     period: float
     length: float
@@ -37,7 +37,7 @@ class Outages:
             raise ValueError(f"An outage of {self.length} s does not fit into a period of {self.period} s.")
 
     def at(self, time: float) -> bool:
-        """Whether nothing passes `time` seconds after the link's start."""
+        """Whether there is an outage `time` seconds after the link's start."""
         return time % self.period >= self.period - self.length
 
 
@@ -46,13 +46,13 @@ class Link:
     """A network between a device and a cloud.
 
     Attributes:
-        name: as chosen on a command line.
-        rtt: seconds there and back of a small packet, at the least; half of it each way.
+        name: name on the command line.
+        rtt: minimum round-trip time of a small packet in seconds, half of it each way.
         rate_down: bit/s from the cloud to the device.
         rate_up: bit/s from the device to the cloud.
-        jitter: seconds that a packet may take longer, each way: evenly distributed from zero. Order is kept.
-        loss: share of packets that are lost.
-        outages: when nothing passes at all.
+        jitter: maximum additional seconds per packet, each way; uniformly distributed from zero. Order is kept.
+        loss: share of lost packets.
+        outages: times at which no packets pass.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Link:
             raise ValueError(f"Not a network: {self}.")
 
     def describe(self) -> str:
-        """The numbers for people, as "50 ms, 10/10 Mbit/s"."""
+        """Describe the link in words, as "50 ms, 10/10 Mbit/s"."""
         parts = [f"{self.rtt * 1e3:g} ms"]
         if self.rate_down < inf or self.rate_up < inf:
             parts.append(f"{self.rate_down / MBIT:g}/{self.rate_up / MBIT:g} Mbit/s")
@@ -81,19 +81,19 @@ class Link:
         return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """A form that JSON can carry to another process: an endless rate is None."""
+        """Convert to a form for JSON; an infinite rate becomes None."""
         return {name: None if value == inf else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Link:
-        """The link that `to_json` wrote."""
+        """Make the link that `to_json` wrote."""
         outages = Outages(**values["outages"]) if values["outages"] else None
         rates = {name: inf if values[name] is None else values[name] for name in ("rate_down", "rate_up")}
         return cls(**{**values, **rates, "outages": outages})
 
 
 def plain(rtt_ms: float, mbit: float) -> Link:
-    """A link of `rtt_ms` there and back and `mbit` Mbit/s each way, without jitter or loss."""
+    """Make a link with a round trip of `rtt_ms` and `mbit` Mbit/s each way, without jitter or loss."""
     return Link(f"{rtt_ms:g}ms-{mbit:g}mbit", rtt=rtt_ms / 1e3, rate_down=mbit * MBIT, rate_up=mbit * MBIT)
 
 
@@ -114,10 +114,10 @@ PRESETS = {
 
 
 def named(name: str) -> Link:
-    """A preset, or a plain link written as "50ms-10mbit".
+    """Return a preset, or a plain link written as "50ms-10mbit".
 
     Raises:
-        ValueError: there is no such link.
+        ValueError: the name is not valid.
     """
     if name in PRESETS:
         return PRESETS[name]

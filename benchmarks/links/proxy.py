@@ -1,9 +1,9 @@
-"""A TCP proxy that makes a link between two processes slow, far and unreliable, where namespaces can't be had.
+"""A TCP proxy that emulates a slow, distant or unreliable link if namespaces are not available.
 
-It sees streams, not packets. So a lost packet is a packet that TCP repeats later, and an outage is silence that ends
-with a repetition; `Lane.stream` says when. A connection begins after the handshake's trips.
+It sees streams, not packets. So a lost packet becomes a late retransmission, and an outage becomes silence until a
+retransmission; `Lane.stream` computes the time. A connection starts after the handshake's trips.
 
-asyncio's usual selectors wait whole milliseconds; `select` waits microseconds, and a proxy has few sockets.
+asyncio's default selectors wait whole milliseconds; `select` waits microseconds, and a proxy has few sockets.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 IN_FLIGHT = 16 << 20
-"""Bytes of one direction that may be under way: about the largest window that TCP grows to."""
+"""Maximum bytes in flight in one direction, about the largest window of TCP."""
 
 
 class Proxy:
-    """A link in front of `target` ("HOST:PORT"), in a process of its own; `address` is where to connect instead."""
+    """A link in front of `target` ("HOST:PORT"), in its own process; clients connect to `address` instead."""
 
     def __init__(self, link: Link, target: str, seed: int = 0) -> None:
         self._control = Controlled("benchmarks.links.proxy")
@@ -40,11 +40,11 @@ class Proxy:
         self.address: str = self._control.hello["address"]
 
     def use(self, link: Link, seed: int = 0) -> None:
-        """Change the link under the connections that there are; what is on its way arrives as it would have."""
+        """Change the link of existing connections; bytes in flight are not affected."""
         self._control.ask(link=link.to_json(), seed=seed)
 
     def retarget(self, target: str) -> None:
-        """Lead new connections to another address."""
+        """Connect new connections to another address."""
         self._control.ask(target=target)
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class _Emulator:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def obey(self, message: dict[str, Any]) -> None:
-        """Do what the parent process asks for."""
+        """Follow a command of the parent process."""
         if "target" in message:
             host, _, port = message["target"].rpartition(":")
             self._target = (host, int(port))
@@ -74,7 +74,7 @@ class _Emulator:
             self._lanes = self._lanes_of(Link.from_json(message["link"]), message["seed"])
 
     async def listen(self, listener: socket.socket) -> None:
-        """Accept for ever."""
+        """Accept connections forever."""
         while True:
             device, _ = await self._loop.sock_accept(listener)
             task = self._loop.create_task(self._connect(device))
@@ -82,7 +82,7 @@ class _Emulator:
             task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, device: socket.socket) -> None:
-        """Take a handshake's three trips, then carry bytes until both directions have ended."""
+        """Wait for a handshake's three trips, then carry bytes until both directions have ended."""
         with device, socket.socket() as cloud:
             try:
                 _prepare(device)
@@ -99,12 +99,12 @@ class _Emulator:
                     group.create_task(self._deliver(up, cloud))
                     group.create_task(self._deliver(down, device))
             except* OSError:
-                # The sender's reset, or a server that is not there, is for the other side a reset.
+                # Forward a reset, or the failure to reach the server, as a reset to the other side.
                 for end in (device, cloud):
                     _reset_on_close(end)
 
     async def _read(self, direction: Direction, source: socket.socket, flow: _Flow, sent: float | None) -> None:
-        """Put one direction's bytes on their way; what is read first was sent at `sent` (None: just now)."""
+        """Read one direction's bytes and schedule their arrival; the first were sent at `sent` (None: now)."""
         data = b"-"
         while data:
             while flow.size > IN_FLIGHT or self._lanes[direction].is_full(self._loop.time()):
@@ -122,7 +122,7 @@ class _Emulator:
             flow.changed.set()
 
     async def _deliver(self, flow: _Flow, sink: socket.socket) -> None:
-        """Hand over what has arrived, in its order, until the end or a reset arrives."""
+        """Deliver arrived bytes in order, until the end or a reset arrives."""
         while True:
             while not flow.queue:
                 flow.changed.clear()
@@ -155,7 +155,7 @@ class _Emulator:
 
 @dataclass(slots=True)
 class _Flow:
-    """What is under way in one direction of a connection: (arrival, bytes, or none at the end, or how it broke)."""
+    """Bytes in flight in one direction of a connection: (arrival, bytes); empty bytes end it, an error resets it."""
 
     queue: deque[tuple[float, bytes | OSError | None]] = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)

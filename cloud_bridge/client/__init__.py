@@ -1,14 +1,14 @@
-"""The light client of a cloud: `connect(address)` gives what `edge_runtime.cloud.Cloud` asks for."""
+"""The light client of a cloud: `connect(address)` returns an implementation of `edge_runtime.cloud.Cloud`."""
 
 import logging
 import os
 
-# gRPC's core writes lines of its own to stderr when a connection fails; errors are ours to report.
+# Otherwise gRPC's core writes to stderr when a connection fails; we report such errors ourselves.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from cloud_bridge.client.client import CloudClient, connect
 
-# gRPC's Python part logs damaged bytes with a traceback, which goes to stderr where nobody has set up logging.
+# gRPC's Python layer logs damaged bytes with a traceback. Without a handler, this would go to stderr.
 logging.getLogger("grpc").addHandler(logging.NullHandler())
 
 __all__ = ["CloudClient", "connect"]

@@ -20,32 +20,32 @@ def channel_to(
     connect_timeout: float,
     secret: bool,
 ) -> Callable[[], grpc.Channel]:
-    """What opens channels, each with a connection of its own; it connects with the first call.
+    """Make a function that opens channels; each has its own connection, which opens with the first call.
 
     Args:
         address: `HOST:PORT`.
-        tls: encrypt.
-        tls_root_certificates: PEM; None takes gRPC's.
-        tls_server_name: in the certificate; None takes the host.
-        connect_timeout: seconds that an attempt to connect may take.
-        secret: calls carry what nobody on the way may read.
+        tls: encrypt the connection.
+        tls_root_certificates: PEM; None uses gRPC's.
+        tls_server_name: name in the certificate; None uses the host.
+        connect_timeout: timeout in seconds for an attempt to connect.
+        secret: whether calls carry a secret, such as an API key.
 
     Raises:
-        RequestError: the address or the certificates are of the wrong form, or a secret would travel in the clear.
+        RequestError: the address or the certificates are not valid, or a secret would be sent unencrypted.
     """
     host = _host(address)
     options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # A half-open connection is found out within a quarter of a minute; servers allow a ping every 10 seconds.
+        # Keepalive detects a half-open connection within 16 seconds; servers allow a ping every 10 seconds.
         ("grpc.keepalive_time_ms", 12_000),
         ("grpc.keepalive_timeout_ms", 4_000),
-        # How long one attempt to connect may take. Pauses between attempts are the caller's (see `Route`).
+        # Timeout of one attempt to connect. The caller decides about pauses between attempts (see `Route`).
         ("grpc.min_reconnect_backoff_ms", int(connect_timeout * 1000)),
         ("grpc.use_local_subchannel_pool", 1),
-        # One ledger entry is one message on the wire: gRPC must not send it again behind our back.
+        # One ledger entry is one message on the wire, so gRPC must not retry on its own.
         ("grpc.enable_retries", 0),
-        # No DNS query but the one for the address itself.
+        # No DNS query except the one for the address itself.
         ("grpc.service_config_disable_resolution", 1),
     ]
     if is_loopback(host):
@@ -65,10 +65,10 @@ def channel_to(
 
 
 def bearer(api_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Metadata that carries the API key.
+    """Build the metadata with the API key.
 
     Raises:
-        RequestError: the key has characters that metadata can't carry.
+        RequestError: the key has characters that are not allowed in metadata.
     """
     if api_key is None:
         return ()
@@ -85,7 +85,7 @@ def _host(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, by name or number, is this machine."""
+    """Whether a host, given by name or address, is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

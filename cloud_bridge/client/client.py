@@ -1,4 +1,4 @@
-"""The connection to a cloud: asks for its model, opens sessions, streams sketches and answers."""
+"""Connects to a cloud: asks for its model, opens sessions, and streams sketches and answers."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def connect(
     call_timeout: float = 60.0,
     key_without_tls: bool = False,
 ) -> CloudClient:
-    """Connect to a cloud; the network is first touched by the first call.
+    """Create a client for a cloud; it connects at its first call.
 
     Args:
         address: `HOST:PORT`.
         api_key: sent with every call.
         tls: encrypt and check the cloud's certificate.
-        tls_root_certificates: PEM of the authorities to trust instead of the usual ones; implies `tls`.
-        tls_server_name: name in the cloud's certificate where it differs from the host in `address`.
-        connect_timeout: seconds that one attempt to connect may take.
-        call_timeout: seconds that each reply may take: of `info`, of each `verify`, of each piece of a stream. A
-            generation need not wait for so long: it goes on alone when its own patience ends.
-        key_without_tls: send the key to another machine in the clear, where anyone on the way can read it.
+        tls_root_certificates: PEM of the authorities to trust instead of the default ones; implies `tls`.
+        tls_server_name: name in the cloud's certificate if it differs from the host in `address`.
+        connect_timeout: timeout in seconds for one attempt to connect.
+        call_timeout: timeout in seconds for each reply: of `info`, of each `verify`, of each piece of a stream. A
+            generation may continue without the cloud before this timeout.
+        key_without_tls: allow sending the key unencrypted to another machine, where anyone on the way can read it.
 
     Raises:
-        RequestError: an argument is of the wrong form, or the key would travel in the clear.
+        RequestError: an argument is not valid, or the key would be sent unencrypted.
     """
     open_channel = channel_to(
         address,
@@ -72,9 +72,9 @@ def connect(
 class CloudClient:
     """Implements `edge_runtime.cloud.Cloud` over gRPC; safe to share between threads.
 
-    Methods are called by path with bytes on both sides, without generated stubs: the bytes to send come from
-    `Released.leave`, which writes the ledger first, and nothing may be encoded after it. Nothing is sent twice, and a
-    call never waits for a pause of gRPC's own: whether and when to try again is the caller's choice.
+    The client calls methods by path with raw bytes and without generated stubs. `Released.leave` provides the bytes and
+    writes the ledger first, so nothing may be encoded after it. The client never retries, and gRPC's own backoff never
+    delays a call: the caller decides whether and when to retry.
     """
 
     def __init__(self, route: Route, address: str, metadata: tuple[tuple[str, str], ...], call_timeout: float) -> None:
@@ -88,10 +88,10 @@ class CloudClient:
         self._changed = threading.Condition()
 
     def info(self, request: Released[InfoRequest]) -> CloudInfo:
-        """Ask which model is served.
+        """Ask which model the cloud serves.
 
         Raises:
-            CloudError: for each cause its own subclass.
+            CloudError: the call failed; each cause has its own subclass.
             LedgerError: the ledger can't be written; nothing was sent.
         """
         line = self._line()
@@ -110,7 +110,7 @@ class CloudClient:
             self._route.give_back(line)
 
     def open(self, request: Released[OpenRequest]) -> ScoreSession:
-        """Start a session, or resume one; does not wait, so that the first `verify` travels with it.
+        """Start or resume a session; does not wait for the reply, so the first `verify` needs no extra round trip.
 
         Raises:
             CloudUnavailableError: the client was closed.
@@ -118,7 +118,7 @@ class CloudClient:
             RequestError: the request can't be encoded; nothing was sent.
         """
         line = self._line()
-        with self._changed:  # a session that ends at once waits until it is known
+        with self._changed:  # a session that ends immediately must wait until it is registered
             try:
                 session = ScoreSession(
                     line.score,
@@ -142,7 +142,7 @@ class CloudClient:
         """Stream an outline of 8 to 15 short points; pieces are whole lines.
 
         Raises:
-            CloudError: also while iterating, for each cause its own subclass.
+            CloudError: the call failed, possibly during iteration; each cause has its own subclass.
             LedgerError: the ledger can't be written; nothing was sent.
             RequestError: the request can't be encoded; nothing was sent.
         """
@@ -152,16 +152,16 @@ class CloudClient:
         """Stream the cloud's own answer.
 
         Raises:
-            CloudError: also while iterating, for each cause its own subclass.
+            CloudError: the call failed, possibly during iteration; each cause has its own subclass.
             LedgerError: the ledger can't be written; nothing was sent.
             RequestError: the request can't be encoded; nothing was sent.
         """
         return self._stream(lambda line: line.answer, request, encode_answer_request, decode_answer_piece)
 
     def close(self) -> None:
-        """Close the connection; sessions and streams under way fail.
+        """Close the connection; open sessions and streams fail.
 
-        Sessions are ended in order first, which takes a round trip, or a second where the network is gone.
+        First this ends the sessions properly. That takes a round trip, or a second if the network is down.
         """
         with self._changed:
             sessions = list(self._sessions)
@@ -218,5 +218,5 @@ class CloudClient:
         return line
 
     def _refuse(self) -> NoReturn:
-        # gRPC raises ValueError where another thread closed the channel a moment ago.
+        # gRPC raises ValueError if another thread has just closed the channel.
         raise CloudUnavailableError(f"The connection was closed: {self.address}. Connect again.") from None

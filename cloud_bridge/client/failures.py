@@ -1,4 +1,4 @@
-"""Turns gRPC's failures into typed errors that say what is wrong, where, and what to do."""
+"""Converts gRPC failures to typed errors that say what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[CloudError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: CloudTimeoutError,
     grpc.StatusCode.UNAVAILABLE: CloudUnavailableError,
     grpc.StatusCode.CANCELLED: CloudUnavailableError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: ProtocolError,  # without a reason: gRPC's own limit of a message's size
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ProtocolError,  # without a reason: gRPC's own limit on the message size
 }
 _UPDATE = "Check the address, and update the older of device and cloud."
 _WHAT: dict[type[CloudError], tuple[str, str]] = {
@@ -56,7 +56,7 @@ _WHAT: dict[type[CloudError], tuple[str, str]] = {
     ),
     ProtocolError: ("What answers does not speak this protocol", _UPDATE),
 }
-# Reasons that say more than their error.
+# Messages for reasons that are more specific than their error class.
 _WHAT_BY_REASON: dict[str, tuple[str, str]] = {
     "quota": ("The API key's quota is used up", "Try again later, or ask the cloud's owner for more."),
     "evicted": ("The cloud gave this session to another client", "Try again."),
@@ -70,25 +70,25 @@ _LONGEST_RETRY_AFTER = 3600.0
 
 @dataclass(eq=False, slots=True)
 class Peer:
-    """Whom a client talks to, and what is known of it.
+    """The server that a client talks to, and what the client knows about it.
 
-    What can't be understood means two things: whoever has never sent a good reply speaks another protocol, and trying
-    again is useless; whoever has was damaged on the way, and a new connection mends it.
+    An unreadable reply has one of two causes. If the peer has never sent a valid reply, it speaks another protocol, and
+    a retry is useless. Otherwise the reply was damaged in transit, and a new connection helps.
 
     Attributes:
-        address: as the user gave it.
-        proven: it has answered a `verify` as the protocol says.
+        address: the address that the user gave.
+        proven: whether the peer has sent a valid reply to a `verify`.
     """
 
     address: str
     proven: bool = False
 
     def error(self, error: grpc.RpcError, *, answered: bool = False) -> CloudError:
-        """The typed error for a failed call.
+        """Make the typed error for a failed call.
 
         Args:
-            error: of a call that has ended.
-            answered: this very call brought good replies before.
+            error: gRPC's error of the failed call.
+            answered: whether this call received valid replies before.
         """
         trailer = {str(key): str(value) for key, value in error.trailing_metadata() or ()}
         details = error.details() or ""
@@ -104,18 +104,18 @@ class Peer:
         return typed
 
     def damaged(self, error: ProtocolError) -> CloudError:
-        """What a reply that can't be read means."""
+        """Make the error for an unreadable reply."""
         if not self.proven:
             return error
         return _describe(CloudUnavailableError, _DAMAGED, self.address, str(error).rpartition(": ")[2])
 
     def describe(self, kind: type[CloudError], details: str = "") -> CloudError:
-        """An error of `kind` with its cause, place and mend; `details` come from outside and are cleaned."""
+        """Make an error of `kind` with cause, place and remedy; `details` are untrusted and are sanitized."""
         return _describe(kind, _WHAT[kind], self.address, details)
 
 
 def copy_of(error: Exception) -> Exception:
-    """The same error as a new object: each thread that raises it adds its own traceback."""
+    """Copy an error, because each thread that raises it adds its own traceback."""
     copy = type(error)(*error.args)
     if isinstance(copy, CloudError) and isinstance(error, CloudError):
         copy.retry_after = error.retry_after
@@ -123,7 +123,7 @@ def copy_of(error: Exception) -> Exception:
 
 
 def _seconds(milliseconds: str) -> float:
-    # From outside: whatever is no number says nothing.
+    # Untrusted input: ignore anything that is not a number.
     return min(int(milliseconds) / 1000, _LONGEST_RETRY_AFTER) if milliseconds.isdecimal() else 0.0
 
 
@@ -136,7 +136,7 @@ def _describe(kind: type[CloudError], words: tuple[str, str], address: str, deta
 
 
 def _clean(details: str) -> str:
-    # gRPC nests causes, the root last: "failed to connect to all addresses; last error: ...: Connection refused".
+    # gRPC puts the root cause last: "failed to connect to all addresses; last error: ...: Connection refused".
     cause = details.rsplit("last error: ", 1)[-1]
     printable = "".join(character if character.isprintable() else " " for character in cause)
     return " ".join(printable.split()).rstrip(".")[:200]

@@ -1,4 +1,4 @@
-"""An answer or a sketch that arrives piece by piece."""
+"""Iterates over an answer or a sketch that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ Piece = TypeVar("Piece")
 
 @dataclass(slots=True)
 class _Wait:
-    # What the watchdog shares with the iterator; it must not hold the iterator itself, whose end ends the call.
+    # State that watchdog and iterator share. The watchdog must not keep the iterator alive: its deletion ends the call.
     since: float | None = None
     expired: bool = False
 
 
 class Pieces(Generic[Piece]):
-    """Iterates over a call's decoded messages; each must come within `timeout` seconds of being asked for.
+    """Iterates over a call's decoded messages; each must arrive within `timeout` seconds of its request.
 
-    Closing it, from any thread, or dropping it, cancels the call; who waits gets an error. Else for one thread.
+    Only one thread may iterate. Any thread may call `close`, which cancels the call; a waiting thread then gets an
+    error. Deleting the iterator cancels the call too.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Pieces(Generic[Piece]):
         failed: Callable[[Exception], None],
         ended: Callable[[], None],
     ) -> None:
-        """Take over a call that has begun; `failed` is told once what it failed with, `ended` that it is over."""
+        """Take over a started call; calls `failed` with its error if it fails, and `ended` once when it is over."""
         self._call = call
         self._released = released
         self._decode = decode
@@ -64,8 +65,8 @@ class Pieces(Generic[Piece]):
         """Wait for the next piece.
 
         Raises:
-            CloudError: for each cause its own subclass.
-            LedgerError: what came can't be recorded.
+            CloudError: the call failed; each cause has its own subclass.
+            LedgerError: the received bytes can't be recorded.
         """
         self._wait.since = time.monotonic()
         try:

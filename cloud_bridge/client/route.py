@@ -1,4 +1,4 @@
-"""The way to a cloud: one connection for all calls, and a new one as soon as the old one has failed."""
+"""Manages the connection to a cloud: one for all calls, and a new one as soon as the old one fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_runtime.errors import CloudTimeoutError, CloudUnavailableError
 
 
 class Line:
-    """One gRPC channel and what can be called over it, bytes on both sides; made by `Route.take`."""
+    """One gRPC channel and its methods, which take and return bytes; made by `Route.take`."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
@@ -26,21 +26,21 @@ class Line:
 class Route:
     """Gives each call its line; safe to share between threads.
 
-    A channel whose connection has failed waits before it connects again, and one whose connection is half-open takes
-    calls until a keepalive ping has failed. Whoever calls knows when it makes sense to try again, so a line that failed
-    is not used for new calls; calls that are still under way on it go on.
+    After a failed connection, gRPC's channel waits before it reconnects. With a half-open connection, it accepts calls
+    until a keepalive ping fails. The caller knows better when to retry, so new calls never use a failed line. Its
+    running calls continue.
     """
 
     def __init__(self, open_channel: Callable[[], grpc.Channel]) -> None:
-        """Use `open_channel`, which must not share connections between channels."""
+        """Open channels with `open_channel`, which must not share connections between channels."""
         self._open_channel = open_channel
-        self._lock = threading.RLock()  # a dropped stream may be collected, and give its line back, at any point
+        self._lock = threading.RLock()  # reentrant: at any point, a deleted stream may give its line back
         self._current: Line | None = None
         self._lines: set[Line] = set()
         self._closed = False
 
     def take(self) -> Line | None:
-        """A line for one call, until it is given back; None after `close`."""
+        """Return a line for one call, which must give it back; None after `close`."""
         with self._lock:
             if self._closed:
                 return None
@@ -51,7 +51,7 @@ class Route:
             return self._current
 
     def leave(self, line: Line, failure: Exception) -> None:
-        """A call failed: where the connection was at fault, the next call takes another one."""
+        """Report a failed call; if the connection caused the failure, the next call uses a new one."""
         with self._lock:
             if line is not self._current or not isinstance(failure, (CloudUnavailableError, CloudTimeoutError)):
                 return
@@ -63,7 +63,7 @@ class Route:
             line.channel.close()
 
     def give_back(self, line: Line) -> None:
-        """The call is over."""
+        """Give a line back at the end of a call."""
         with self._lock:
             line.users -= 1
             unused = line is not self._current and line.users == 0

@@ -1,4 +1,4 @@
-"""One generation's stream to the cloud: requests go out at once, replies resolve their futures in order."""
+"""One generation's stream to the cloud: requests are sent immediately, replies resolve their futures in order."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from edge_runtime.privacy.gate import Released
 from edge_runtime.privacy.messages import OpenRequest, VerifyRequest
 
 CLOSING_SECONDS = 1.0
-"""How long the cloud has to end a stream that the device is done with, before the device breaks it."""
+"""Time for the cloud to end a finished stream before the device cancels it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A request whose reply has not come; `asked` holds what the reply must agree with."""
+    """A request without a reply yet; the reply must match `asked` and `said`."""
 
     released: Released[VerifyRequest]
     asked: VerifyRequest
@@ -38,9 +38,9 @@ class _Pending:
 class ScoreSession:
     """Implements `edge_runtime.cloud.CloudSession` over one bidirectional gRPC stream.
 
-    A session ends with its first failure: all futures under way fail with it, and so does every later `verify`. The
-    stream is then broken off, which leaves the session in the cloud for a while to be resumed; `close` ends it in
-    order, which frees it there at once. Safe to use from several threads; nothing here waits for the network.
+    A session ends with its first failure, which fails all pending futures and every later `verify`. The stream is then
+    canceled, and the cloud keeps the session for a while, so it can be resumed. `close` half-closes the stream, and the
+    cloud frees the session immediately. Safe to use from several threads; no method waits for the network.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class ScoreSession:
         """Send `open`.
 
         Args:
-            call: the method of the channel.
-            request: what to open.
-            peer: who is called.
-            timeout: seconds that each reply may take.
-            metadata: of the call.
-            failed: told what the session failed with, before anybody else is; where it was closed, only if the cloud
-                does not end the stream.
-            ended: told once that nothing of the session is left, in a thread of the session.
+            call: the channel's method.
+            request: the request to send.
+            peer: the server.
+            timeout: timeout in seconds for each reply.
+            metadata: the call's metadata.
+            failed: called with the session's failure before the futures fail; for a closed session, called only if
+                the cloud does not end the stream.
+            ended: called once, in a thread of the session, when the session has ended completely.
 
         Raises:
             LedgerError: the ledger can't be written; nothing was sent.
@@ -90,12 +90,12 @@ class ScoreSession:
         payload = request.leave(encode)
         self._said = said(payload)
         self._outgoing.put(payload)
-        # gRPC's own thread takes from the queue: whoever sends does not wait for flow control.
+        # gRPC's own thread reads the queue, so the sender does not wait for flow control.
         self._stream = call(iter(self._outgoing.get, None), metadata=metadata)
         self._watchdog = Watchdog(timeout, self._oldest_wait, self._expire)
         try:
             threading.Thread(target=self._read, name="cogenesis-replies", daemon=True).start()
-        except BaseException:  # no thread to be had, or an interrupt: leave nothing behind
+        except BaseException:  # no thread available, or an interrupt: clean up
             self._outgoing.put(None)
             self._stream.cancel()
             self._watchdog.stop()
@@ -120,14 +120,14 @@ class ScoreSession:
             RequestError: the request can't be encoded; nothing was sent.
         """
         future: Future[Verified] = Future()
-        future.set_running_or_notify_cancel()  # it was sent: it can't be cancelled any more
+        future.set_running_or_notify_cancel()  # can't be canceled once sent
         asked: list[VerifyRequest] = []
 
         def encode(message: VerifyRequest) -> bytes:
             asked.append(message)
             return encode_verify(message)
 
-        with self._lock:  # the order in the ledger, on the wire and of the futures is one
+        with self._lock:  # ledger, wire and futures must have the same order
             if self._failure is None:
                 payload = request.leave(encode)
                 self._said = said(payload, self._said)
@@ -160,9 +160,9 @@ class ScoreSession:
             failure = self._peer.error(error, answered=self._answered > 0)
         except ProtocolError as error:
             failure = self._peer.damaged(error)
-        except CogenesisError as error:  # a ledger that can't be written
+        except CogenesisError as error:  # the ledger can't be written
             failure = error
-        except Exception as error:  # whoever waits must hear of it
+        except Exception as error:  # waiting threads must get an error
             failure = self._peer.describe(CloudUnavailableError, type(error).__name__)
         self._fail(failure)
         self._watchdog.stop()
@@ -190,7 +190,7 @@ class ScoreSession:
         self._peer.proven = True
         with self._lock:
             self._pending.popleft()
-            failed = self._failure is not None  # meanwhile, and the future with it
+            failed = self._failure is not None  # a failure has already failed the future
         if not failed:
             pending.future.set_result(verified)
 
@@ -204,7 +204,7 @@ class ScoreSession:
 
     def _expire(self) -> None:
         late = self._peer.describe(CloudTimeoutError)
-        if self._failure is not None:  # a cloud that does not end a stream may be gone: others take another connection
+        if self._failure is not None:  # the cloud may be gone, so other calls need a new connection
             self._failed(late)
         self._fail(late)
         self._stream.cancel()
@@ -214,11 +214,11 @@ class ScoreSession:
             if self._failure is not None:
                 return
             self._failure = failure
-            unanswered = list(self._pending)  # they stay: a reply that still comes belongs into the ledger
+            unanswered = list(self._pending)  # stay in the queue: the ledger records late replies
         if closing:
             self._watchdog.expire_within(CLOSING_SECONDS)
         else:
-            self._failed(failure)  # first: the line must not be given back as a good one
+            self._failed(failure)  # first, so that the line is marked as failed before it is given back
             self._stream.cancel()
         self._outgoing.put(None)  # half-closes the stream, and ends gRPC's sending thread
         for one in unanswered:

@@ -1,4 +1,4 @@
-"""Ends what waits too long for the cloud."""
+"""Ends calls that wait too long for the cloud."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from math import inf
 
 
 class Watchdog:
-    """Calls `expire` once when something has waited longer than `timeout` seconds.
+    """Calls `expire` once when a request has waited longer than `timeout` seconds.
 
-    It asks for the oldest wait instead of being told of each, so a message costs nothing here: what begins while the
-    thread sleeps can't be due before it wakes.
+    The watchdog polls the oldest wait instead of tracking each message, so messages cost nothing. A wait that begins
+    while the thread sleeps can't expire before the thread wakes.
     """
 
     def __init__(self, timeout: float, oldest_wait: Callable[[], float | None], expire: Callable[[], None]) -> None:
@@ -20,7 +20,7 @@ class Watchdog:
 
         Args:
             timeout: seconds.
-            oldest_wait: since when (`time.monotonic`) the oldest wait lasts; None when nothing waits.
+            oldest_wait: returns the start of the oldest wait (`time.monotonic`), or None if nothing waits.
             expire: called in the watchdog's own thread.
         """
         self._timeout = timeout
@@ -33,7 +33,7 @@ class Watchdog:
         self._thread.start()
 
     def expire_within(self, seconds: float) -> None:
-        """Expire then in any case, unless stopped before."""
+        """Expire after `seconds` in any case, unless stopped first."""
         self._latest = time.monotonic() + seconds
         self._woken.set()
 

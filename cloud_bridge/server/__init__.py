@@ -1,1 +1,1 @@
-"""The cloud's side: sessions over an engine that computes a large model's log-probabilities."""
+"""The server side of the cloud: sessions over an engine that computes a large model's log-probabilities."""

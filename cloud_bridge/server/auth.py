@@ -1,4 +1,4 @@
-"""Who may use the server: API keys from a file, compared in constant time."""
+"""Authenticates clients by API keys from a file, compared in constant time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cloud_bridge.wire import Reason
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ApiKeys:
-    """SHA-256 digests of the keys by their names; the keys themselves are not kept."""
+    """SHA-256 digests of the keys by name; the keys themselves are not stored."""
 
     digests: Mapping[str, bytes]
 
     @classmethod
     def read(cls, path: Path) -> ApiKeys:
-        """Read a keys file: one key a line, `KEY` or `NAME:KEY`; blank lines and those that begin with `#` are skipped.
+        """Read a keys file: one `KEY` or `NAME:KEY` per line; blank lines and lines that start with `#` are skipped.
 
         Raises:
-            ServeError: the file can't be read, or holds no key.
+            ServeError: the file can't be read, or has no valid key.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -45,16 +45,16 @@ class ApiKeys:
         return cls(digests)
 
     def check(self, authorization: str | None) -> str:
-        """Name of the key in an `authorization` header.
+        """Return the name of the key in an `authorization` header.
 
         Raises:
-            RefusalError: there is none, or it is not one of ours.
+            RefusalError: there is no key, or it is unknown.
         """
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise RefusalError(Reason.API_KEY, "no API key was sent")
         digest = _digest(key)
-        # All are compared, so that the time does not tell which one was near.
+        # Compare with all keys, so that the time does not reveal a match.
         names = [name for name, known in self.digests.items() if hmac.compare_digest(known, digest)]
         if not names:
             raise RefusalError(Reason.API_KEY, "the API key is not known")

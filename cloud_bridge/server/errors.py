@@ -1,4 +1,4 @@
-"""What goes wrong on the server: a request that is refused, or a server that can't start."""
+"""Defines the server's errors: it rejects a request, or it can't start."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from edge_runtime.errors import CogenesisError
 
 
 class RefusalError(Exception):
-    """A request can't be served; becomes a gRPC status with the trailing metadata `cogenesis-reason`.
+    """The server rejects a request; becomes a gRPC status with the trailing metadata `cogenesis-reason`.
 
     Attributes:
-        reason: for the client's program.
-        message: for people; never holds text or tokens of a user.
-        retry_after: seconds after which asking again makes sense; None where it does not, or at once.
+        reason: the reason for the client's code.
+        message: the reason for people; never contains a user's text or tokens.
+        retry_after: retry delay in seconds; None if a retry is useless or needs no delay.
     """
 
     def __init__(self, reason: Reason, message: str, *, retry_after: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How log records are written: a line of text or of JSON each, without what an exception's words might tell."""
+"""Formats log records as lines of text or JSON, without exception messages, which might contain user text."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ LogFormat = Literal["text", "json"]
 
 
 def write_logs(form: LogFormat, level: int) -> None:
-    """Write the log to standard error from now on."""
+    """Configure logging to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Libraries speak of their own matters, and at length.
+    # The libraries' messages are long and irrelevant here.
     for library in ("asyncio", "grpc", "grpc._cython.cygrpc", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO opened session=1f2e3d4c key=phone method=Score`."""
+    """Formats a record as `2026-01-31T12:00:00.123Z INFO opened session=1f2e3d4c key=phone method=Score`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -31,7 +31,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `time`, `level`, `event`, and the event's own fields."""
+    """Formats a record as one JSON object per line: `time`, `level`, `event`, and the event's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    # Events of ours have fixed names. Words of libraries can hold an exception's message, and that a user's text.
+    # Our events have fixed names. A library's message can contain an exception's message, and thus a user's text.
     return record.getMessage() if record.name.startswith("cloud_bridge") else f"{record.name} reports a problem"
 
 

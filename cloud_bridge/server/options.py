@@ -1,4 +1,4 @@
-"""How to serve: where, for whom, and how much at most."""
+"""Defines the server's options: addresses, credentials and limits."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to serve.
+    """The server's options.
 
     Attributes:
         host: name or address to listen on.
         port: 0 picks a free one.
         tls_cert: PEM of the certificate and its chain; None serves without TLS.
         tls_key: PEM of its private key.
-        api_keys: file of keys (see `cloud_bridge.server.auth`); None lets everybody in.
-        max_sessions: sessions that hold a place, parked ones included.
-        max_top_k: the most log-probabilities a row.
-        idle_seconds: after which a session may be evicted for a newcomer.
-        session_timeout: seconds without a request after which a session is ended in any case.
-        resume_seconds: how long the session of a broken stream waits for its device to come back.
-        max_wait_seconds: newcomers are refused while requests are expected to wait for longer.
-        max_cache_mb: megabytes (10^6 bytes) that all KV caches may take together; 0 sets no bound.
-        sessions_per_key: sessions that one API key (without keys: one address) may have at once; 0 sets no limit.
-        tokens_per_minute: that one API key (without keys: one address) may have scored or written; 0 sets no limit.
-        drain_seconds: how long streams may go on once the server has been told to stop.
-        metrics_host: where Prometheus metrics are served.
+        api_keys: file of keys (see `cloud_bridge.server.auth`); None accepts every client.
+        max_sessions: maximum number of sessions, including parked ones.
+        max_top_k: maximum number of log-probabilities per row.
+        idle_seconds: idle time after which a session may be evicted for a new one.
+        session_timeout: idle time in seconds after which a session always ends.
+        resume_seconds: time to resume the session of a broken stream.
+        max_wait_seconds: new sessions are rejected while the expected wait of requests is longer than this.
+        max_cache_mb: maximum total size of all KV caches in megabytes (10^6 bytes); 0 sets no limit.
+        sessions_per_key: maximum concurrent sessions per API key (without keys: per address); 0 sets no limit.
+        tokens_per_minute: maximum tokens scored or written per API key (without keys: per address); 0 sets no limit.
+        drain_seconds: time for streams to finish after the server is told to stop.
+        metrics_host: name or address to serve Prometheus metrics on.
         metrics_port: 0 picks a free one; None serves no metrics.
     """
 

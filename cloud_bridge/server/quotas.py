@@ -1,4 +1,4 @@
-"""What one caller may use: tokens a minute, by a bucket that fills steadily."""
+"""Limits each caller's tokens per minute with a token bucket."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cloud_bridge.wire import Reason
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls.
+    """The client that makes a call.
 
     Attributes:
-        name: of the API key; "" where the server has no keys.
-        account: what quotas count by: the key, or the peer's address where there are no keys.
+        name: name of the API key; "" if the server has no keys.
+        account: the account for quotas: the key, or the peer's address if the server has no keys.
     """
 
     name: str
@@ -25,13 +25,13 @@ class Caller:
 
 @dataclass(eq=False, slots=True)
 class TokenQuota:
-    """A token bucket for each account (Turner 1986): it holds a minute's tokens at most, and fills in a minute.
+    """A token bucket per account (Turner 1986), which holds the tokens of one minute and refills in a minute.
 
-    A request is paid when it is done, and may overdraw: nobody knows before what an answer will take.
+    A request is charged when it is done and may overdraw the bucket, because its cost is unknown before.
 
     Attributes:
         per_minute: tokens; 0 sets no limit.
-        clock: seconds that never go back.
+        clock: a monotonic clock in seconds.
     """
 
     per_minute: int
@@ -39,10 +39,10 @@ class TokenQuota:
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def check(self, account: str) -> None:
-        """Let an account pass that has not used up its tokens.
+        """Check that an account has tokens left.
 
         Raises:
-            RefusalError: it has.
+            RefusalError: the account has used up its tokens.
         """
         if not self.per_minute:
             return
@@ -52,12 +52,12 @@ class TokenQuota:
             raise RefusalError(Reason.QUOTA, f"{self.per_minute} tokens a minute are used up", retry_after=wait)
 
     def charge(self, account: str, tokens: int) -> None:
-        """Take `tokens` off an account."""
+        """Charge `tokens` to an account."""
         if self.per_minute and tokens:
             self._buckets[account] = (self._balance(account) - tokens, self.clock())
 
     def forget_full(self) -> None:
-        """Forget accounts whose buckets are full again, so that the table does not grow for ever."""
+        """Remove accounts whose buckets are full again, so that the table does not grow without limit."""
         for account in [account for account in self._buckets if self._balance(account) >= self.per_minute]:
             del self._buckets[account]
 

@@ -1,4 +1,4 @@
-"""One `Score` stream: reads requests ahead while the engine works, and answers them in order."""
+"""Serves one `Score` stream: reads requests ahead while the engine works, and answers them in order."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
 from edge_runtime.privacy.messages import VerifyRequest
 
 MAX_UNDER_WAY = 32
-"""Requests of one stream that were read and not yet answered."""
+"""Maximum number of unanswered requests per stream."""
 _BROKEN_SECONDS = 0.02
-"""gRPC reports a broken stream as an end first, and cancels right after."""
+"""gRPC reports a broken stream first as its end, and cancels the handler immediately after."""
 
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A `verify` that was read; `superseded` is set while it waits, and read by the engine's thread."""
+    """A received `verify`; the event loop may set `superseded` while it waits, and the engine's thread reads it."""
 
     number: int
     heard: int
@@ -43,7 +43,7 @@ class _Request:
 
     @property
     def end(self) -> int:
-        """Length of the answer that it makes."""
+        """Length of the answer after this request."""
         return self.verify.keep + len(self.verify.tokens)
 
 
@@ -63,7 +63,7 @@ class ScoreStream:
         quota: TokenQuota,
         telemetry: Telemetry,
     ) -> None:
-        """Serve `session`, whose state is made, with rows of `form`; `heard` is the checksum of the opening."""
+        """Serve `session`, which already has its state, with rows of `form`; `heard` is the checksum of `open`."""
         self._context = context
         self._session = session
         self._form = form
@@ -77,15 +77,15 @@ class ScoreStream:
         self._loop = asyncio.get_running_loop()
         self._arrivals: asyncio.Queue[_Request | Exception] = asyncio.Queue()
         self._under_way: deque[_Request] = deque()
-        self._taken_back: list[VerifyRequest] = []  # the engine has not seen them yet
+        self._taken_back: list[VerifyRequest] = []  # the engine has not processed them yet
 
     async def serve(self) -> None:
-        """Serve until the device half-closes the stream; what it asked for is left undone then.
+        """Serve until the device half-closes the stream; pending requests are then dropped.
 
         Raises:
-            RefusalError: a request can't be served.
+            RefusalError: a request is rejected.
             ProtocolError: a request is malformed.
-            asyncio.CancelledError: the device vanished.
+            asyncio.CancelledError: the stream broke.
         """
         reader = asyncio.ensure_future(self._read())
         worker = asyncio.ensure_future(self._work())
@@ -103,7 +103,7 @@ class ScoreStream:
             try:
                 self._accept(data, number)
             except (RefusalError, ProtocolError) as error:
-                self._arrivals.put_nowait(error)  # in its turn, which ends the stream
+                self._arrivals.put_nowait(error)  # raised in order, which ends the stream
                 await asyncio.get_running_loop().create_future()
             number += 1
         await asyncio.sleep(_BROKEN_SECONDS)
@@ -146,7 +146,7 @@ class ScoreStream:
         return Verified((), compute, time.perf_counter() - request.arrived - compute, superseded=True)
 
     async def _compute(self, request: _Request) -> Verified:
-        """Take turns with the other sessions until the request is done."""
+        """Compute a request in parts, which alternate with other sessions."""
         verify, session = request.verify, self._session
         work = self._parts(request)
         rows, compute, parts = await self._thread.run_parts(lambda: next(work), request.arrived)
@@ -160,7 +160,7 @@ class ScoreStream:
         return Verified(tuple(rows), compute, queue)
 
     def _parts(self, request: _Request) -> Generator[list[SparseLogProbs] | None, None, None]:
-        """In the engine's thread: the work for a request, a part at a time; in the end its rows, none if superseded."""
+        """Do a request's work in the engine's thread, part by part; at last yield its rows, none if superseded."""
         session, verify = self._session, request.verify
         rows: list[SparseLogProbs] | None = None
         preparation: Generator[None, None, None] | None = None
@@ -188,7 +188,7 @@ class ScoreStream:
         return self._engine.score(state, keep=verify.keep, tokens=verify.tokens, rows=rows, form=self._form)
 
     def _check_hold(self) -> None:
-        # A stream that lost its session must not touch the engine's state: it belongs to another one now.
+        # A stream that lost its session must not touch the engine's state, which another stream now uses.
         if self._end is None or not self._sessions.holds(self._session, self._end):
             raise RefusalError(Reason.EVICTED, "another stream resumed the session")
 
@@ -198,6 +198,6 @@ class ScoreStream:
 
 
 def drop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task whose end nobody waits for; what it still raises is of no interest."""
+    """Cancel a task without waiting for its end, and ignore its exceptions."""
     task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
     task.cancel()

@@ -1,4 +1,4 @@
-"""Runs the server: address, TLS, start and graceful stop."""
+"""Runs the server: binds its address, sets up TLS, starts it and stops it gracefully."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from cloud_bridge.wire import MAX_MESSAGE_BYTES, SERVICE
 __all__ = ["BridgeServer", "ServerOptions", "serving"]
 
 _GOODBYE_SECONDS = 1.0
-"""How long calls may take to end once they were told to."""
+"""Grace period for calls to end when the server stops."""
 _QUIET_SECONDS = 2.0
-"""A stopping server does not wait for a session that has asked for nothing for so long."""
+"""A stopping server does not wait for sessions that have been idle for this long."""
 _SWEEP_SECONDS = 0.25
 
 
 class BridgeServer:
     """A server that is bound to its address; construct it inside a running event loop.
 
-    Binding comes before loading a model, so that a port in use is known at once and not after minutes.
+    It binds before the model is loaded, so that a port in use fails immediately and not after minutes.
 
     Attributes:
-        address: where it listens, `HOST:PORT`.
-        metrics_address: where it serves metrics, None where it does not.
-        sessions: all of them.
+        address: the address it listens on, `HOST:PORT`.
+        metrics_address: the address of its metrics, or None.
+        sessions: the table of all sessions.
         telemetry: its metrics.
     """
 
     def __init__(self, options: ServerOptions) -> None:
-        """Read keys and certificate, and bind.
+        """Read keys and certificate, and bind the address.
 
         Raises:
             ServeError: the keys or the certificate can't be read, or an address can't be bound.
@@ -61,7 +61,7 @@ class BridgeServer:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.so_reuseport", 0),  # or a port in use would be shared with its user
+                ("grpc.so_reuseport", 0),  # otherwise two servers could share a port
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -112,7 +112,7 @@ class BridgeServer:
         self.telemetry.say("serving", model=engine.model, address=self.address)
 
     async def drain(self) -> None:
-        """Refuse newcomers, and wait until no session is in use any more, for `drain_seconds` at most."""
+        """Reject new sessions, and wait at most `drain_seconds` until no session is in use."""
         seconds = self._options.drain_seconds
         self.telemetry.say("draining", sessions=self.sessions.active)
         await self._health.enter_graceful_shutdown()
@@ -122,7 +122,7 @@ class BridgeServer:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """End what still runs, with a reason, and stop listening."""
+        """End running calls with a reason, and stop listening."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.sessions.stop_admitting(1.0)
@@ -142,10 +142,10 @@ class BridgeServer:
 
 @contextmanager
 def serving(engine: Engine[Any], options: ServerOptions) -> Iterator[BridgeServer]:
-    """Serve from a thread of this process while the context lasts; what still runs then is ended at once.
+    """Serve from a thread of this process inside the context; at its end, running calls end immediately.
 
     Raises:
-        ServeError: as `BridgeServer`.
+        ServeError: as in `BridgeServer`.
     """
 
     async def begin() -> BridgeServer:
@@ -163,7 +163,7 @@ def serving(engine: Engine[Any], options: ServerOptions) -> Iterator[BridgeServe
 
 @functools.cache
 def _background_loop() -> asyncio.AbstractEventLoop:
-    # One for the life of the process: gRPC has one poller a process, which loops in several threads would share.
+    # One loop per process, because gRPC has one poller per process and several loops would share it.
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="cogenesis-servers", daemon=True).start()
     return loop
@@ -211,7 +211,7 @@ def _credentials(cert: Path | None, key: Path | None) -> grpc.ServerCredentials 
         except OSError as error:
             raise ServeError(f"A TLS file can't be read: {path} ({error.strerror}). Give another one.") from None
     try:
-        # gRPC itself would only fail at the first handshake.
+        # gRPC itself would fail only at the first handshake.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, ValueError) as error:
         cause = getattr(error, "reason", None) or "no PEM"

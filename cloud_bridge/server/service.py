@@ -1,4 +1,4 @@
-"""The methods of the service: checks what comes in, gives it a session, and frees what a client leaves behind."""
+"""Implements the service's methods: checks requests, assigns sessions, and cleans up after clients."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Piece = TypeVar("Piece")
 Handler = Callable[[Any, grpc.aio.ServicerContext, Caller], Awaitable[Any]]
 
 OPEN_SECONDS = 20.0
-"""A stream whose first frame does not come within this is ended: it holds a connection for nothing."""
+"""Timeout for a stream's first frame, so that idle streams do not hold connections."""
 
 _BROKEN = (asyncio.CancelledError, grpc.aio.InternalError)
-"""How gRPC tells that a stream broke: while it waits, and while it writes."""
+"""The exceptions by which gRPC reports a broken stream: while waiting and while writing."""
 
 _STATUS = {
     Reason.API_KEY: grpc.StatusCode.UNAUTHENTICATED,
@@ -52,10 +52,10 @@ _STATUS = {
 
 
 class BridgeService:
-    """`cogenesis.v1.CloudBridge` over an engine.
+    """Implements `cogenesis.v1.CloudBridge` over an engine.
 
-    The engine runs in one thread of its own, one small job at a time (a part of a prompt, a `verify`, a token of an
-    answer), so that clients take turns and the event loop never waits for it.
+    The engine runs in its own thread, one small job at a time (a part of a prompt, a `verify`, a token of an answer).
+    So clients take turns, and the engine never blocks the event loop.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BridgeService:
         max_top_k: int,
         telemetry: Telemetry,
     ) -> None:
-        """Serve `engine`; `keys` None lets everybody in; rows have at most `max_top_k` tokens."""
+        """Serve `engine`; if `keys` is None, accept every client; rows have at most `max_top_k` tokens."""
         self._engine = engine
         self._thread = thread
         self._sessions = sessions
@@ -79,7 +79,7 @@ class BridgeService:
         self._telemetry = telemetry
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Handlers of all methods, bytes in and bytes out."""
+        """Make the handlers of all methods, which take and return bytes."""
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
@@ -104,8 +104,6 @@ class BridgeService:
         )
         self._telemetry.went(len(reply))
         return reply
-
-    # --- Score --------------------------------------------------------------------------------------------------------
 
     async def _score(self, _: Any, context: grpc.aio.ServicerContext, caller: Caller) -> None:
         data = await self._first_frame(context)
@@ -174,8 +172,6 @@ class BridgeService:
         )
         await stream.serve()
 
-    # --- Sketch and Answer --------------------------------------------------------------------------------------------
-
     async def _sketch(self, data: bytes, context: grpc.aio.ServicerContext, caller: Caller) -> None:
         request = wire.decode_sketch_request(data)
         lines = self._engine.sketch(request.instruction)
@@ -217,15 +213,13 @@ class BridgeService:
                         await context.write(data)
                         self._telemetry.went(len(data))
             finally:
-                self._thread.later(pieces.close)  # behind the `next` that may still run
+                self._thread.later(pieces.close)  # after the `next` that may still run
 
         with _Holding(self._sessions, lambda end: (self._sessions.open(caller, method, end), False)) as holding:
             await holding.last(write())
 
-    # --- all methods --------------------------------------------------------------------------------------------------
-
     def _guarded(self, method: str, handle: Handler) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
-        """Check the key first, and turn what goes wrong into a status; nothing a user wrote gets into the log."""
+        """Check the key first, and convert errors to a status; user text is never logged."""
 
         async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
             name = ""
@@ -238,7 +232,7 @@ class BridgeService:
             except ProtocolError as error:
                 refusal = RefusalError(Reason.BAD_REQUEST, str(error))
             except grpc.aio.InternalError:
-                raise asyncio.CancelledError from None  # it broke while a reply was written; nobody is there to hear
+                raise asyncio.CancelledError from None  # the stream broke during a write: no one can receive an error
             except Exception as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 self._telemetry.fault(error, where.filename, where.lineno)
@@ -258,10 +252,10 @@ class BridgeService:
 
 
 class _Holding(contextlib.AbstractContextManager["_Holding"]):
-    """A stream's hold on its session: what ends the one ends the other."""
+    """Ties a stream to its session: if one ends, so does the other."""
 
     def __init__(self, sessions: SessionTable, enter: Callable[[End], tuple[Session, bool]]) -> None:
-        """Enter a session; the stream can be ended from then on."""
+        """Enter a session, which can end the stream from now on."""
         self._sessions = sessions
         self._ending: asyncio.Future[RefusalError] = asyncio.get_running_loop().create_future()
         self.session, self.resumed = enter(self._end)
@@ -271,10 +265,10 @@ class _Holding(contextlib.AbstractContextManager["_Holding"]):
             self._ending.set_result(reason)
 
     async def last(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`; being ended cancels it, wherever it waits.
+        """Do `work`; the session's end cancels it at any point.
 
         Raises:
-            RefusalError: the server ended it.
+            RefusalError: the server ended the session.
         """
         task = asyncio.ensure_future(work)
         either: set[asyncio.Future[Any]] = {task, self._ending}
@@ -288,7 +282,7 @@ class _Holding(contextlib.AbstractContextManager["_Holding"]):
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if not self._sessions.holds(self.session, self._end):
-            return  # ended, or taken over
+            return  # the session ended, or another stream took it over
         if isinstance(error, _BROKEN) or _quota_used_up(error):
             self._sessions.park(self.session)
         else:
@@ -307,5 +301,5 @@ def _trailer(refusal: RefusalError) -> tuple[tuple[str, str], ...]:
 
 
 def _peer_host(peer: str) -> str:
-    """`192.0.2.1` of `ipv4:192.0.2.1:50000`, `[::1]` of `ipv6:%5B::1%5D:50000`."""
+    """Extract `192.0.2.1` from `ipv4:192.0.2.1:50000`, `[::1]` from `ipv6:%5B::1%5D:50000`."""
     return unquote(peer).partition(":")[2].rpartition(":")[0]

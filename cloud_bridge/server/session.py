@@ -1,4 +1,4 @@
-"""One session of a device: its sequence, its limits and its end."""
+"""Defines a client's session on the server."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.server.quotas import Caller
 
 End = Callable[[RefusalError], None]
-"""Ends a session's stream, wherever it waits; called at most once."""
+"""Ends a session's stream at any point; called at most once."""
 
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """One client's place.
+    """One client's session.
 
     Attributes:
-        id: a secret: who knows it can resume the session.
-        caller: who opened it.
+        id: a secret: anyone who knows it can resume the session.
+        caller: the client.
         method: `Score`, `Sketch` or `Answer`.
-        begun: when, on the table's clock.
-        last_used: when it was last asked or answered.
-        end: ends its stream; None while it is parked.
+        begun: start time on the table's clock.
+        last_used: time of the last request or reply.
+        end: ends the session's stream; None while it is parked.
         topic: digest of the instruction.
-        state: the engine's; None until it is made, and for methods that need none.
-        cache_bytes: of its KV cache.
-        cache_drops: how often the cache made room for others.
-        working: requests are under way, so it can't be evicted.
-        requests: answered so far.
-        rows: sent so far.
+        state: the engine's state; None until it is made, and for methods that need none.
+        cache_bytes: size of the KV cache.
+        cache_drops: how often the KV cache was evicted.
+        working: whether requests are pending, so that the session can't be evicted.
+        requests: number of answered requests.
+        rows: number of sent rows.
     """
 
     id: str
@@ -50,5 +50,5 @@ class Session:
 
     @property
     def tag(self) -> str:
-        """Names it in the log; tells nobody the id."""
+        """The session's name in the log, which does not reveal the id."""
         return hashlib.sha256(self.id.encode()).hexdigest()[:8]

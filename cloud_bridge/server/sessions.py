@@ -1,4 +1,4 @@
-"""Who holds a session of the server: places, what is parked for a device to come back, and who gives way to whom."""
+"""The table of sessions: admits new ones, parks sessions of broken streams, and evicts idle ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cloud_bridge.server.telemetry import Telemetry
 from cloud_bridge.wire import Reason
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.2, 30.0
-"""Seconds after which a refused client may be asked to come back."""
+"""Bounds of the retry delay in seconds for rejected clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,15 @@ class SessionLimits:
 
 @dataclass(eq=False)
 class SessionTable:
-    """All sessions. For the event loop's thread alone, but for the counts.
+    """All sessions. Only the event loop's thread may use the table, except for the counts.
 
     Attributes:
-        limits: how many, how long, how much.
-        telemetry: is told of what happens.
-        release: frees what the engine holds for a session that is gone.
-        drop_cache: frees a session's KV cache; the session goes on.
-        expected_wait: seconds that a request which came now would wait.
-        clock: seconds that never go back.
+        limits: limits on number, time and memory.
+        telemetry: records events.
+        release: frees the engine's state of an ended session.
+        drop_cache: frees a session's KV cache; the session continues.
+        expected_wait: returns the expected wait of a new request in seconds.
+        clock: a monotonic clock in seconds.
     """
 
     limits: SessionLimits
@@ -53,37 +53,35 @@ class SessionTable:
 
     def __post_init__(self) -> None:
         self._active: dict[str, Session] = {}
-        self._parked: dict[str, Session] = {}  # the longest parked first
+        self._parked: dict[str, Session] = {}  # in order of parking
         self._cache_bytes = 0
-        self._stopping: float | None = None  # after how many seconds a newcomer may ask again
-        self._mean_seconds = 0.0  # that sessions live
-        self._next_place = 0.0  # when the place frees that nobody was told of yet
+        self._stopping: float | None = None  # retry delay for new sessions, in seconds
+        self._mean_seconds = 0.0  # mean duration of sessions
+        self._next_place = 0.0  # when the next place frees that no client was promised yet
 
     def __len__(self) -> int:
         return len(self._active) + len(self._parked)
 
     @property
     def active(self) -> int:
-        """Sessions with a stream."""
+        """Number of sessions with a stream."""
         return len(self._active)
 
     @property
     def parked(self) -> int:
-        """Sessions whose stream broke."""
+        """Number of sessions whose stream broke."""
         return len(self._parked)
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of all KV caches."""
+        """Total size of all KV caches."""
         return self._cache_bytes
 
-    # --- a session's life ---------------------------------------------------------------------------------------------
-
     def open(self, caller: Caller, method: str, end: End, *, topic: bytes = b"") -> Session:
-        """Give a newcomer a place.
+        """Open a new session.
 
         Raises:
-            RefusalError: the server stops, the caller has all it may have, or there is no place, time or memory.
+            RefusalError: the server stops, the caller's quota is used up, or there is no free place, time or memory.
         """
         self._admit(caller)
         self._check_load()
@@ -95,13 +93,13 @@ class SessionTable:
         return session
 
     def resume(self, session_id: str, caller: Caller, end: End, *, topic: bytes) -> Session | None:
-        """Go on with a session whose stream broke, even where the server has not noticed yet: the new stream wins.
+        """Resume a session whose stream broke; if the server has not noticed this yet, the new stream takes over.
 
         Returns:
-            The session; None where there is none of this id, caller and instruction.
+            The session; None if there is none with this id, caller and instruction.
 
         Raises:
-            RefusalError: the server stops, or the caller has all sessions it may have.
+            RefusalError: the server stops, or the caller has its maximum number of sessions.
         """
         session = self._parked.get(session_id) or self._active.get(session_id)
         if session is None or session.caller.name != caller.name or session.topic != topic or session.state is None:
@@ -120,7 +118,7 @@ class SessionTable:
         return session
 
     def park(self, session: Session) -> None:
-        """Keep a session whose stream broke for a while."""
+        """Park a session whose stream broke, so that it can be resumed for a while."""
         if self.limits.resume_seconds <= 0 or session.state is None or self._stopping is not None:
             self.close(session, "broken")
             return
@@ -131,11 +129,11 @@ class SessionTable:
         self.telemetry.parked(session)
 
     def close(self, session: Session, cause: str) -> None:
-        """Free a session.
+        """End a session and free its memory.
 
         Args:
-            session: that ends; nothing happens where it has ended already.
-            cause: for metrics and log.
+            session: the session; does nothing if it has already ended.
+            cause: the cause for metrics and log.
         """
         if self._active.pop(session.id, None) is None and self._parked.pop(session.id, None) is None:
             return
@@ -146,24 +144,22 @@ class SessionTable:
         self.release(session)
 
     def holds(self, session: Session, end: End) -> bool:
-        """Whether the stream that `end` ends still has the session."""
+        """Whether the stream that belongs to `end` still has the session."""
         return self._active.get(session.id) is session and session.end == end
 
     def touch(self, session: Session, *, working: bool) -> None:
-        """Note that a session was asked or answered."""
+        """Record that a session got a request or a reply."""
         session.working = working
         session.last_used = self.clock()
 
-    # --- what ends sessions -------------------------------------------------------------------------------------------
-
     def stop_admitting(self, retry_after: float) -> None:
-        """Refuse newcomers, because the server stops; what is parked is freed."""
+        """Reject new sessions and end parked ones, because the server stops."""
         self._stopping = retry_after
         for session in list(self._parked.values()):
             self.close(session, "stopping")
 
     def in_use(self, seconds: float) -> bool:
-        """Whether any session was asked or answered in the last `seconds`."""
+        """Whether any session got a request or a reply in the last `seconds`."""
         now = self.clock()
         return any(session.working or now - session.last_used < seconds for session in self._active.values())
 
@@ -175,7 +171,7 @@ class SessionTable:
             self.close(session, "stopping")
 
     def sweep(self) -> None:
-        """End what has been left alone for too long."""
+        """End sessions that have been idle or parked for too long."""
         now = self.clock()
         for session in list(self._parked.values()):
             if now - session.last_used >= self.limits.resume_seconds:
@@ -185,13 +181,12 @@ class SessionTable:
                 seconds = self.limits.session_timeout
                 self._end(session, RefusalError(Reason.EVICTED, f"nothing was asked for {seconds:g} seconds"), "idle")
 
-    # --- memory -------------------------------------------------------------------------------------------------------
-
     def cache_grew(self, session: Session, cache_bytes: int) -> None:
-        """Note what a session's cache takes now; where all take too much, others give theirs.
+        """Record the size of a session's cache; if all caches exceed the limit, evict others.
 
-        Parked sessions go first, entirely; then the caches of idle ones, the longest idle first; then of those in use,
-        the last that asked first, so that the others get done. They go on, and compute what they need again.
+        This first ends parked sessions. Then it evicts caches of idle sessions, the longest idle first. Then it evicts
+        caches of sessions in use, the most recently used first, so that the others can finish. These sessions continue
+        and recompute their caches.
         """
         if session.id not in self._active:
             return
@@ -213,7 +208,7 @@ class SessionTable:
         idle = [session for session in caches if not session.working and session is not busy]
         yield from sorted(idle, key=lambda session: session.last_used)
         used = [session for session in caches if session.working or session is busy]
-        yield from sorted(used, key=lambda session: -session.last_used)[: len(used) - 1]  # one alone may have it all
+        yield from sorted(used, key=lambda session: -session.last_used)[: len(used) - 1]  # one alone may use all memory
 
     def _count_cache(self, session: Session, cache_bytes: int) -> None:
         self._cache_bytes += cache_bytes - session.cache_bytes
@@ -221,8 +216,6 @@ class SessionTable:
 
     def _memory_full(self) -> bool:
         return 0 < self.limits.max_cache_bytes < self._cache_bytes
-
-    # --- admission ----------------------------------------------------------------------------------------------------
 
     def _admit(self, caller: Caller) -> None:
         if self._stopping is not None:
@@ -257,11 +250,11 @@ class SessionTable:
         self._end(oldest, RefusalError(Reason.EVICTED, "another client took the session, which was idle"), "evicted")
 
     def _place_frees(self) -> float:
-        """Seconds until the next place is likely to be free that nobody else was told of."""
+        """Estimate the seconds until a place is free that no other client was promised."""
         now = self.clock()
         ages = [now - session.begun for session in self._active.values()]
         life = max(self._mean_seconds, sum(ages) / max(len(ages), 1))
-        # One after the other: all of them at once would find one place free, and wait in vain.
+        # Stagger the delays: if all clients retried at once, they would find only one free place.
         self._next_place = max(self._next_place, now) + life / self.limits.max_sessions
         self._next_place = min(self._next_place, now + _LONGEST_RETRY)
         return max(self._next_place - now, _SHORTEST_RETRY)

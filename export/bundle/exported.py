@@ -1,4 +1,4 @@
-"""What an export hands back."""
+"""Defines the result of an export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A finished bundle: where it is, its manifest, the decoder just made, and its size in bytes without manifest."""
+    """A finished bundle: its path, manifest, new decoder, and size in bytes without the manifest."""
 
     path: Path
     manifest: Manifest
@@ -22,6 +22,6 @@ class Exported:
 
 
 def exported(out: Path, manifest: Manifest, backend: str) -> Exported:
-    """Describe the bundle at `out`, whose decoder for `backend` was just made."""
+    """Describe the bundle at `out`, whose decoder for `backend` is new."""
     decoder = next(spec for spec in manifest.decoders if spec.backend == backend)
     return Exported(out, manifest, decoder, sum(entry.size for entry in manifest.files))

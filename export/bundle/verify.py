@@ -1,4 +1,4 @@
-"""Checks a finished bundle: every file's hash, and that its decoders give the logits of their conformance vectors."""
+"""Checks a finished bundle: every file's hash, and its decoders' logits against the conformance vectors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was checked: `files` with `size` bytes in all, and each decoder's `conformance`, by backend.
+    """The result of a check: `files` of `size` bytes in total, and each decoder's `conformance`, by backend.
 
-    `encoders` are the text encoders for retrieval by name, with the largest difference to their golden vectors.
+    `encoders` maps each retrieval encoder's name to its largest difference from its golden vectors.
     """
 
     files: int
@@ -35,11 +35,11 @@ def verify_bundle(path: Path, *, threads: int | None = None) -> Verification:
 
     Args:
         path: the bundle's directory.
-        threads: of each decoder; all usable cores where None.
+        threads: threads per decoder; None uses all available cores.
 
     Raises:
         BundleError: the manifest or a file is missing, damaged, unsafe or of another version.
-        ConformanceError: the conformance vectors can't be read, or a decoder gives other logits.
+        ConformanceError: the conformance vectors can't be read, or a decoder's logits differ.
     """
     bundle = open_bundle(path)
     manifest = bundle.manifest
@@ -63,13 +63,13 @@ def verify_encoders(root: Path) -> dict[str, float]:
     """Check the text encoders of a directory: every file's hash and the golden vectors.
 
     Args:
-        root: an encoder's directory, or one whose subdirectories are encoders.
+        root: an encoder's directory, or a directory of encoders.
 
     Returns:
-        The largest difference to a golden vector, as a share of its length, by the encoder's name.
+        Maps each encoder's name to its largest difference from a golden vector, relative to the vector's length.
 
     Raises:
-        BundleError: something is missing or damaged, or a vector is another one.
+        BundleError: a file is missing or damaged, or a vector differs.
     """
     kit = open_retrieval_kit(root)
     return {name: kit.encoder(name).check() for name in kit.encoders}

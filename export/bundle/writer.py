@@ -1,4 +1,4 @@
-"""Writes a bundle, all at once or not at all: decoder, tokenizer, conformance vectors and the manifest over them."""
+"""Writes a bundle atomically: decoder, tokenizer, conformance vectors and manifest."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TOKENIZER_NAME = "tokenizer.json"
 
 @dataclass(frozen=True, slots=True)
 class BundleParts:
-    """What a manifest says and the files alone don't tell."""
+    """Contents of the manifest that can't be read from the bundle's files."""
 
     architecture: str
     provenance: Provenance
@@ -69,20 +69,20 @@ def write_bundle(
 ) -> Manifest:
     """Make a bundle, or add a decoder to one.
 
-    A bundle of the same model that is already there keeps its other backends' decoders, its combiner and its adapters.
+    An existing bundle of the same model keeps its decoders for other backends, its combiner and its adapters.
 
     Args:
-        out: its directory; anything else than a bundle is never replaced.
-        parts: for the manifest.
-        backend: what the decoder is for; its files go into a directory of this name.
-        write_decoder: writes the decoder's files into the directory that it is given, and describes it.
-        replace_existing: replace a decoder for this backend that is already there, or a bundle of another model.
+        out: the bundle's directory; a directory that is not a bundle is never replaced.
+        parts: contents of the manifest.
+        backend: the decoder's backend; its files go into a directory of this name.
+        write_decoder: writes the decoder's files into the given directory and returns the decoder's description.
+        replace_existing: replace an existing decoder for this backend, or a bundle of another model.
         progress: see `export.progress`.
 
     Raises:
-        WriteError: the disk is full, or something is in the way (such as adapters of another model); nothing
-            half-written remains.
-        SourceError: the tokenizer has ids that the model doesn't.
+        WriteError: the disk is full, or something is in the way (such as adapters of another model); no partial
+            files remain.
+        SourceError: the tokenizer has token ids outside the model's vocabulary.
     """
     present = _same_model(out, parts)
     if present is None and replace_existing:
@@ -118,12 +118,12 @@ def write_bundle(
 
 
 def golden_name(backend: str) -> str:
-    """Name of the file with a decoder's conformance vectors."""
+    """Return the name of the file with a decoder's conformance vectors."""
     return "golden.json" if backend == BACKEND_ONNX else f"golden.{backend}.json"
 
 
 def _same_model(out: Path, parts: BundleParts) -> Bundle | None:
-    """The bundle that is already there, if it was made from the same weights."""
+    """Return the existing bundle if it was made from the same weights."""
     try:
         present = open_bundle(out, verify=False)
     except BundleError:
@@ -142,7 +142,7 @@ def _refuse_to_lose_adapters(out: Path, parts: BundleParts) -> None:
 
 
 def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tuple[FileEntry, ...]:
-    """Bring other backends' decoders, the combiner and all adapters into the new directory; returns the files."""
+    """Copy other backends' decoders and the combiner to the new directory, and link adapters; return the files."""
     wanted = {entry.path for spec in others for entry in present.decoder_files(spec)} | {spec.golden for spec in others}
     kept = tuple(entry for entry in present.manifest.files if entry.path in wanted or entry.role == ROLE_COMBINER)
     for entry in kept:
@@ -150,7 +150,7 @@ def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tupl
         shutil.copy2(present.path(entry.path), root / entry.path)
     adapters = present.root / ADAPTERS_DIRECTORY
     if adapters.is_dir():
-        # Linked, not copied: there may be a gigabyte of them.
+        # Links, because the adapters may take gigabytes.
         shutil.copytree(adapters, root / ADAPTERS_DIRECTORY, symlinks=True, copy_function=_link)
     return kept
 
@@ -158,12 +158,12 @@ def _carry(present: Bundle, others: tuple[DecoderSpec, ...], root: Path) -> tupl
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no hard links
         shutil.copy2(source, target)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a directory holds a bundle, of any version and in any condition."""
+    """Whether a directory holds a bundle, of any version and even if damaged."""
     try:
         body = json.loads((path / MANIFEST_NAME).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -173,7 +173,7 @@ def is_bundle(path: Path) -> bool:
 
 @functools.cache
 def created_by() -> str:
-    """Name and version of this exporter."""
+    """Return the exporter's name and version."""
     try:
         return f"cogenesis-edge {version('cogenesis-edge')}"
     except PackageNotFoundError:

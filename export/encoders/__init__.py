@@ -1,1 +1,1 @@
-"""Text encoders for retrieval on the device."""
+"""Exports text encoders for retrieval on the device."""

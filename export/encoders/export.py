@@ -1,4 +1,4 @@
-"""Turns a text encoder's directory (BERT, Contriever, MiniLM, RoBERTa) into one for devices: `export_encoder`."""
+"""Converts a text encoder (BERT, Contriever, MiniLM, RoBERTa) to a directory for devices: `export_encoder`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EncoderScheme: TypeAlias = Literal["fp32", "int8"]
 
-# What a vector may differ from torch's by, as a share of its length: the order of sums alone, or also rounding.
+# Allowed difference from torch's vector, relative to its length. fp32 differs by the order of sums, int8 also rounds.
 _TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
 _TEXTS = (
     "The capital of France is Paris.",
@@ -44,9 +44,9 @@ class ExportedEncoder:
 
     Attributes:
         path: its directory.
-        card: what its `encoder.json` says.
-        size: bytes of all files.
-        difference: largest difference of a vector to torch's, as a share of its length, over texts of several kinds.
+        card: the content of its `encoder.json`.
+        size: total size of the files in bytes.
+        difference: largest difference from torch's vectors on several texts, relative to the vector's length.
     """
 
     path: Path
@@ -62,9 +62,9 @@ def export_encoder(
 
     Args:
         model: a Hugging Face directory of a BERT, RoBERTa or DistilBERT, with safetensors or PyTorch's `.bin`.
-        out: the directory to make.
-        scheme: "fp32" is exact; "int8" stores weights in blocks of 32 with 8 bits, a quarter of the size.
-        force: replace an encoder that is already there.
+        out: the directory to write.
+        scheme: "fp32" is exact; "int8" stores 8-bit weights in blocks of 32, a quarter of the size.
+        force: replace an existing encoder.
         progress: see `export.progress`.
 
     Raises:
@@ -99,7 +99,7 @@ def load_network(path: Path) -> Any:
     """Load an encoder's weights with transformers, in float32, without a pooler or a head.
 
     Raises:
-        SourceError: they are incomplete or damaged.
+        SourceError: the weights are incomplete or damaged.
     """
     from transformers import AutoModel
 
@@ -107,7 +107,7 @@ def load_network(path: Path) -> Any:
         network, found = AutoModel.from_pretrained(
             path, dtype="float32", local_files_only=True, output_loading_info=True
         )
-    except Exception as error:  # transformers raises whatever its many parts do
+    except Exception as error:  # transformers does not say what it raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SourceError(f"The encoder can't be loaded: {path} ({reason}).") from None
     missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
@@ -123,10 +123,10 @@ def write_network(
     scheme: EncoderScheme,
     head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> None:
-    """Write the graph of an encoder that is loaded; see `write_encoder_graph`.
+    """Write the graph of a loaded encoder; see `write_encoder_graph`.
 
     Raises:
-        UnsupportedQuantizationError: rows can't be cut into blocks.
+        UnsupportedQuantizationError: rows can't be split into blocks.
     """
     weights: Mapping[str, Any] = network.state_dict()
 
@@ -164,10 +164,10 @@ def _card(model: Path, directory: Path, dimension: int, max_tokens: int, scheme:
 
 
 def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme) -> float:
-    """The largest difference of a vector to torch's, as a share of its length.
+    """Compute the largest difference from torch's vectors, relative to the vector's length.
 
     Raises:
-        ConformanceError: it is more than rounding explains.
+        ConformanceError: the difference is larger than rounding explains.
     """
     import torch
 
@@ -186,7 +186,7 @@ def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme) -> fl
 
 
 def _most_tokens(path: Path, architecture: EncoderArchitecture) -> int:
-    """Tokens that the model has positions for, or fewer where its tokenizer says so."""
+    """Return the model's number of positions, or the tokenizer's limit if that is lower."""
     from transformers import AutoTokenizer
 
     said = AutoTokenizer.from_pretrained(path, local_files_only=True).model_max_length

@@ -1,4 +1,4 @@
-"""Writes the graph of a text encoder of the BERT family: token ids in, the mean of the last hidden states out."""
+"""Writes the graph of a BERT-like text encoder, which maps token ids to the mean of the last hidden states."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LayerNames:
-    """What an architecture calls the parts of a layer: attention's q, k, v and output, its norm, both of the MLP."""
+    """An architecture's names for a layer's weights: attention's q, k, v, output and norm, the MLP and its norm."""
 
     prefix: str
     query: str
@@ -64,7 +64,7 @@ ENCODER_FAMILIES = {
     "camembert": _BERT,
     "distilbert": _DISTILBERT,
 }
-_PADDING_FIRST = ("roberta", "xlm-roberta", "camembert")  # these count positions from behind the padding's own
+_PADDING_FIRST = ("roberta", "xlm-roberta", "camembert")  # their positions start after the padding id
 _ACTIVATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": None}
 
 
@@ -74,12 +74,12 @@ class EncoderArchitecture:
 
     Attributes:
         family: `model_type` of the configuration.
-        names: of its layers' parts.
+        names: names of the layers' weights.
         layers, heads, hidden: sizes.
         norm_eps: added to the variance in norms.
-        activation: of the MLP, by the name in the configuration.
-        first_position: row of the position table that the first token takes.
-        positions: tokens that a text may have.
+        activation: the MLP's activation, by its name in the configuration.
+        first_position: the first token's row in the position table.
+        positions: maximum length of a text in tokens.
     """
 
     family: str
@@ -98,10 +98,10 @@ def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchit
 
     Args:
         config: a parsed `config.json`.
-        where: its path, for messages.
+        where: its path, for error messages.
 
     Raises:
-        UnsupportedModelError: another family, or a part that the graph can't express.
+        UnsupportedModelError: the family is not supported, or the graph can't express a part of the model.
     """
     family = str(config.get("model_type"))
     if family not in ENCODER_FAMILIES:
@@ -147,15 +147,15 @@ def write_encoder_graph(
 ) -> None:
     """Write `model.onnx` and `model.onnx.data`.
 
-    Inputs are `input_ids` and `attention_mask`, (n, length) int64, padding on the right with mask 0. The output is
-    `vectors` (n, hidden) float32, or with a head `scores` (n,).
+    The inputs are `input_ids` and `attention_mask`, (n, length) int64, right-padded with mask 0. The output is
+    `vectors` (n, hidden) float32, or `scores` (n,) if there is a head.
 
     Args:
         architecture: the encoder's shape.
-        matrix: a weight matrix by its name in transformers, in the form in which it is to be stored.
-        vector: a norm's weight, a bias or a table that is not to be quantized.
-        directory: where the files go; it must exist.
-        token_types: whether there is a table of token types; every token is of the first.
+        matrix: returns a weight matrix, by its name in transformers, in the form to be stored.
+        vector: returns a norm's weight, a bias or a table that is not quantized.
+        directory: directory for the files; it must exist.
+        token_types: whether there is a table of token types; every token has the first type.
         head: weight (1, hidden) and bias (1,) of a linear layer on the vectors.
     """
     with GraphWriter(directory) as graph:
@@ -163,7 +163,7 @@ def write_encoder_graph(
 
 
 class _Encoder:
-    """One pass over the layers; values are (n length, width) but around attention, which wants (n, length, width)."""
+    """Writes the layers in order; values have shape (n length, width), but (n, length, width) around attention."""
 
     def __init__(
         self,

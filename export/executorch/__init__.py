@@ -1,1 +1,1 @@
-"""Decoders as ExecuTorch programs."""
+"""Exports decoders as ExecuTorch programs."""

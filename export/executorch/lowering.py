@@ -1,4 +1,4 @@
-"""Turns the model form into an ExecuTorch program: exported, delegated to XNNPACK, serialized."""
+"""Lowers the torch model to an ExecuTorch program: exports it, delegates it to XNNPACK and serializes it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from export.executorch.model import DecoderModel
 
 CHUNK = 256
-"""Tokens of one call at most."""
+"""Maximum number of tokens per call."""
 MAX_RANK = 1024
 
-# Cosines and sines of positions are taken by the plain kernels: XNNPACK's are made for small angles.
+# The plain kernels compute cosines and sines of positions: XNNPACK's are only accurate for small angles.
 _LEFT_OUT = ("cos.default", "sin.default")
-# Of XNNPACK's own passes this key asks for the one that a decoder needs; the others match patterns of vision models,
-# and cost half of the time that lowering takes.
+# This key selects the only XNNPACK pass that a decoder needs. The others match patterns of vision models and take half
+# of the lowering time.
 _FEW_PASSES = CompileSpec("dqlinear_partitioner", b"")
 
 
@@ -38,10 +38,10 @@ def lower(model: DecoderModel) -> bytes:
     """Make the `.pte` file of a decoder.
 
     Args:
-        model: the decoder in evaluation mode; its context length is the largest capacity of its caches.
+        model: the decoder in evaluation mode; its context length limits the capacity of its caches.
 
     Returns:
-        The program: `forward(token_ids, positions, rows, *caches, *adapter)` as `DecoderModel.forward`, flat.
+        The program. Its `forward(token_ids, positions, rows, *caches, *adapter)` is `DecoderModel.forward`, flattened.
     """
     with torch.no_grad():
         exported = _export(model)
@@ -66,13 +66,13 @@ def _export(model: DecoderModel) -> ExportedProgram:
     capacity = torch.export.Dim("capacity", min=1, max=a.context_length)
     cache_shape = (1, min(16, a.context_length), a.kv_heads, a.head_dim)
     shapes, ranks = [], []
-    # Examples of different sizes, so that no two of them are taken for the same. One rank stands for all layers:
-    # a symbol more costs time at every step of lowering, and the program doesn't compare them.
+    # The example sizes differ, so torch.export does not merge their symbols. All layers share one symbol for the rank:
+    # each symbol slows down every step of lowering, and the program does not compare ranks.
     for index, site in enumerate(model.lora_sites):
         width, rank = sum(size for _, size in site.projections), torch.export.Dim(f"rank_{site.name}", max=MAX_RANK)
         shapes += [(1, site.in_features, index + 5), (1, index + 5, width)]
         ranks += [{2: rank}, {1: rank}]
-    # A tensor that is given twice would become one input.
+    # torch.export would merge a tensor that is passed twice into one input.
     caches = [torch.zeros(cache_shape) for _ in range(2 * a.layers)]
     adapter = [torch.zeros(shape) for _ in range(a.layers) for shape in shapes]
     return torch.export.export(
@@ -84,9 +84,9 @@ def _export(model: DecoderModel) -> ExportedProgram:
 
 
 class _SegmentPartitioner(Partitioner):
-    """Delegates everything that XNNPACK can take, in as few pieces as the order of operations allows.
+    """Delegates all operations that XNNPACK supports, in as few pieces as their order allows.
 
-    XNNPACK's own partitioner says what can be delegated, but splits it into more pieces.
+    XNNPACK's own partitioner finds these operations, but splits them into more pieces.
     """
 
     def __init__(self) -> None:
@@ -98,12 +98,12 @@ class _SegmentPartitioner(Partitioner):
     def ops_to_not_decompose(
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
-        """Operations that XNNPACK wants whole."""
+        """Return the operations that XNNPACK takes undecomposed."""
         operators, _ = self._xnnpack.ops_to_not_decompose(ep)
         return operators, None
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
-        """Tag every node that goes to the delegate with its segment."""
+        """Tag every delegated node with its segment."""
         matched = self._xnnpack.get_matched_nodes_from_configs(exported_program)
         delegated = {node for group in matched for node in group if node.op == "call_function"}
         segments = _segments(exported_program, delegated)
@@ -117,13 +117,13 @@ class _SegmentPartitioner(Partitioner):
 
 
 def _segments(program: ExportedProgram, delegated: set[Node]) -> Mapping[Node, int]:
-    """For each delegated node, how many other operations must have run one after another before it.
+    """Number each delegated node by how often execution must switch to the delegate until it runs.
 
-    Nodes of the same number never wait for anything outside that waits for them, so they can be one piece.
+    No path between two nodes with the same number leaves the delegate, so they can be one piece.
     """
     given = set(program.graph_signature.user_inputs)
     depth: dict[Node, int] = {}
-    constant: list[Node] = []  # made of weights alone, like a matrix before it is multiplied
+    constant: list[Node] = []  # computed from weights only, such as a dequantized matrix
     for node in program.graph.nodes:
         sources = [source for source in node.all_input_nodes if source in depth]
         if node.op == "placeholder":

@@ -1,8 +1,8 @@
-"""A Llama-family decoder as a torch module in the form that ExecuTorch's XNNPACK delegate likes, apart from lowering.
+"""A Llama-family decoder as a torch module in the form that suits ExecuTorch's XNNPACK delegate.
 
-A step of decoding costs by the number of its operations more than by their size, so there are few: q, k and v are one
-product, as are gate and up; queries and keys are turned as one (and values with them, for nothing); the mean of an RMS
-norm and the turn of a head by a quarter are products with constant matrices.
+The cost of a decoding step depends more on the number of operations than on their size, so there are few. One product
+gives q, k and v, and one gives gate and up. Queries and keys are rotated together (and values with them, unused). The
+mean of an RMS norm and the quarter turn of a head are products with constant matrices.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class DecoderModel(nn.Module):
-    """The whole decoder; it holds weights and no state."""
+    """The whole decoder; it holds weights but no state."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class DecoderModel(nn.Module):
 
         Args:
             architecture: the decoder's shape.
-            matrix: a weight matrix by its Hugging Face name, in the form in which it is to be stored.
-            vector: a norm's weight or a bias by its name.
-            adapter_sites: where it takes an adapter; each place costs time, with an adapter and without one.
+            matrix: returns a weight matrix, by its Hugging Face name, in the form to be stored.
+            vector: returns a norm's weight or a bias, by its name.
+            adapter_sites: layers that accept an adapter; each takes time, even without an adapter.
         """
         super().__init__()
         a = architecture
@@ -75,10 +75,10 @@ class DecoderModel(nn.Module):
         Args:
             token_ids: (1, S) int64.
             positions: (S,) int64, consecutive.
-            rows: (R,) int64, which of the tokens' logits are wanted.
-            caches: key and value of each layer, (1, capacity, kv_heads, head_dim) float32; changed in place.
+            rows: (R,) int64, indices of the tokens whose logits are returned.
+            caches: key and value cache of each layer, (1, capacity, kv_heads, head_dim) float32; changed in place.
             adapter: A (1, in_features, r) and B (1, r, out_features) float32 for each layer and site
-                (`lora_sites`); or nothing.
+                (`lora_sites`), or empty.
 
         Returns:
             Logits (1, R, vocabulary) float32.
@@ -100,7 +100,7 @@ class DecoderModel(nn.Module):
         return logits
 
     def read(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """Logits (S, vocabulary) of a whole text: token ids (S,) int64."""
+        """Compute logits (S, vocabulary) of a whole text, given as token ids (S,) int64."""
         positions = torch.arange(len(token_ids))
         caches = [torch.zeros((1, len(token_ids), *self.cache_shape)) for _ in range(2 * len(self.layers))]
         logits: torch.Tensor = self(token_ids[None], positions, positions, caches, ())[0]
@@ -141,7 +141,7 @@ class _Layer(nn.Module):
         value_cache: torch.Tensor,
         adapter: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
-        """One layer, `adapter` by the names of its sites; see `DecoderModel.forward`."""
+        """Run one layer; `adapter` is keyed by site name, see `DecoderModel.forward`."""
         normed = self.input_norm(x)
         query, key, value = self.heads(_adapted(self.qkv(normed), normed, adapter.get("qkv")), turn)
         attended = cached_attention(query, key, value, key_cache, value_cache, start).view(1, -1, self.query_width)
@@ -154,15 +154,15 @@ class _Layer(nn.Module):
     def _activate(self, x: torch.Tensor) -> torch.Tensor:
         if self.activation == "gelu":
             return functional.gelu(x)
-        # The delegate would compute the exact GELU for its approximation, so that is written out: with a sigmoid,
-        # because (1 + tanh(z)) / 2 = sigmoid(2 z).
+        # The delegate would replace the approximate GELU by the exact one, so it is written out, with
+        # (1 + tanh(z)) / 2 = sigmoid(2 z).
         if self.activation == "gelu_tanh":
             return x * torch.sigmoid((x * x * 0.044715 + 1) * x * (2 * math.sqrt(2 / math.pi)))
         return functional.silu(x)
 
 
 def _adapted(output: torch.Tensor, x: torch.Tensor, adapter: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
-    """The output with its x @ A @ B."""
+    """Add x @ A @ B to the output."""
     if adapter is None:
         return output
     a, b = adapter
@@ -170,7 +170,7 @@ def _adapted(output: torch.Tensor, x: torch.Tensor, adapter: tuple[torch.Tensor,
 
 
 class _Norm(nn.Module):
-    """RMS norm over the last axis; its weight (..., width) may differ along others."""
+    """RMS norm over the last axis; its weight (..., width) may vary along the others."""
 
     def __init__(self, a: Architecture, weight: NDArray[np.float32]) -> None:
         super().__init__()
@@ -180,12 +180,12 @@ class _Norm(nn.Module):
         self.register_buffer("weight", torch.tensor(weight) + a.norm_offset)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape (..., width)."""
+        """Normalize x (..., width)."""
         return x * torch.rsqrt(functional.linear(x * x, self.mean, self.epsilon)) * self.weight
 
 
 class _Heads(nn.Module):
-    """Packed q, k and v (1, S, all heads * head_dim) as rotated queries and keys, and values."""
+    """Splits packed q, k and v (1, S, all heads * head_dim) into rotated queries, rotated keys and values."""
 
     def __init__(self, a: Architecture, vector: Callable[[str], NDArray[np.float32]], prefix: str) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _Heads(nn.Module):
         self.shape = (1, -1, sum(self.counts), a.head_dim)
         if a.head_norms:
             query, key = (vector(f"{prefix}{name}.weight") for name in ("q_norm", "k_norm"))
-            # Values go through as well, and are then taken from before.
+            # Values pass through the norm too, but its result is not used for them.
             self.norm: nn.Module = _Norm(a, np.stack((query, key, key)).repeat(self.counts, axis=0))
         else:
             self.norm = nn.Identity()
@@ -204,7 +204,7 @@ class _Heads(nn.Module):
     def forward(
         self, packed: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`turn` holds cosines and sines, (1, S, 1, head_dim) each; gives (1, S, heads, head_dim) three times."""
+        """Rotate by `turn`, cosines and sines of (1, S, 1, head_dim); returns three times (1, S, heads, head_dim)."""
         cosine, sine = turn
         apart = packed.view(self.shape)
         x = self.norm(apart)

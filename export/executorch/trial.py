@@ -1,4 +1,4 @@
-"""Runs a finished ExecuTorch program against the model it was made from: lowering has gone wrong without a word."""
+"""Compares a finished ExecuTorch program with its model, because lowering can go wrong without an error."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from export.model.architecture import Architecture
 
 TOLERANCE = 0.5
-"""Largest root mean square of the difference, as a share of the logits' spread.
+"""Largest allowed root mean square of the difference, relative to the logits' standard deviation.
 
-Garbage makes 1.4. Where inputs are rounded to 8 bits, sums in another order change some of the codes, which a deep
-model makes as much of as of the rounding itself: up to 0.3.
+Unrelated logits give 1.4. If inputs are rounded to 8 bits, another order of sums changes some of the codes. A deep
+model amplifies this as much as the rounding itself, up to 0.3.
 """
 
 _TOKENS = 12
 
 
 def try_program(path: Path, model: DecoderModel) -> float:
-    """Feed both the same tokens with the same adapter, then another token at an earlier position.
+    """Feed program and model the same tokens and adapter, then another token at an earlier position.
 
     Args:
         path: the `.pte` file.
-        model: the decoder that it was made from.
+        model: the decoder that the program was made from.
 
     Returns:
-        The larger of the two calls' errors; see `TOLERANCE`.
+        The larger error of the two calls; see `TOLERANCE`.
 
     Raises:
-        ConformanceError: the program doesn't load, doesn't run, or says something else than the model.
+        ConformanceError: the program doesn't load, doesn't run, or differs from the model.
     """
     architecture = model.architecture
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +77,7 @@ def _caches(a: Architecture, capacity: int) -> list[torch.Tensor]:
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square of the difference over the standard deviation; not finite where a logit isn't."""
+    """Divide the root mean square difference by the standard deviation; not finite if a logit isn't."""
     return float((found - expected).square().mean().sqrt() / expected.std())
 
 

@@ -1,4 +1,4 @@
-"""The shape of a Llama-family decoder, and how it is read from a Hugging Face configuration."""
+"""Describes the shape of a Llama-family decoder and reads it from a Hugging Face configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rope:
 
     Attributes:
         inverse_frequencies: head_dim / 2 values.
-        attention_factor: 1.0 but for YaRN.
+        attention_factor: 1.0 except for YaRN.
     """
 
     inverse_frequencies: tuple[float, ...]
@@ -35,16 +35,17 @@ class Architecture:
     Attributes:
         family: model type of the source, one of `LLAMA_FAMILY`.
         layers, hidden, heads, kv_heads, head_dim, intermediate, vocab: sizes.
-        context_length: positions that the exported graph serves.
-        sliding_window: keys that a query sees in the source, None for all; never below `context_length` in a graph.
+        context_length: maximum number of positions of the exported graph.
+        sliding_window: number of keys that a query attends to in the source model; None means all. An exported graph
+            has no shorter window than `context_length`.
         norm_eps: epsilon of every RMS norm.
         norm_offset: added to every norm's weight (1.0 in Gemma).
         rope: rotary positions.
         activation: "silu", "gelu" or "gelu_tanh".
-        qkv_bias, o_bias, mlp_bias: projections with a bias.
-        head_norms: an RMS norm over each query and key head before rotation (Qwen3).
-        embedding_scale: what embeddings are multiplied by (sqrt(hidden) in Gemma).
-        tied_head: the head's matrix is the embedding's.
+        qkv_bias, o_bias, mlp_bias: whether these projections have a bias.
+        head_norms: whether each query and key head has an RMS norm before rotation (Qwen3).
+        embedding_scale: factor for embeddings (sqrt(hidden) in Gemma).
+        tied_head: whether the head uses the embedding's matrix.
     """
 
     family: str
@@ -89,10 +90,10 @@ class Architecture:
         return self.kv_heads * self.head_dim
 
     def with_context(self, length: int | None) -> Architecture:
-        """The same decoder for `length` positions; None takes as many as the model was made for.
+        """Return the same decoder for `length` positions; None uses the model's own maximum.
 
         Raises:
-            UnsupportedModelError: more than the model was made for, or more than its sliding window.
+            UnsupportedModelError: `length` exceeds the model's maximum or its sliding window.
         """
         natural = min(self.context_length, self.sliding_window or self.context_length)
         if length is None:
@@ -114,10 +115,10 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
 
     Args:
         config: the parsed file.
-        where: its path, for messages.
+        where: its path, for error messages.
 
     Raises:
-        UnsupportedModelError: another family, or a feature that the graph doesn't have.
+        UnsupportedModelError: the family is not supported, or the graph lacks a feature of the model.
         SourceError: a field is missing or of the wrong type.
     """
     family = config.get("model_type")
@@ -162,10 +163,10 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
 
 
 def rope_from_config(config: Any, where: str) -> Rope:
-    """Rotary frequencies of a transformers configuration, computed by transformers itself.
+    """Compute the rotary frequencies of a transformers configuration with transformers itself.
 
     Raises:
-        UnsupportedModelError: a kind of scaling that depends on the input's length, or an unknown one.
+        UnsupportedModelError: the scaling depends on the input's length, or is unknown.
     """
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

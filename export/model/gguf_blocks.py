@@ -1,4 +1,4 @@
-"""GGUF's quantized blocks as our own: the same numbers, nothing rounded again."""
+"""Converts GGUF's quantized blocks to our own without rounding again."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _BYTES = {Kind.Q4_0: 18, Kind.Q4_1: 20, Kind.Q8_0: 34}
 _BLOCK = 32
 
 EXACT = frozenset(_BYTES)
-"""Kinds of blocks that `exact_blocks` takes."""
+"""Kinds of blocks that `exact_blocks` supports."""
 
 
 def exact_blocks(data: NDArray[np.uint8], kind: Kind) -> QuantizedMatrix:
-    """Take rows of GGUF blocks apart.
+    """Convert rows of GGUF blocks.
 
-    Q4_0 is d * (q - 8), Q8_0 is d * q with signed q, Q4_1 is d * q + m; d and m are float16. For the last, the whole
-    zero point nearest to -m / d goes with the codes and what is left of m becomes the residual.
+    Q4_0 is d * (q - 8), Q8_0 is d * q with signed q, Q4_1 is d * q + m; d and m are float16. For Q4_1, the integer
+    nearest to -m / d becomes the zero point, and the remainder of m becomes the residual.
 
     Args:
-        data: (N, bytes a row) uint8.
+        data: (N, bytes per row) uint8.
         kind: one of `EXACT`.
 
     Raises:
-        KeyError: another kind.
+        KeyError: the kind is not one of `EXACT`.
     """
     rows = data.shape[0]
     blocks = np.ascontiguousarray(data).reshape(rows, -1, _BYTES[kind])
     scales = _halves(blocks[..., 0:2])
     if kind == Kind.Q8_0:
-        # Signed to unsigned: adding 128 is flipping the sign bit.
+        # Signed to unsigned: flipping the sign bit adds 128.
         return QuantizedMatrix(8, _BLOCK, (blocks[..., 2:] ^ np.uint8(0x80)).reshape(rows, -1), scales)
     nibbles = blocks[..., -16:]
     codes: NDArray[np.uint8] = np.concatenate([nibbles & np.uint8(15), nibbles >> np.uint8(4)], axis=-1).reshape(
@@ -51,5 +51,5 @@ def exact_blocks(data: NDArray[np.uint8], kind: Kind) -> QuantizedMatrix:
 
 
 def _halves(pairs: NDArray[Any]) -> NDArray[np.float32]:
-    """(..., 2) bytes as float16, widened."""
+    """Read (..., 2) bytes as float16 and widen them."""
     return np.ascontiguousarray(pairs).view(np.float16)[..., 0].astype(np.float32)

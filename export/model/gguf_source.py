@@ -1,4 +1,4 @@
-"""Reads a GGUF file: metadata, tokenizer, and weights either as float32 or exactly as they are quantized there."""
+"""Reads a GGUF file: metadata, tokenizer, and weights, either as float32 or as their exact quantized blocks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LAYER_PARTS = {
 _LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)\Z")
 _ROPE_FACTORS = "rope_freqs.weight"
 _DENSE = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
-# What the name of a quantized file ends with: "Model.Q4_1.gguf".
+# The end of a quantized file's name, as in "Model.Q4_1.gguf".
 _QUANTIZATION_SUFFIX = re.compile(r"[.\-](I?Q\d\w*|F16|F32|BF16)\Z", re.IGNORECASE)
 
 
@@ -52,8 +52,8 @@ class GGUFSource:
     """A llama, qwen2 or qwen3 model in one GGUF file.
 
     Raises:
-        SourceError: the file is damaged, or lacks a field.
-        UnsupportedModelError: another architecture, or a feature that the graph doesn't have.
+        SourceError: the file is damaged or lacks a field.
+        UnsupportedModelError: the architecture is not supported, or the graph lacks a feature of the model.
     """
 
     architecture: Architecture
@@ -68,7 +68,7 @@ class GGUFSource:
         self.architecture = self._architecture()
 
     def names(self) -> tuple[str, ...]:
-        """Every tensor, by its Hugging Face name."""
+        """Return the Hugging Face names of all tensors."""
         return tuple(self._tensors)
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -87,7 +87,7 @@ class GGUFSource:
         """See `WeightSource.blocks`.
 
         Raises:
-            UnsupportedModelError: quantized in a way that can't be carried over exactly.
+            UnsupportedModelError: the tensor's quantization can't be converted exactly.
         """
         tensor = self._tensor(name)
         if tensor.tensor_type in _DENSE:
@@ -100,7 +100,7 @@ class GGUFSource:
         return exact_blocks(self._restore_rows(name, tensor.data), tensor.tensor_type)
 
     def quantization(self) -> str:
-        """The kinds of blocks in the file, most frequent first: "Q4_1, Q8_0"."""
+        """Return the kinds of blocks in the file, most frequent first, as in "Q4_1, Q8_0"."""
         counts: dict[str, int] = {}
         for tensor in self._tensors.values():
             if tensor.tensor_type not in _DENSE:
@@ -131,15 +131,15 @@ class GGUFSource:
         return gguf_tokenizer(self.architecture.family, given, str(self.path))
 
     def special_token_ids(self) -> dict[str, int]:
-        """`bos_token_id` and `eos_token_id`, where the file has them."""
+        """Return `bos_token_id` and `eos_token_id` if the file has them."""
         found = {kind: self._field(f"tokenizer.ggml.{kind}", None) for kind in ("bos_token_id", "eos_token_id")}
         return {kind: int(value) for kind, value in found.items() if value is not None}
 
     def rope_fields(self) -> dict[str, Any]:
-        """What a Hugging Face configuration says about rotary positions.
+        """Return the fields for rotary positions of a Hugging Face configuration.
 
         Raises:
-            UnsupportedModelError: a kind of scaling that can't be said there.
+            UnsupportedModelError: a Hugging Face configuration can't express the scaling.
         """
         family = self.architecture.family
         if any(tensor.name == _ROPE_FACTORS for tensor in self._reader.tensors):
@@ -150,7 +150,7 @@ class GGUFSource:
         return _rope_fields(lambda name, default=...: self._field(f"{family}.rope.{name}", default))
 
     def size(self, name: str) -> int:
-        """How many numbers a tensor has."""
+        """Return a tensor's number of elements."""
         return int(self._tensor(name).n_elements)
 
     def _field(self, name: str, default: Any = ...) -> Any:
@@ -182,7 +182,7 @@ class GGUFSource:
         return named
 
     def _restore_rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
-        """Undo llama.cpp's reordering of query and key rows (architecture "llama" only): pairs back to halves."""
+        """Undo llama.cpp's reordering of query and key rows, from pairs to halves (architecture "llama" only)."""
         if self.architecture.family != "llama" or not name.endswith(
             ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
         ):
@@ -254,7 +254,7 @@ class GGUFSource:
         factors = next((tensor for tensor in self._reader.tensors if tensor.name == _ROPE_FACTORS), None)
         if factors is None:
             return rope
-        # Llama 3's scaling: one divisor for each frequency.
+        # Llama 3's scaling has one divisor per frequency.
         divisors = np.asarray(factors.data, np.float32).tolist()
         pairs = zip(rope.inverse_frequencies, divisors, strict=True)
         return Rope(tuple(float(np.float32(frequency) / np.float32(divisor)) for frequency, divisor in pairs))

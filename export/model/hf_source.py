@@ -1,4 +1,4 @@
-"""Reads a Hugging Face model directory: its configuration, and tensors one at a time from safetensors files."""
+"""Reads a Hugging Face model directory: its configuration and, one at a time, its tensors from safetensors files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from export.model.quantized_matrix import QuantizedMatrix
 
-# Buffers that older versions of transformers saved; positions are computed from the configuration.
+# Older versions of transformers saved these buffers; we compute positions from the configuration.
 _NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
@@ -34,7 +34,7 @@ class HFSource:
     Raises:
         ModelNotFoundError: the directory has no `config.json`.
         SourceError: a file is missing or damaged.
-        UnsupportedModelError: another family, or weights that are not floating point.
+        UnsupportedModelError: the family is not supported, or weights are not floating point.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,13 +44,13 @@ class HFSource:
         self._files = {
             name: file for file in weight_files(path) for name in _tensor_names(file) if not _NOT_WEIGHTS.search(name)
         }
-        # Some checkpoints were saved from the model without its head, and lack the common prefix.
+        # Checkpoints saved from the model without its head lack the usual prefix.
         self._prefix = "" if any(name.startswith("model.") for name in self._files) else "model."
         if self.architecture.tied_head:
             self._files.pop(HEAD, None)
 
     def names(self) -> tuple[str, ...]:
-        """Every tensor, by its full name."""
+        """Return the full names of all tensors."""
         return tuple(name if name == HEAD else self._prefix + name for name in self._files)
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ class HFSource:
         if file is None:
             raise SourceError(f"The model has no tensor '{name}': {self.path}. Download it again.")
         try:
-            # Through torch, because numpy has no bfloat16.
+            # Read with torch, because numpy has no bfloat16.
             with safe_open(file, framework="pt") as tensors:
                 kind = tensors.get_slice(stored).get_dtype()
                 if kind not in _FLOATS:
@@ -74,7 +74,7 @@ class HFSource:
         return array
 
     def blocks(self, name: str) -> QuantizedMatrix | None:  # noqa: ARG002 (protocol)
-        """Nothing is quantized here."""
+        """Return None, because these models are not quantized."""
         return None
 
     def quantization(self) -> str:
@@ -94,8 +94,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """Parse a model directory's `config.json`.
 
     Raises:
-        ModelNotFoundError: there is none.
-        SourceError: it is not a JSON object.
+        ModelNotFoundError: the file does not exist.
+        SourceError: the file can't be read or is not a JSON object.
     """
     file = path / "config.json"
     try:
@@ -110,10 +110,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model directory, all that its index names.
+    """List a model directory's safetensors files, from its index if there is one.
 
     Raises:
-        SourceError: there are none, or one is missing.
+        SourceError: there are no files, or one is missing.
     """
     index = path / "model.safetensors.index.json"
     if index.exists():
@@ -134,12 +134,12 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def hf_provenance(path: Path) -> Provenance:
-    """Hash the weights and read licence and revision, as far as the directory tells them.
+    """Hash the weights and read the license and revision if the directory has them.
 
-    A directory that was written from another model, and not changed since, has the identity of that one.
+    A directory that was written from another model and not changed since has that model's identity.
 
     Raises:
-        SourceError: weight files are missing, or the note of what they were written from is damaged.
+        SourceError: weight files are missing, or the lineage note is damaged.
     """
     files = weight_files(path)
     parameters = 0
@@ -151,7 +151,7 @@ def hf_provenance(path: Path) -> Provenance:
     if origin is not None:
         return Provenance(**asdict(origin), parameters=parameters)
     resolved = path.resolve()
-    # In the hub's cache a snapshot's directory is named for its commit: models--owner--name/snapshots/<revision>.
+    # In the hub's cache, a snapshot's directory is named for its commit: models--owner--name/snapshots/<revision>.
     in_cache = resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--")
     model_id = resolved.parent.parent.name.removeprefix("models--").replace("--", "/") if in_cache else resolved.name
     return Provenance(
@@ -166,12 +166,12 @@ def hf_provenance(path: Path) -> Provenance:
 
 
 def spdx(name: str) -> str:
-    """A licence's SPDX identifier as it is usually written."""
+    """Return a license's SPDX identifier in its usual spelling."""
     return _SPDX.get(name.lower(), name) or "unknown"
 
 
 def model_license(path: Path) -> str:
-    """The licence that the model card's front matter names, "unknown" where it names none."""
+    """Return the license in the model card's front matter, or "unknown"."""
     try:
         card = (path / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:

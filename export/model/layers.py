@@ -1,4 +1,4 @@
-"""A model as a stack of decoder layers, each loaded when its turn comes, so that memory holds one layer at a time."""
+"""Runs a model layer by layer and loads each layer when needed, so memory holds only one layer at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from export.model.weights import WeightSource
 
-_BATCH = 4  # windows that go through a layer together
+_BATCH = 4  # windows per forward pass
 
 
 class LayerStack:
@@ -32,17 +32,17 @@ class LayerStack:
             from transformers import AutoModelForCausalLM
 
             self._model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        # Rotary frequencies are computed, not stored, so a module on "meta" has none.
+        # Rotary frequencies are computed, not loaded, so the module on "meta" has no values.
         self._rotary: Any = type(self._model.model.rotary_emb)(config=config)
         self.count = len(self._model.model.layers)
 
     def embed(self, windows: NDArray[np.int64]) -> torch.Tensor:
-        """Hidden states that enter the first layer."""
+        """Compute the hidden states before the first layer."""
         table = torch.from_numpy(self.source.read(EMBEDDING))
         return table[torch.from_numpy(windows)] * self.source.architecture.embedding_scale
 
     def layer(self, index: int) -> Any:
-        """A decoder layer with its weights, in evaluation mode and without gradients."""
+        """Load a decoder layer's weights; the layer is in evaluation mode and without gradients."""
         layer = copy.deepcopy(self._model.model.layers[index]).to_empty(device="cpu")
         names = layer.state_dict().keys()
         prefix = f"model.layers.{index}."
@@ -50,7 +50,7 @@ class LayerStack:
         return layer.eval().requires_grad_(False)
 
     def attention(self, layer: Any, normed: torch.Tensor) -> torch.Tensor:
-        """Output of the attention block, its output projection included: (n, T, hidden)."""
+        """Run the attention block, including its output projection: (n, T, hidden)."""
         positions = torch.arange(normed.shape[1])[None]
         rotary = self._rotary(normed, positions)
         result = layer.self_attn(
@@ -60,24 +60,24 @@ class LayerStack:
         return output
 
     def forward(self, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
-        """The whole layer."""
+        """Run the whole layer."""
         hidden = hidden + self.attention(layer, layer.input_layernorm(hidden))
         output: torch.Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return output
 
     def final_norm(self) -> Any:
-        """The norm before the head."""
+        """Load the norm before the head."""
         norm = copy.deepcopy(self._model.model.norm).to_empty(device="cpu")
         norm.load_state_dict({"weight": torch.from_numpy(self.source.read(FINAL_NORM))})
         return norm.eval().requires_grad_(False)
 
     def head(self) -> torch.Tensor:
-        """The output matrix: (vocabulary, hidden)."""
+        """Load the output matrix (vocabulary, hidden)."""
         return torch.from_numpy(self.source.read(EMBEDDING if self.source.architecture.tied_head else HEAD))
 
 
 def batches(hidden: torch.Tensor) -> list[slice]:
-    """Slices of a few windows each, which bound the memory of a layer's inner states."""
+    """Split windows into small batches, which bound the memory for a layer's inner states."""
     return [slice(start, start + _BATCH) for start in range(0, len(hidden), _BATCH)]
 
 

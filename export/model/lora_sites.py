@@ -1,4 +1,4 @@
-"""Where a decoder of the Llama family takes an adapter, the same for every runtime."""
+"""Lists the layers of a Llama-family decoder that accept an adapter, the same for every runtime."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from export.model.architecture import Architecture
 
 AdapterSites = Literal["qkv", "all"]
-"""Which places take an adapter: queries, keys and values alone, or every projection."""
+"""Which projections accept an adapter: only queries, keys and values, or all."""
 
 
 def lora_sites(architecture: Architecture, wanted: AdapterSites = "all") -> tuple[LoraSite, ...]:
-    """The places of every layer that take an adapter, with the projections packed there."""
+    """List the sites of each layer that accept an adapter, with the projections packed at each."""
     a = architecture
     sites = (
         LoraSite("qkv", a.hidden, (("q_proj", a.query_width), ("k_proj", a.kv_width), ("v_proj", a.kv_width))),

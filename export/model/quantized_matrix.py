@@ -1,4 +1,4 @@
-"""Weights as they are stored in fewer bits."""
+"""Defines block-quantized weight matrices."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ BLOCK_SIZE = 32
 
 @dataclass(frozen=True, eq=False)
 class QuantizedMatrix:
-    """w = scales * (codes - zeros) + residual, each block of a row with its own scale, zero and rest.
+    """w = scales * (codes - zeros) + residual; each block of a row has its own scale, zero point and residual.
 
     Attributes:
         bits: 4 or 8.
         block_size: columns that share a scale.
-        codes: (N, K) uint8, one code a byte, below 2**bits.
-        scales: (N, K // block_size) float32, values that float16 holds exactly; may be negative.
-        zeros: (N, K // block_size) uint8 below 2**bits, or None: the midpoint, 8 or 128.
+        codes: (N, K) uint8, one code per byte, below 2**bits.
+        scales: (N, K // block_size) float32 values that float16 represents exactly; may be negative.
+        zeros: (N, K // block_size) uint8 below 2**bits; None means the midpoint, 8 or 128.
         residual: (N, K // block_size) float32 added to every weight of the block, or None.
     """
 
@@ -42,14 +42,14 @@ class QuantizedMatrix:
         return rows, columns
 
     def rows(self, start: int, stop: int) -> QuantizedMatrix:
-        """Some of the rows, as a matrix of their own."""
+        """Return some of the rows as a matrix."""
         part = slice(start, stop)
         zeros = None if self.zeros is None else self.zeros[part]
         residual = None if self.residual is None else self.residual[part]
         return QuantizedMatrix(self.bits, self.block_size, self.codes[part], self.scales[part], zeros, residual)
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The weights that the codes stand for: (N, K) float32."""
+        """Compute the weights (N, K) float32."""
         rows, columns = self.codes.shape
         codes = self.codes.reshape(rows, -1, self.block_size).astype(np.float32)
         zeros: NDArray[np.float32] | np.float32 = np.float32(midpoint(self.bits))
@@ -62,7 +62,7 @@ class QuantizedMatrix:
 
 
 def midpoint(bits: int) -> int:
-    """The zero point of a block that stores none."""
+    """Return the zero point of a block that does not store one."""
     return 1 << (bits - 1)
 
 

@@ -1,4 +1,4 @@
-"""Obtains a tokenizer in the form that a bundle carries: tokenizer.json, chat template, special tokens, stop ids."""
+"""Reads a tokenizer in the form that a bundle stores: tokenizer.json, chat template, special tokens, stop ids."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer as HFTokenizer
 
-# Tokens by which chat models end a turn, beside the one that the configuration calls eos.
+# Tokens that end a turn in chat models, in addition to the configuration's eos token.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>", "<|eom_id|>")
 
-# Llama 3 splits text by this before it merges (tokenizer.json of the published models).
+# Llama 3 splits text with this before merging (tokenizer.json of the published models).
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,20 +27,20 @@ _LLAMA3_SPLIT = (
 
 
 def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
-    """The tokenizer of a model directory.
+    """Read the tokenizer of a model directory.
 
     Args:
         path: the directory.
-        config: its parsed `config.json`; its eos ids count, as do those of `generation_config.json`.
+        config: its parsed `config.json`; its eos ids are stop ids, as are those of `generation_config.json`.
 
     Raises:
-        SourceError: there is no tokenizer, or none with a fast implementation.
+        SourceError: there is no tokenizer, or it has no fast implementation.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, local_files_only=True)
-    except Exception as error:  # transformers raises whatever its many parts do
+    except Exception as error:  # transformers does not say what it raises
         raise SourceError(f"The model's tokenizer can't be read: {path} ({_first_line(error)}).") from None
     if not tokenizer.is_fast:
         raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {path}.")
@@ -54,14 +54,14 @@ def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
 def assets(
     backend: HFTokenizer, chat_template: str | None, bos_token: str | None, eos_token: str | None, stops: Iterable[Any]
 ) -> TokenizerAssets:
-    """Put a tokenizer into the form that a bundle carries.
+    """Convert a tokenizer to the form that a bundle stores.
 
     Args:
-        backend: the tokenizer; padding and truncation are switched off.
+        backend: the tokenizer; this turns its padding and truncation off.
         chat_template: Jinja source, if the model has one.
-        bos_token: what the chat template sees.
-        eos_token: likewise.
-        stops: token ids, or lists of them, that end an answer. Markers that end a turn in the template are added.
+        bos_token: the chat template's `bos_token`.
+        eos_token: the chat template's `eos_token`.
+        stops: token ids, or lists of them, that end an answer. Tokens that end a turn in the template are added.
     """
     backend.no_padding()
     backend.no_truncation()
@@ -81,18 +81,18 @@ def assets(
 
 
 def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> TokenizerAssets:
-    """The tokenizer of a GGUF file.
+    """Convert the tokenizer of a GGUF file.
 
-    Converted by transformers' own converter, but from fields that are already read: its `AutoTokenizer` reads the
-    whole file three more times, and takes special tokens from the defaults of another class.
+    This calls transformers' converter on the parsed fields. `AutoTokenizer` would read the whole file three more
+    times, and take special tokens from the defaults of another class.
 
     Args:
         architecture: `general.architecture`.
-        fields: what the file says under `tokenizer.`.
-        where: its path, for messages.
+        fields: the file's fields below `tokenizer.`.
+        where: its path, for error messages.
 
     Raises:
-        SourceError: a field is missing, or the tokenizer is of an unknown kind.
+        SourceError: a field is missing, or the kind of tokenizer is unknown.
     """
     from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
@@ -102,7 +102,7 @@ def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> 
         tokens, bos, eos = known["tokens"], known.get("bos_token_id"), known.get("eos_token_id")
         bos_token, eos_token = (None if special is None else tokens[special] for special in (bos, eos))
         backend, _ = convert_gguf_tokenizer(architecture, known)
-    except Exception as error:  # transformers raises whatever its converters do
+    except Exception as error:  # transformers does not say what its converters raise
         raise SourceError(f"The file's tokenizer can't be read: {where} ({_first_line(error)}).") from None
     _split_as_trained(backend, str(fields.get("ggml.pre", "")))
     if fields.get("ggml.add_bos_token", True) and bos_token:
@@ -113,7 +113,7 @@ def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> 
 
 
 def _split_as_trained(backend: HFTokenizer, pre: str) -> None:
-    """Cut text before merging as the file says (`tokenizer.ggml.pre`); transformers ignores it. Changes `backend`."""
+    """Make `backend` split text as the file specifies (`tokenizer.ggml.pre`), which transformers ignores."""
     if pre == "smollm":
         split = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])

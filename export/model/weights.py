@@ -1,4 +1,4 @@
-"""What an exporter needs of a model's weights, whatever file they come from."""
+"""Defines the interface to a model's weights, independent of their file format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINAL_NORM = "model.norm.weight"
 
 
 def expected_names(architecture: Architecture) -> frozenset[str]:
-    """Every tensor that a decoder is made from."""
+    """Return the names of all tensors of a decoder."""
     a = architecture
     attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("gate_proj", "up_proj", "down_proj")
     parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
@@ -34,15 +34,15 @@ def expected_names(architecture: Architecture) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where weights came from.
+    """The origin of weights.
 
     Attributes:
         kind: "gguf" or "huggingface".
         name: the file's or directory's name.
-        sha256: of the weights.
-        model_id, revision: for people; revision "" where unknown.
+        sha256: digest of the weights.
+        model_id, revision: for information only; revision is "" if unknown.
         license: SPDX identifier or "unknown".
-        parameters: how many numbers the model has.
+        parameters: number of parameters of the model.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerAssets:
-    """A tokenizer as a bundle carries it: `json` is the text of `tokenizer.json`, compact."""
+    """A tokenizer as a bundle stores it; `json` is the compact text of `tokenizer.json`."""
 
     json: str
     chat_template: str
@@ -66,39 +66,39 @@ class TokenizerAssets:
 
 
 class WeightSource(Protocol):
-    """A model's weights by their Hugging Face names (`model.layers.0.self_attn.q_proj.weight`), read when asked for."""
+    """A model's weights, read on demand by Hugging Face names (`model.layers.0.self_attn.q_proj.weight`)."""
 
     architecture: Architecture
     path: Path
 
     def names(self) -> tuple[str, ...]:
-        """Every tensor of the model."""
+        """Return the names of all tensors."""
         ...
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32; matrices are (out_features, in_features).
+        """Read a tensor as float32; matrices are (out_features, in_features).
 
         Raises:
-            SourceError: there is no such tensor, or the file is damaged.
+            SourceError: the tensor does not exist, or the file is damaged.
         """
         ...
 
     def blocks(self, name: str) -> QuantizedMatrix | None:
-        """The matrix exactly as the source quantized it; None where it is dense there."""
+        """Return the matrix exactly as the source quantized it, or None if the source stores it dense."""
         ...
 
     def quantization(self) -> str:
-        """How the source quantized its matrices, in words."""
+        """Describe the source's quantization in words."""
         ...
 
     def provenance(self) -> Provenance:
-        """Where the weights come from (hashes the files)."""
+        """Return the origin of the weights; this hashes the files."""
         ...
 
     def tokenizer(self) -> TokenizerAssets:
-        """The model's tokenizer.
+        """Read the model's tokenizer.
 
         Raises:
-            SourceError: there is none, or it can't be read.
+            SourceError: there is no tokenizer, or it can't be read.
         """
         ...

@@ -1,1 +1,1 @@
-"""Decoders as ONNX graphs."""
+"""Exports decoders as ONNX graphs."""

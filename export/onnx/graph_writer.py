@@ -1,4 +1,4 @@
-"""An ONNX graph under construction: nodes in order, and constants that stream into one external data file."""
+"""Builds an ONNX graph: collects nodes in order and streams constants into one external data file."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _ELEMENT_TYPES = {
 
 
 class GraphWriter:
-    """Collects a graph; a constant is written out as it comes, so that memory holds one matrix at a time.
+    """Collects a graph; writes each constant immediately, so memory holds only one matrix at a time.
 
     Args:
-        directory: where `model.onnx` and `model.onnx.data` go; it must exist.
+        directory: directory for `model.onnx` and `model.onnx.data`; it must exist.
     """
 
     graph_name = "model.onnx"
@@ -70,7 +70,7 @@ class GraphWriter:
         return name
 
     def optional_input(self, name: str, shape: Sequence[int | str], default: NDArray[np.float32]) -> str:
-        """Declare a float32 input that has a value where the caller gives none."""
+        """Declare a float32 input with a default value."""
         self.input(name, TensorProto.FLOAT, shape)
         self._constants[name] = numpy_helper.from_array(default, name)
         return name
@@ -80,7 +80,7 @@ class GraphWriter:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """Store an array; a name that is already stored is left as it is."""
+        """Store an array, unless the name is already stored."""
         if name in self._constants:
             return name
         array = np.asarray(array, order="C")  # ascontiguousarray would give scalars an axis
@@ -99,7 +99,7 @@ class GraphWriter:
         return name
 
     def half_constant(self, name: str, array: NDArray[np.float32]) -> str:
-        """Store float32 values as float16 where that is exact; onnxruntime widens them when it loads."""
+        """Store float32 values as float16 if that is exact; onnxruntime widens them at load."""
         half = array.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), array):
             return self.constant(name, array)
@@ -107,7 +107,7 @@ class GraphWriter:
         return self.node("Cast", [stored], name, to=TensorProto.FLOAT)
 
     def has_value(self, name: str) -> bool:
-        """Whether some node or constant already makes this value."""
+        """Whether a node or constant already defines this value."""
         return name in self._constants or name in self._values
 
     def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
@@ -115,7 +115,7 @@ class GraphWriter:
         return self.nodes(operator, inputs, [output], **attributes)[0]
 
     def nodes(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
-        """Append a node with several outputs ("" for one that is not wanted)."""
+        """Append a node with several outputs ("" for an unused one)."""
         named = next(output for output in outputs if output)
         domain = _MICROSOFT if operator in _MICROSOFT_OPERATORS else ""
         self._nodes.append(
@@ -127,7 +127,7 @@ class GraphWriter:
         return outputs
 
     def save(self, name: str) -> None:
-        """Write the graph file beside its data."""
+        """Write the graph file next to its data file."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._constants.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="cogenesis-edge")

@@ -1,4 +1,4 @@
-"""How a weight matrix becomes nodes: dense, or in blocks of small integers, with an optional LoRA side path."""
+"""Writes weight matrices as graph nodes: dense or block-quantized, with an optional LoRA side path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from export.onnx.graph_writer import GraphWriter
 
 
-# int8 activations: 3 times the speed of float32 ones on one row, at a loss far below that of 4-bit weights.
+# int8 activations: 3 times as fast as float32 on one row, and they lose far less than 4-bit weights do.
 ACCURACY_LEVEL = 4
 EXACT_ACCURACY_LEVEL = 1
 
@@ -34,12 +34,12 @@ def linear(
     """Append `x @ concat(matrices).T + concat(biases)`.
 
     Args:
-        graph: where nodes go.
+        graph: the graph to extend.
         x: (S, K) float32.
-        name: of the result and, with suffixes, of the weights.
+        name: name of the result; with suffixes, also of the weights.
         matrices: each (N_i, K).
-        biases: each (N_i,), or none at all.
-        exact: multiply quantized weights with float32 inputs, not with int8 ones.
+        biases: each (N_i,); empty if there are none.
+        exact: multiply quantized weights with float32 inputs instead of int8 ones.
 
     Returns:
         The value's name: (S, sum of N_i) float32.
@@ -59,7 +59,7 @@ def linear(
 
 
 def pack(matrices: Sequence[Matrix]) -> Matrix | None:
-    """Put matrices with the same input one below the other; None where dense and quantized ones meet."""
+    """Stack matrices that share an input; returns None for a mix of dense and quantized ones."""
     dense = [matrix for matrix in matrices if not isinstance(matrix, QuantizedMatrix)]
     quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
     if dense and quantized:
@@ -86,7 +86,7 @@ def pack(matrices: Sequence[Matrix]) -> Matrix | None:
 
 
 def widen(matrix: QuantizedMatrix, bits: int) -> QuantizedMatrix:
-    """The same numbers with `bits` a code, exactly."""
+    """Store the same values with `bits` per code, exactly."""
     if matrix.bits == bits:
         return matrix
     if matrix.zeros is not None:
@@ -95,11 +95,11 @@ def widen(matrix: QuantizedMatrix, bits: int) -> QuantizedMatrix:
 
 
 def add_lora(graph: GraphWriter, x: str, base: str, prefix: str, in_features: int, out_features: int) -> str:
-    """Append `base + x @ A @ B`; A and B are optional inputs `{prefix}.lora_A` and `.lora_B`, by default of rank 0."""
+    """Append `base + x @ A @ B`; A and B are the optional inputs `{prefix}.lora_A` and `.lora_B` (default: rank 0)."""
     a = graph.optional_input(f"{prefix}.lora_A", [in_features, "rank"], np.zeros((in_features, 0), np.float32))
     b = graph.optional_input(f"{prefix}.lora_B", ["rank", out_features], np.zeros((0, out_features), np.float32))
     down = graph.node("MatMul", [x, a], f"{prefix}.lora_down")
-    # Gemm adds in the same node, and with rank 0 merely copies.
+    # Gemm adds in the same node; with rank 0 it only copies.
     return graph.node("Gemm", [down, b, base], f"{prefix}.adapted")
 
 
@@ -123,7 +123,7 @@ def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> 
     extra = columns - hidden
     if not extra:
         return found
-    # Each residual goes to all columns of its block.
+    # Add each residual to all columns of its block.
     sizes = graph.constant(f"{name}.sizes", np.array([hidden, extra], np.int64))
     plain, residual = graph.nodes("Split", [found, sizes], [f"{name}.plain", f"{name}.residual"], axis=1)
     blocks = hidden // matrix.block_size
@@ -132,14 +132,14 @@ def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> 
 
 
 def head(graph: GraphWriter, x: str, rows: str, name: str, matrix: Matrix, output: str) -> str:
-    """Append `output = x[rows] @ matrix.T`; called with the embedding's name, it shares the embedding's constants.
+    """Append `output = x[rows] @ matrix.T`; if `name` is the embedding's, they share constants.
 
-    Rows are chosen before the product, because one of a vocabulary's width costs as much as all the layers of a row.
+    Rows are selected before the product, because the head costs as much per row as all layers together.
     """
     if not isinstance(matrix, QuantizedMatrix):
         wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
         return graph.node("Gemm", [wanted, graph.constant(f"{name}.weight", matrix)], output, transB=1)
-    if matrix.residual is not None:  # summed before rows are chosen: there may be none, and Pad wants some
+    if matrix.residual is not None:  # sum before selecting rows: there may be none, and Pad needs some
         x = _with_block_sums(graph, x, matrix)
         matrix = _with_residual_columns(matrix)
     wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
@@ -158,7 +158,7 @@ def _quantized(
 
 
 def _with_residual_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
-    """Carry the residual as more columns: a block's residual times the sum of the block's inputs."""
+    """Append the residual as columns, which multiply the sums of the blocks' inputs."""
     if matrix.residual is None:
         return matrix
     extra = widen(residual_columns(matrix.residual), matrix.bits)
@@ -172,11 +172,11 @@ def _with_residual_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
 
 
 def _with_block_sums(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> str:
-    """Append to x (S, K) the sums of its blocks, padded to whole blocks."""
+    """Append the block sums of x (S, K), padded to whole blocks."""
     blocks = matrix.scales.shape[1]
     summed = f"{x}.with_sums"
     if not graph.has_value(summed):
-        # Not a product with a 0/1 matrix: reading that one takes a tenth of a decoding step.
+        # A product with a 0/1 matrix would be slower: reading the matrix takes a tenth of a decoding step.
         shape = graph.constant(f"blocks.{blocks}", np.array([0, blocks, matrix.block_size], np.int64))
         cut = graph.node("Reshape", [x, shape], f"{x}.blocks")
         axis = graph.constant("axis_last", np.array([-1], np.int64))
@@ -190,12 +190,12 @@ def _with_block_sums(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> str
 def _stored(
     graph: GraphWriter, name: str, matrix: QuantizedMatrix, *, table: bool = False
 ) -> tuple[str, str, list[str]]:
-    """Codes (N, blocks, bytes), or (N, bytes) for a `table`, scales (N, blocks) and zero points."""
+    """Store codes (N, blocks, bytes), or (N, bytes) for a `table`, scales (N, blocks) and zero points."""
     rows, columns = matrix.codes.shape
     blocks = columns // matrix.block_size
     if graph.has_value(f"{name}.codes"):
         zeros = [f"{name}.zeros"] if matrix.zeros is not None else []
-        # A table is read where the file is mapped, a few rows of it; it is the head's copy that is loaded and repacked.
+        # The embedding reads a few rows from the mapped file. onnxruntime loads and repacks only the head's copy.
         shape = graph.constant(f"{name}.shape", np.array([rows, blocks, -1], np.int64))
         return graph.node("Reshape", [f"{name}.codes", shape], f"{name}.blocks"), f"{name}.scales", zeros
     packed = _nibbles(matrix.codes) if matrix.bits == 4 else matrix.codes
@@ -235,7 +235,7 @@ def _matmul(
 
 
 def _nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two 4-bit codes a byte, the first in the low half."""
+    """Pack two 4-bit codes per byte, the first in the low half."""
     packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
     return packed
 

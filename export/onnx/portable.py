@@ -1,4 +1,4 @@
-"""Exports architectures that our graph writer does not cover, through optimum: a graph of kind "portable"."""
+"""Exports architectures that our graph writer does not cover, with optimum, to a graph of kind "portable"."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _DESCRIPTIONS = {
     "fp32": "float32, nothing quantized; portable graph by optimum",
     "int8": "8-bit weights, one scale a column (onnxruntime dynamic quantization); portable graph by optimum",
 }
-# What architectures call the number of positions that they were made for.
+# Architectures' names for the maximum number of positions.
 _LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
-_UNBOUNDED_LENGTH = 2048  # for models without learnt positions (ALiBi), which name no number
-_LARGE = 1 << 30  # beyond this, quantized weights go into a file of their own; protobuf ends at 2 GiB
+_UNBOUNDED_LENGTH = 2048  # for models without learned positions (ALiBi), which have no maximum
+_LARGE = 1 << 30  # above this, quantized weights go into a separate file; protobuf's limit is 2 GiB
 
 
 def needs_optimum(path: Path) -> bool:
-    """Whether a model directory is of an architecture that our graph writer does not cover.
+    """Whether our graph writer does not cover a model directory's architecture.
 
     Raises:
         ExportError: the configuration can't be read.
@@ -45,19 +45,19 @@ def needs_optimum(path: Path) -> bool:
 def export_portable(
     path: Path, out: Path, scheme: str, *, context_length: int | None, force: bool, progress: Progress
 ) -> Manifest:
-    """Export with optimum, then quantize with onnxruntime if asked for.
+    """Export with optimum, then quantize with onnxruntime for "int8".
 
     Args:
         path: a model directory.
         out: the bundle's directory.
         scheme: "fp32" or "int8".
-        context_length: positions to serve; None: all that the model has.
-        force: replace a bundle that is already there.
+        context_length: maximum number of positions; None uses the model's own maximum.
+        force: replace an existing bundle.
         progress: see `export.progress`.
 
     Raises:
-        UnsupportedModelError: optimum doesn't know the architecture either, or the length is beyond the model's.
-        UnsupportedQuantizationError: another scheme.
+        UnsupportedModelError: optimum does not support the architecture, or `context_length` exceeds the model's.
+        UnsupportedQuantizationError: the scheme is not "fp32" or "int8".
         WriteError: the bundle can't be written.
     """
     config = read_config(path)
@@ -123,7 +123,7 @@ def _export(path: Path, directory: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix=".optimum-", dir=directory) as work:
         try:
-            # Validation would load the model once more; the bundle's own check follows.
+            # Validation would load the model again; the bundle is checked later anyway.
             main_export(
                 str(path), work, task=_TASK, do_validation=False, local_files_only=True, library_name="transformers"
             )
@@ -166,7 +166,7 @@ def _quantize(directory: Path) -> None:
 
 
 def _decoder_spec(graph: Path, quantization: Quantization) -> DecoderSpec:
-    """Read the cache's shape from the graph itself, which knows it better than each architecture's configuration."""
+    """Describe the decoder; its cache shape comes from the graph, which is more reliable than the configuration."""
     import onnx
 
     inputs = {value.name: value for value in onnx.load(graph, load_external_data=False).graph.input}
@@ -192,7 +192,7 @@ def _decoder_spec(graph: Path, quantization: Quantization) -> DecoderSpec:
 
 
 def _raise_if_disk_full(error: Exception, directory: Path) -> None:
-    """Libraries report a full disk as almost anything."""
+    """Raise an OSError if the disk is full, because libraries report a full disk in many ways."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     if shutil.disk_usage(directory).free < 1 << 20:

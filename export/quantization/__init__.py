@@ -1,1 +1,1 @@
-"""Weights in fewer bits: schemes, calibration, GPTQ."""
+"""Quantizes weights: schemes, calibration, GPTQ."""

@@ -1,4 +1,4 @@
-"""Runs a model over calibration text layer by layer and shows, for every matrix, the inputs that it sees."""
+"""Runs a model on calibration text layer by layer and collects statistics of every matrix's inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WINDOW = 512
 MAX_TOKENS = 16_384
 _DOCUMENT_BREAK = "\n=====\n"
-# In the order of computation; matrices of a group read the same input.
+# In the order of computation; the matrices of a group share their input.
 SITES = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
@@ -34,14 +34,14 @@ SITES = (
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Matrices that read the same input, in one layer.
+    """The matrices of one layer that share an input.
 
     Attributes:
-        layer: which layer.
-        index: which of `SITES`.
+        layer: index of the layer.
+        index: index in `SITES`.
         names: the matrices' names (`model.layers.0.self_attn.q_proj.weight`, ...).
         weights: by name, (N, K) float32.
-        hessian: (K, K) float32, mean of x xᵀ over the calibration tokens, x as quantized earlier sites produce it.
+        hessian: (K, K) float32, mean of x xᵀ over the calibration tokens, with all earlier sites quantized.
     """
 
     layer: int
@@ -57,16 +57,16 @@ def calibrate(
     quantize_site: Callable[[Site], Mapping[str, NDArray[np.float32]]],
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Walk through the model, replacing weights on the way, so that each site sees what the device will feed it.
+    """Run the model and replace weights on the way, so that each site gets the inputs that it will get on the device.
 
-    Memory: one layer, and the calibration tokens' states in that layer.
+    Memory holds one layer, and the calibration tokens' states in that layer.
 
     Args:
         source: the model.
         windows: (n, T) token ids.
-        quantize_site: gets a site (in the order of computation) and returns the weights to go on with, by name;
-            what it leaves out stays.
-        progress: called with what is being done, sites done and sites in all.
+        quantize_site: gets each site in the order of computation and returns its new weights, by name; weights that
+            it leaves out stay as they are.
+        progress: see `export.progress`; counts sites.
     """
     import torch
 
@@ -100,7 +100,7 @@ def calibrate(
 
 
 def _attention_inputs(stack: LayerStack, layer: Any, normed: Any) -> Any:
-    """What the output projection reads: (n, T, heads * head_dim)."""
+    """Compute the inputs of the output projection: (n, T, heads * head_dim)."""
     import torch
 
     seen: list[Any] = []
@@ -114,21 +114,21 @@ def _attention_inputs(stack: LayerStack, layer: Any, normed: Any) -> Any:
 
 
 def _second_moment(x: Any) -> NDArray[np.float32]:
-    """Mean of x xᵀ over all tokens."""
+    """Compute the mean of x xᵀ over all tokens."""
     tokens = x.flatten(0, -2)
     moment: NDArray[np.float32] = (tokens.T @ tokens / len(tokens)).numpy()
     return moment
 
 
 def read_calibration_text(path: Path | None) -> list[str]:
-    """Documents to calibrate on.
+    """Read the calibration documents.
 
     Args:
-        path: plain text (one document), JSON lines with a field "text", or None for the text shipped with this
-            package, written for it.
+        path: plain text (one document), JSON lines with a field "text", or None for the text that was written for
+            this package and is shipped with it.
 
     Raises:
-        SourceError: the file can't be read, or has no text.
+        SourceError: the file can't be read or has no text.
     """
     if path is None:
         text = resources.files("export.quantization").joinpath("calibration_text.txt").read_text(encoding="utf-8")
@@ -170,19 +170,19 @@ def calibration_windows(
     window: int = WINDOW,
     max_tokens: int = MAX_TOKENS,
 ) -> NDArray[np.int64]:
-    """Cut documents, one after the other, into windows of equal length: (n, window) token ids.
+    """Join documents and split them into windows of equal length: (n, window) token ids.
 
     Text shorter than one window makes one shorter window.
 
     Args:
-        encode: text to token ids, without special tokens.
+        encode: converts text to token ids, without special tokens.
         documents: the text.
-        start: token that every window starts with; None: whatever the text has there.
-        window: tokens a window, `start` included.
-        max_tokens: what is more is left out.
+        start: first token of every window; None adds no such token.
+        window: tokens per window, including `start`.
+        max_tokens: maximum number of tokens; the rest is ignored.
 
     Raises:
-        SourceError: there is not a single token.
+        SourceError: the text has no tokens.
     """
     tokens = [token for document in documents for token in encode(document)]
     if not tokens:

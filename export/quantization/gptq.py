@@ -1,8 +1,8 @@
-"""GPTQ: rounding weights column by column, each column's error made good by those not yet rounded.
+"""GPTQ: rounds weights column by column, and the columns not yet rounded compensate for each column's error.
 
 Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", ICLR 2023
-(arXiv 2210.17323). Beyond the paper: levels are fixed before rounding and searched under the Hessian's diagonal, and
-columns go in the order of how much they matter without giving up blocks of neighbours.
+(arXiv 2210.17323). We differ from the paper: levels are searched before rounding, weighted by the Hessian's diagonal.
+Columns are rounded in order of importance, but blocks still hold adjacent columns.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from export.quantization.quantize import BlockGrids, Grid, assemble, fit_grids, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Ten times the paper's: a few thousand tokens of calibration text must not be trusted as far as its 260,000.
+# Ten times the paper's value, because a few thousand calibration tokens are less reliable than the paper's 260,000.
 DAMPING = 0.1
-_PANEL = 64  # columns rounded before the rest of the matrix hears of their errors
+_PANEL = 64  # columns rounded before the rest of the matrix is updated
 
 
 def gptq(
@@ -30,17 +30,17 @@ def gptq(
     *,
     damping: float = DAMPING,
 ) -> QuantizedMatrix:
-    """Quantize a matrix so that its outputs, not its weights, change least.
+    """Quantize a matrix so that its outputs, rather than its weights, change least.
 
     Args:
         weights: (N, K) float32.
         bits: 4 or 8.
-        hessian: (K, K) float32, the sum (or mean) of x xᵀ over the inputs that the matrix will see.
-        grid: where levels may lie.
-        damping: share of the Hessian's mean diagonal that is added to it (section 3.3 of the paper).
+        hessian: (K, K) float32, the sum (or mean) of x xᵀ over the expected inputs of the matrix.
+        grid: see `Grid`.
+        damping: share of the Hessian's mean diagonal that is added to the diagonal (section 3.3 of the paper).
 
     Raises:
-        ValueError: shapes don't fit together, or what `quantize` refuses.
+        ValueError: the shapes don't match, or as in `quantize`.
     """
     rows, columns = weights.shape
     if hessian.shape != (columns, columns):
@@ -58,15 +58,15 @@ def round_with_feedback(
     *,
     damping: float = DAMPING,
 ) -> NDArray[np.uint8]:
-    """Codes (N, K) whose weighted error tr((Q - W) H (Q - W)ᵀ) is small (algorithm 1 of the paper).
+    """Find codes (N, K) with a small weighted error tr((Q - W) H (Q - W)ᵀ) (algorithm 1 of the paper).
 
-    Columns go in falling order of the Hessian's diagonal: those that matter most are rounded while all others can
-    still make good for them. Blocks keep their levels, which are known beforehand.
+    Columns are rounded in descending order of the Hessian's diagonal, so that most columns can still compensate for the
+    important ones. Each block's levels are fixed beforehand.
     """
     rows, columns = weights.shape
     order = np.argsort(-np.diag(hessian), kind="stable")
     factor = _inverse_factor(hessian[np.ix_(order, order)], damping)
-    # One column a row, so that every step touches contiguous memory.
+    # Transposed, so that every step accesses contiguous memory.
     pending = np.ascontiguousarray(weights.T[order], np.float32)
     block_of = order // (columns * rows // len(grids.scales))
     scales, zeros, rests = (_by_block(part, rows) for part in (grids.scales, grids.zeros, grids.residual))
@@ -88,15 +88,15 @@ def round_with_feedback(
 
 
 def weighted_error(difference: NDArray[np.float32], hessian: NDArray[np.float32]) -> float:
-    """tr(D H Dᵀ): the summed squared change of outputs that a change of weights D (N, K) makes."""
+    """Compute tr(D H Dᵀ), the summed squared change of outputs for a change of weights D (N, K)."""
     return float(((difference @ hessian) * difference).sum(dtype=np.float64))
 
 
 def _inverse_factor(hessian: NDArray[np.float32], damping: float) -> NDArray[np.float32]:
-    """Upper triangular U with Uᵀ U = H⁻¹: row i tells how an error in column i spreads to the columns after it.
+    """Compute the upper triangular U with Uᵀ U = H⁻¹; row i says how later columns compensate for column i's error.
 
-    With the order of columns turned around, H's Cholesky factor is upper triangular, and U its inverse: a third of
-    the work of inverting H first.
+    With the columns reversed, H's Cholesky factor is upper triangular and U is its inverse. This takes a third of the
+    work of inverting H first.
     """
     import torch
 
@@ -110,13 +110,13 @@ def _inverse_factor(hessian: NDArray[np.float32], damping: float) -> NDArray[np.
 def _damped(hessian: NDArray[np.float32], damping: float) -> NDArray[np.float64]:
     damped = hessian.astype(np.float64)
     mean = float(np.diag(damped).mean())
-    # Inputs that calibration never saw would make it singular, all of them zero altogether.
+    # Damping keeps the matrix invertible if calibration never used some inputs, or if all inputs were zero.
     damped[np.diag_indices_from(damped)] += damping * mean if mean > 0 else 1.0
     return damped
 
 
 def _as_stored(grids: BlockGrids, rows: int, grid: Grid) -> BlockGrids:
-    """The same levels with the residual as the device will read it, so that rounding answers for its error too."""
+    """Replace the residual by its value on the device, so that rounding also compensates for its error."""
     if grid != "affine":
         return grids
     residual = stored_residual(grids.residual.reshape(rows, -1))

@@ -1,4 +1,4 @@
-"""Block quantization: a weight matrix as small integers with a scale, a zero point and a rest for every block."""
+"""Block quantization: stores a weight matrix as small integers with a scale, zero point and residual per block."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 
 Grid: TypeAlias = Literal["symmetric", "asymmetric", "affine"]
-"""Where the levels of a block may lie.
+"""The possible levels of a block.
 
 - "symmetric": s * (q - midpoint); no zero point is stored.
-- "asymmetric": s * (q - z), z a whole number; zero stays exactly representable.
-- "affine": s * (q - z) + r: any line; r is stored aside, as extra columns over block sums (`residual_columns`).
+- "asymmetric": s * (q - z) with an integer z; zero stays exactly representable.
+- "affine": s * (q - z) + r, any line; r is stored separately, as extra columns over block sums (`residual_columns`).
 """
 
 _SMALLEST_SCALE = np.float32(2.0**-24)  # float16's smallest positive number
 _LARGEST_SCALE = np.float32(65504.0)
-_CHUNK = 1 << 17  # blocks searched at once: bounds the memory of the search
+_CHUNK = 1 << 17  # blocks per search; bounds its memory
 _REFINEMENT = 1 / 16
 _SHRINKS = {4: np.linspace(1.0, 0.7, 9), 8: np.array([1.0])}
 
 
 @dataclass(frozen=True, eq=False)
 class BlockGrids:
-    """The levels of n blocks, before any weight is rounded to them; fields as in `QuantizedMatrix`.
+    """The levels of n blocks, before any weight is rounded; fields as in `QuantizedMatrix`.
 
     Attributes:
         scales: (n,) float32.
-        zeros: (n,) float32, whole numbers.
-        residual: (n,) float32; zero where the kind of grid has none.
+        zeros: (n,) float32, integers.
+        residual: (n,) float32; zero if the grid has no residual.
     """
 
     bits: int
@@ -44,18 +44,18 @@ class BlockGrids:
     residual: NDArray[np.float32]
 
     def codes(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Nearest codes, as float32 whole numbers, of `weights` (n, any)."""
+        """Return the nearest codes to `weights` (n, any), as integers in float32."""
         codes = (weights - self.residual[:, None]) / self.scales[:, None] + self.zeros[:, None]
         rounded: NDArray[np.float32] = np.clip(np.rint(codes), 0, np.float32(levels(self.bits)))
         return rounded
 
     def values(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What `codes` (n, any) stand for."""
+        """Return the values of `codes` (n, any)."""
         return self.scales[:, None] * (codes - self.zeros[:, None]) + self.residual[:, None]
 
 
 def levels(bits: int) -> int:
-    """The largest code."""
+    """Return the largest code."""
     return (1 << bits) - 1
 
 
@@ -67,16 +67,16 @@ def quantize(
     importance: NDArray[np.float32] | None = None,
     block_size: int = BLOCK_SIZE,
 ) -> QuantizedMatrix:
-    """Round every weight to the nearest level of its block, the levels searched for the least squared error.
+    """Round every weight to the nearest level of its block, after a search for the levels with least squared error.
 
-    Weights that already lie on such a grid (a model that was made from a quantized file) come back exactly, up to
-    float16's rounding of the scale.
+    Weights that already lie on such a grid (as in a model made from a quantized file) stay exact, up to float16's
+    rounding of the scale.
 
     Args:
         weights: (N, K) float32, finite.
         bits: 4 or 8.
-        grid: where levels may lie.
-        importance: (K,) float32, weight of each column's squared error (a Hessian's diagonal); None: all alike.
+        grid: see `Grid`.
+        importance: (K,) float32, weight of each column's squared error (a Hessian's diagonal); None: all equal.
         block_size: columns that share a scale.
 
     Raises:
@@ -92,7 +92,7 @@ def quantize(
 
 
 def assemble(codes: NDArray[np.uint8], grids: BlockGrids, grid: Grid, block_size: int = BLOCK_SIZE) -> QuantizedMatrix:
-    """Put codes (N, K) and the grids of their blocks (row by row) together."""
+    """Combine codes (N, K) and the grids of their blocks (row by row)."""
     shape = (codes.shape[0], codes.shape[1] // block_size)
     return QuantizedMatrix(
         bits=grids.bits,
@@ -112,7 +112,7 @@ def fit_grids(
     importance: NDArray[np.float32] | None = None,
     block_size: int = BLOCK_SIZE,
 ) -> BlockGrids:
-    """Search the levels of every block of (N, K) weights; arguments and errors as in `quantize`."""
+    """Find the levels of every block of (N, K) weights; arguments and errors as in `quantize`."""
     if bits not in _SHRINKS:
         raise ValueError(f"Weights can be stored in 4 or 8 bits, not {bits}.")
     columns = weights.shape[1]
@@ -123,7 +123,7 @@ def fit_grids(
     blocks = np.ascontiguousarray(weights, np.float32).reshape(-1, block_size)
     if importance is None:
         importance = np.ones(columns, np.float32)
-    # Only ratios inside a block count; normalised so that float32 neither over- nor underflows.
+    # Only ratios inside a block matter; normalization prevents overflow and underflow in float32.
     importance = np.maximum(importance.astype(np.float32), 0).reshape(-1, block_size)
     largest = importance.max(axis=1, keepdims=True)
     importance = np.where(largest > 0, importance / np.where(largest > 0, largest, 1), 1).astype(np.float32) + 1e-6
@@ -140,16 +140,16 @@ def fit_grids(
 
 
 def residual_columns(residual: NDArray[np.float32]) -> QuantizedMatrix:
-    """How a residual is stored: as 4-bit columns that meet block sums of the input (`residual_mix` of them).
+    """Store a residual as 4-bit columns, to be multiplied by block sums of the input (through `residual_mix`).
 
-    The first columns are the residual itself. Those that fill up whole blocks refine the first ones, in fourteenths of
-    a step: stored in 4 bits alone, it would be the largest error of weights that are otherwise exact.
+    The first columns are the residual itself. The columns that pad it to whole blocks refine the first ones, in
+    fourteenths of a step. Otherwise a 4-bit residual would be the largest error of otherwise exact weights.
 
     Args:
         residual: (N, K // block_size).
 
     Returns:
-        (N, C) symmetric, C a multiple of 32. `stored_residual` gives the values that it stands for.
+        (N, C) symmetric, C a multiple of 32. `stored_residual` returns the residual that it represents.
     """
     rows, blocks = residual.shape
     columns = residual_mix(blocks).shape[1]
@@ -160,17 +160,17 @@ def residual_columns(residual: NDArray[np.float32]) -> QuantizedMatrix:
     coarse = _signed_codes(wanted, scales)
     rest = wanted - np.repeat(scales, BLOCK_SIZE, axis=1) * coarse
     wanted[:, blocks : blocks + refined] = rest[:, :refined] / _REFINEMENT
-    whole = -(-blocks // BLOCK_SIZE)  # blocks from here on hold refinements only, with scales of their own
+    whole = -(-blocks // BLOCK_SIZE)  # later blocks hold only refinements, with their own scales
     scales[:, whole:] = _scales_of_largest(wanted)[:, whole:]
     codes = (_signed_codes(wanted, scales) + midpoint(4)).astype(np.uint8)
     return QuantizedMatrix(4, BLOCK_SIZE, codes, scales)
 
 
 def residual_mix(blocks: int) -> NDArray[np.float32]:
-    """What `residual_columns` are multiplied with: block sums (..., blocks) @ this (blocks, C)."""
+    """Return the matrix (blocks, C) that maps block sums (..., blocks) to the inputs of `residual_columns`."""
     columns = blocks + -blocks % BLOCK_SIZE
     if 2 * (columns - blocks) < blocks:
-        columns += BLOCK_SIZE  # less than half of the residuals would be refined
+        columns += BLOCK_SIZE  # otherwise less than half of the residuals would be refined
     mix = np.eye(blocks, columns, dtype=np.float32)
     refined = np.arange(min(columns - blocks, blocks))
     mix[refined, blocks + refined] = _REFINEMENT
@@ -178,13 +178,13 @@ def residual_mix(blocks: int) -> NDArray[np.float32]:
 
 
 def stored_residual(residual: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`residual` as it comes back from `residual_columns`, same shape."""
+    """Return the residual that `residual_columns` represents, in the same shape."""
     columns = residual_columns(residual).dequantize()
     return columns @ residual_mix(residual.shape[1]).T
 
 
 def _scales_of_largest(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scales with which 4 bits reach each block's largest magnitude on both sides."""
+    """Compute scales at which 4 bits reach each block's largest magnitude on both sides."""
     largest = np.abs(values.reshape(len(values), -1, BLOCK_SIZE)).max(axis=2)
     return round_scales(largest / np.float32(midpoint(4) - 1))
 
@@ -196,14 +196,14 @@ def _signed_codes(values: NDArray[np.float32], scales: NDArray[np.float32]) -> N
 
 
 def round_scales(scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Nearest numbers that float16 holds, never zero: scales are stored as float16."""
+    """Round scales to the nearest float16 value except zero, because they are stored as float16."""
     magnitude = np.clip(np.abs(scales), _SMALLEST_SCALE, _LARGEST_SCALE)
     rounded: NDArray[np.float32] = np.copysign(magnitude, scales).astype(np.float16).astype(np.float32)
     return rounded
 
 
 def _search(blocks: NDArray[np.float32], importance: NDArray[np.float32], bits: int, grid: Grid) -> BlockGrids:
-    """Try a few ranges a block, refine each by least squares, keep the best: (n, block) -> grids of n blocks."""
+    """Try several ranges per block, refine each by least squares, keep the best: (n, block) -> grids of n blocks."""
     best: BlockGrids | None = None
     best_error = np.full(len(blocks), np.inf, np.float32)
     for candidate in _candidates(blocks, bits, grid):
@@ -220,7 +220,7 @@ def _candidates(blocks: NDArray[np.float32], bits: int, grid: Grid) -> list[Bloc
     top, middle = np.float32(levels(bits)), np.float32(midpoint(bits))
     nothing = np.zeros(len(blocks), np.float32)
     if grid == "symmetric":
-        # The side with the extreme gets the extra negative level; the scale's sign says which side that is.
+        # The side with the larger magnitude gets the extra negative level; the scale's sign selects the side.
         extreme = blocks[np.arange(len(blocks)), np.abs(blocks).argmax(axis=1)]
         scales = [-extreme / middle * np.float32(shrink) for shrink in _SHRINKS[bits]] + [extreme / (middle - 1)]
         middles = np.full_like(nothing, middle)
@@ -237,7 +237,7 @@ def _candidates(blocks: NDArray[np.float32], bits: int, grid: Grid) -> list[Bloc
 
 
 def _line(bits: int, scale: NDArray[np.float32], offset: NDArray[np.float32], grid: Grid) -> BlockGrids:
-    """The grid nearest to scale * q + offset."""
+    """Return the grid nearest to scale * q + offset."""
     zeros = np.clip(np.rint(-offset / scale), 0, levels(bits)).astype(np.float32)
     residual = offset + scale * zeros if grid == "affine" else np.zeros_like(offset)
     return BlockGrids(bits, scale, zeros, residual.astype(np.float32))
@@ -250,7 +250,7 @@ def _refit(
     like: BlockGrids,
     grid: Grid,
 ) -> BlockGrids:
-    """The best scale (and offset) for given codes, by weighted least squares."""
+    """Compute the best scale (and offset) for given codes by weighted least squares."""
     if grid == "affine":
         total = importance.sum(axis=1)
         mean_code = (importance * codes).sum(axis=1) / total

@@ -1,4 +1,4 @@
-"""Quantization schemes: which matrix gets how many bits, and a whole model quantized that way, matrix by matrix."""
+"""Defines how many bits each scheme gives each matrix, and quantizes a model that way, matrix by matrix."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "8-bit embedding and head",
 }
 EIGHT_BIT_SHARE: Mapping[str, float] = {"mixed": 0.5, "int4": 0.05}
-"""Of the weights of the layers; sensitivity is spread so unevenly that a twentieth of them is half of the loss."""
+"""Share of the layers' weights that get 8 bits; half of the loss comes from a twentieth of the weights."""
 
-_PROBES, _PROBE_TOKENS = 8, 128  # windows of text on which sensitivity is measured
-_WINDOWS_FOR_8_BITS = 4  # more gives no better 8-bit weights
+_PROBES, _PROBE_TOKENS = 8, 128  # windows of text to measure sensitivity
+_WINDOWS_FOR_8_BITS = 4  # more windows do not improve 8-bit weights
 
 
 def quantize_model(
@@ -50,22 +50,22 @@ def quantize_model(
 ) -> dict[str, QuantizedMatrix]:
     """Quantize every matrix of a Llama-family model.
 
-    Matrices that the graph packs side by side (q, k, v; gate, up) always share bits and kind of grid, so their rows
-    can simply be concatenated. 8-bit matrices are symmetric without zeros; 4-bit ones have zeros and a residual.
+    Matrices that the graph packs together (q, k, v; gate, up) always have the same bits and kind of grid, so their rows
+    can be concatenated. 8-bit matrices are symmetric without zero points; 4-bit ones have zero points and a residual.
 
     Args:
         source: the model.
         scheme: see `DESCRIPTIONS`.
-        calibration_text: plain text or JSON lines with "text"; None for the text shipped with this package.
-        progress: called with what is being done, steps done and steps in all.
+        calibration_text: plain text or JSON lines with "text"; None uses the text shipped with this package.
+        progress: see `export.progress`.
 
     Returns:
-        By the matrices' names (`model.layers.0.self_attn.q_proj.weight`, `model.embed_tokens.weight`, and
-        `lm_head.weight` where the head isn't tied). One byte a weight in memory.
+        The matrices by name (`model.layers.0.self_attn.q_proj.weight`, `model.embed_tokens.weight`, and
+        `lm_head.weight` if the head isn't tied). They take one byte per weight in memory.
 
     Raises:
         SourceError: a tensor or the calibration text is missing or damaged.
-        UnsupportedQuantizationError: rows can't be cut into blocks.
+        UnsupportedQuantizationError: rows can't be split into blocks.
     """
     architecture = source.architecture
     for what, width in (
@@ -109,7 +109,7 @@ def _calibrated(
 
 
 def _spread(windows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most `count` windows, from all over the text."""
+    """Pick at most `count` windows from all over the text."""
     return windows[:: max(1, len(windows) // count)][:count]
 
 
@@ -125,14 +125,14 @@ def _site_sizes(source: WeightSource) -> dict[tuple[int, int], int]:
 
 
 def calibration_tokens(source: WeightSource, calibration_text: Path | None) -> NDArray[np.int64]:
-    """Calibration text as windows of token ids (n, window); see `quantize_model`."""
+    """Encode the calibration text as windows of token ids (n, window); see `quantize_model`."""
     from tokenizers import Tokenizer
 
     assets = source.tokenizer()
     tokenizer = Tokenizer.from_str(assets.json)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # Every text that the device will see starts with this token, which large activations gather at.
+    # On the device, every text starts with this token, which has unusually large activations.
     start = tokenizer.token_to_id(assets.bos_token) if assets.bos_token else None
     return calibration_windows(
         lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),

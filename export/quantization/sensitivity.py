@@ -1,8 +1,8 @@
-"""Which matrices a model can least do without: the loss that rounding each group of them to 4 bits would cost.
+"""Measures how much loss it would cost to round each group of matrices to 4 bits.
 
-The loss is the KL divergence from the model's own predictions. To second order it is half the Fisher information's
-quadratic form in the change of outputs (as in Kim et al., "SqueezeLLM", 2024, arXiv 2306.07629, which uses it for
-weights): with g the gradient of the log-probability of a token *sampled from the model*, E[(g · Δy)²] / 2.
+The loss is the KL divergence from the model's own predictions. To second order, it is half the quadratic form of the
+Fisher information in the change of outputs (as in Kim et al., "SqueezeLLM", 2024, arXiv 2306.07629, for weights). It
+equals E[(g · Δy)²] / 2, where g is the gradient of the log-probability of a token *sampled from the model*.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _SEED = 0
 def site_sensitivities(
     source: WeightSource, windows: NDArray[np.int64], progress: Callable[[str, int, int], None] | None = None
 ) -> dict[tuple[int, int], float]:
-    """Nats a token that 4-bit rounding of a site alone would cost.
+    """Measure the loss, in nats per token, of rounding only one site to 4 bits, for each site.
 
-    Memory: one layer, and the tokens' hidden states at every layer's entrance.
+    Memory holds one layer, and the tokens' hidden states at every layer's input.
 
     Args:
         source: the model.
         windows: (n, T) token ids.
-        progress: called with what is being done, layers done and layers in all.
+        progress: see `export.progress`; counts layers.
 
     Returns:
-        By (layer, index in `SITES`).
+        The loss by (layer, index in `SITES`).
     """
     import torch
 
@@ -76,12 +76,12 @@ def site_sensitivities(
 def most_sensitive(
     costs: Mapping[tuple[int, int], float], sizes: Mapping[tuple[int, int], int], share: float
 ) -> frozenset[tuple[int, int]]:
-    """The sites to keep in 8 bits: those that save most for each weight, up to a share of all weights.
+    """Choose the sites to keep in 8 bits: those with the highest loss per weight, up to a share of all weights.
 
     Args:
-        costs: what 4 bits would cost, by site.
-        sizes: how many weights a site has.
-        share: of all weights, 0 to 1.
+        costs: the loss of 4 bits, by site.
+        sizes: the number of weights, by site.
+        share: maximum share of all weights, 0 to 1.
     """
     budget = share * sum(sizes.values())
     chosen = set()
@@ -93,7 +93,7 @@ def most_sensitive(
 
 
 def _gradient_at_the_end(stack: LayerStack, hidden: Any) -> Any:
-    """Gradient of the sampled tokens' log-probability at the last layer's output: (n, T, hidden)."""
+    """Compute the gradient of the sampled tokens' log-probability at the last layer's output: (n, T, hidden)."""
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
@@ -111,7 +111,7 @@ def _gradient_at_the_end(stack: LayerStack, hidden: Any) -> Any:
 def _backward(
     stack: LayerStack, layer: Any, hidden: Any, gradient: Any, changes: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Gradient at the layer's entrance, and g · Δy of every token for every changed matrix."""
+    """Compute the gradient at the layer's input, and g · Δy of every token for every changed matrix."""
     effects: dict[str, Any] = {}
     hooks = []
     for name, change in changes.items():

@@ -1,4 +1,4 @@
-"""How each matrix of a model is stored under a quantization scheme, whatever runtime it is for."""
+"""Prepares each matrix of a model for a quantization scheme, independent of the runtime."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Quantize = Literal["keep", "fp32", "int8", "mixed", "int4"]
 
 
 def chosen_scheme(path: Path, wanted: str | None) -> Quantize:
-    """The scheme for a model; None: "keep" for a GGUF file, "int8" for a directory.
+    """Choose the scheme for a model; None means "keep" for a GGUF file and "int8" for a directory.
 
     Raises:
-        UnsupportedQuantizationError: there is no such scheme, or it doesn't fit this kind of model.
+        UnsupportedQuantizationError: the scheme does not exist or doesn't fit this kind of model.
     """
     if wanted is None:
         return "keep" if path.is_file() else "int8"
@@ -43,17 +43,17 @@ def chosen_scheme(path: Path, wanted: str | None) -> Quantize:
 def stored_matrices(
     source: WeightSource, scheme: Quantize, calibration: Path | None, report: Progress
 ) -> tuple[Callable[[str], Matrix], Quantization]:
-    """How each matrix is stored, by its Hugging Face name, and that in words.
+    """Return a function from a matrix's Hugging Face name to its stored form, and the manifest's description.
 
     Args:
         source: the model.
         scheme: see `Quantize`.
-        calibration: text for the calibrated schemes; None: the text shipped with this package.
-        report: called with what is being done, steps done and steps in all.
+        calibration: text for the calibrated schemes; None uses the text shipped with this package.
+        report: see `export.progress`.
 
     Raises:
         SourceError: a tensor or the calibration text is missing or damaged.
-        UnsupportedQuantizationError: rows can't be cut into blocks.
+        UnsupportedQuantizationError: rows can't be split into blocks.
     """
     if scheme == "fp32":
         return source.read, Quantization(scheme, "float32, nothing quantized")
@@ -72,10 +72,10 @@ def stored_matrices(
 
 
 def check_names(source: WeightSource, expected: frozenset[str]) -> None:
-    """Refuse a model with tensors that a decoder of ours would leave out: it computes something else than we would.
+    """Reject a model with unexpected tensors, because our decoder would not compute the same function.
 
     Raises:
-        UnsupportedModelError: there are more tensors than expected, or fewer.
+        UnsupportedModelError: there are unexpected tensors, or expected ones are missing.
     """
     found = Counter(source.names())
     unknown = sorted(found.keys() - expected)

@@ -1,1 +1,1 @@
-"""What computes rows on the server, behind one protocol."""
+"""Engines that compute rows on the server, behind one protocol."""

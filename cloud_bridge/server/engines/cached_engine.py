@@ -1,4 +1,4 @@
-"""What every engine over a KV cache does alike: sessions, prompts, answers and outlines over a `CachedSequence`."""
+"""Base class of engines with a KV cache: sessions, prompts, answers and outlines over a `CachedSequence`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from edge_runtime.privacy.messages import AnswerRequest
 from edge_runtime.text.tokenizer import vocabulary_fingerprint
 
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>")
-"""Usual ends of a chat turn, which models' files often fail to name."""
+"""Common tokens that end a chat turn; model files often do not list them."""
 
 
 @dataclass(eq=False, slots=True)
 class ScoringState:
-    """A session: the prompt, the answer as the cloud knows it, and what the model keeps of both."""
+    """A session: the prompt, the cloud's copy of the answer, and the model's KV cache of both."""
 
     prompt: list[int]
     sequence: CachedSequence
@@ -35,7 +35,7 @@ class ScoringState:
 
 
 class CachedEngine(ABC):
-    """Implements `cloud_bridge.server.engines.protocol.Engine` but for the model itself.
+    """Implements `cloud_bridge.server.engines.protocol.Engine` except for the model itself.
 
     Attributes:
         model, vocab_size, context_length, tokenizer_fingerprint: see `Engine`.
@@ -47,11 +47,11 @@ class CachedEngine(ABC):
         """Serve a model of `model_vocabulary` ids under `name`.
 
         Args:
-            name: what clients see.
+            name: the model's name for clients.
             tokenizer: a `tokenizers.Tokenizer`.
-            model_vocabulary: width of the model's logits; ids beyond the tokenizer's are padding and never offered.
-            context_length: positions for prompt and answer together.
-            ends: tokens that end an answer, besides the usual ends of a chat turn.
+            model_vocabulary: width of the model's logits; ids above the tokenizer's are padding and never returned.
+            context_length: maximum length of prompt and answer together.
+            ends: tokens that end an answer, in addition to `CHAT_ENDS`.
         """
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         self.model = name
@@ -86,7 +86,7 @@ class CachedEngine(ABC):
         answer = self._checked_answer(state, keep, tokens, rows)
         found: list[SparseLogProbs] = []
         if rows:
-            # Row p follows the token before it.
+            # Row p is computed at the token before it.
             behind = [len(state.prompt) + row - 1 for row in rows]
             log_probs = state.sequence.log_probs(state.prompt + answer, behind)
             found = [sparsify(row, form) for row in log_probs]
@@ -133,7 +133,7 @@ class CachedEngine(ABC):
                 waiting = []
             if len(written) < room:
                 row = sequence.feed(len(sequence.token_ids), [token])
-        # What the decoder held back; a character that the limit cut in two is left out.
+        # Send the text that the decoder held back, without a character that the token limit cut in two.
         whole: str = self._tokenizer.decode(written, skip_special_tokens=True)
         rest = whole[len(text) :].rstrip("\ufffd") if whole.startswith(text) else ""
         yield AnswerPiece(rest, tuple(waiting), finish_reason, len(prompt))
@@ -148,14 +148,14 @@ class CachedEngine(ABC):
 
     @abstractmethod
     def _new_sequence(self, *, single_rows: bool) -> CachedSequence:
-        """A sequence that holds nothing yet; with `single_rows` its rows may depend on how tokens come in."""
+        """Make an empty sequence; with `single_rows`, its rows may depend on how the tokens are batched."""
 
     @abstractmethod
     def _render(self, messages: list[dict[str, str]]) -> str | None:
-        """A chat in the model's own template, ready for an answer; None where the model has no template."""
+        """Render a chat in the model's own template, ready for an answer; None if the model has no template."""
 
     def _prompt(self, messages: list[dict[str, str]], room: int) -> list[int]:
-        """Token ids of a chat, ready for an answer of `room` tokens or more."""
+        """Encode a chat, ready for an answer of at least `room` tokens."""
         text = self._render(messages)
         if text is None:
             text = "".join(message["content"] + "\n\n" for message in messages)
@@ -174,7 +174,7 @@ class CachedEngine(ABC):
         answer = [*state.answer[:keep], *tokens]
         if rows and (rows[0] < 0 or rows[-1] > len(answer)):
             raise RefusalError(Reason.BAD_REQUEST, f"a row is above {len(answer)}")
-        # Rows are not made in parts that let others have their turn: they may not lie anywhere in a long answer.
+        # `score` can't yield to other sessions between rows, so rows may not be far apart in a long answer.
         if rows and rows[-1] - rows[0] >= MAX_ROWS:
             raise RefusalError(Reason.BAD_REQUEST, f"the rows lie further apart than {MAX_ROWS}")
         if any(later <= earlier for earlier, later in itertools.pairwise(rows)):

@@ -1,4 +1,4 @@
-"""Token ids whose keys and values a model keeps: only what differs from what is kept is computed."""
+"""A token sequence with a KV cache: the model computes only tokens after the common prefix with the cache."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 
 class CachedSequence(ABC):
-    """What is the same for every model; a backend adds `_feed`, `_crop` and `cache_bytes`.
+    """The part that is the same for every model; a backend adds `_feed`, `_crop` and `cache_bytes`.
 
     Attributes:
-        token_ids: those whose keys and values are kept.
-        part: the most tokens of one step of `read`.
+        token_ids: the cached tokens.
+        part: maximum number of tokens per step of `read`.
     """
 
     def __init__(self, part: int) -> None:
@@ -22,9 +22,9 @@ class CachedSequence(ABC):
         self.part = part
 
     def read(self, token_ids: Sequence[int]) -> Generator[None, None, None]:
-        """Make sure that what is kept begins with `token_ids`, but for the last `part` of them or fewer.
+        """Fill the cache with `token_ids`, except for the last `part` of them or fewer.
 
-        Yields after each part. What is kept behind `token_ids` stays where nothing was missing.
+        Yields after each part. If no token was missing, cached tokens after `token_ids` stay.
         """
         token_ids = list(token_ids)
         while len(token_ids) - (kept := common_prefix(self.token_ids, token_ids)) > self.part:
@@ -32,15 +32,15 @@ class CachedSequence(ABC):
             yield
 
     def log_probs(self, token_ids: Sequence[int], positions: Sequence[int]) -> NDArray[np.float32]:
-        """Score what may follow some of the tokens, and keep the tokens up to the last of these.
+        """Compute the next-token distributions after some of the tokens, and cache all tokens up to the last of these.
 
         Args:
             token_ids: the sequence.
-            positions: in it, ascending; at least one. A position runs again though its keys and values are kept.
+            positions: positions in the sequence, ascending; at least one. A position is computed again even if cached.
 
         Returns:
-            (len(positions), V) float32 log-probabilities; row i follows token `positions[i]`. They sum to 1 over the V
-            ids that both model and tokenizer know: ids that only padding of the embedding has are left out.
+            (len(positions), V) float32 log-probabilities; row i is for the token after `positions[i]`. The
+            probabilities sum to 1 over the V ids of model and tokenizer, without the embedding's padding.
         """
         token_ids = list(token_ids[: positions[-1] + 1])
         for _ in self.read(token_ids[: positions[0]]):
@@ -49,35 +49,35 @@ class CachedSequence(ABC):
         return self._append(start, token_ids[start:], [position - start for position in positions])
 
     def feed(self, start: int, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Forget all from position `start` on, append `token_ids`, and give the (V,) row behind the last."""
+        """Discard all tokens from position `start` on, append `token_ids`, and return the (V,) row after the last."""
         whole = [*self.token_ids[:start], *token_ids]
         row: NDArray[np.float32] = self.log_probs(whole, [len(whole) - 1])[0]
         return row
 
     def feed_in_turns(self, start: int, token_ids: Sequence[int]) -> Generator[None, None, NDArray[np.float32]]:
-        """As `feed`; yields after each part of the work."""
+        """Do the same as `feed`, but yield after each part of the work."""
         yield from self.read([*self.token_ids[:start], *token_ids])
         row = self.feed(start, token_ids)
         yield
         return row
 
     def clear(self) -> None:
-        """Keep nothing; the memory is free."""
+        """Discard all tokens and free the memory."""
         self.token_ids = []
         self._crop(0)
 
     @property
     @abstractmethod
     def cache_bytes(self) -> int:
-        """Memory of keys and values."""
+        """Size of the KV cache."""
 
     @abstractmethod
     def _feed(self, token_ids: Sequence[int], rows: Sequence[int]) -> NDArray[np.float32]:
-        """Append tokens and give the log-probabilities behind those of them that `rows` names (indices, ascending)."""
+        """Append tokens and return the log-probabilities after those at the indices `rows` (ascending)."""
 
     @abstractmethod
     def _crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens; 0 frees the memory."""
+        """Discard all but the first `length` tokens; 0 frees the memory."""
 
     def _append(self, start: int, token_ids: Sequence[int], rows: Sequence[int]) -> NDArray[np.float32]:
         del self.token_ids[start:]
@@ -85,14 +85,14 @@ class CachedSequence(ABC):
             self._crop(start)
             found = self._feed(token_ids, rows)
         except BaseException:
-            self.clear()  # layers may differ in length now
+            self.clear()  # layers may now differ in length
             raise
         self.token_ids.extend(token_ids)
         return found
 
 
 def common_prefix(left: list[int], right: list[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Return the length of the common prefix of two sequences."""
     shorter = min(len(left), len(right))
     if left[:shorter] == right[:shorter]:
         return shorter

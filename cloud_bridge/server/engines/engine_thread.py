@@ -1,4 +1,4 @@
-"""The one thread in which the engine runs: short jobs and long work in turn, and how long they wait."""
+"""The single thread that runs the engine: alternates between short jobs and long work, and estimates their wait."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ log = logging.getLogger("cloud_bridge.server")
 Result = TypeVar("Result")
 
 _WEIGHT = 0.05
-"""Of the newest job in the running mean of what a job takes."""
+"""Weight of the newest job in the running mean of job durations."""
 
 
 class EngineThread:
-    """Runs one small job at a time; from the event loop's view without waiting.
+    """Runs one small job at a time, without blocking the event loop.
 
-    There are two lanes, and where both have jobs they take turns. In the first jobs run as they come; a session gives
-    its next one only when it has the result of the last, so sessions take turns. In the second are the parts of long
-    work, a prompt that is read above all, and what was asked for first comes first: if prompts took turns too, all
-    would be done as late as the last.
+    There are two queues; if both have jobs, the thread alternates between them. The first runs jobs in order of
+    arrival. A session submits its next job only after the result of the last, so sessions take turns. The second holds
+    the parts of long work, mainly reading prompts, and runs the oldest work first. If prompts alternated too, all would
+    finish as late as the last.
 
     Attributes:
-        waiting: jobs that are not done, but for those that nobody waits for.
+        waiting: number of unfinished jobs, without those from `later`.
     """
 
     def __init__(self) -> None:
@@ -46,27 +46,28 @@ class EngineThread:
         self._thread.start()
 
     async def run(self, job: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:
-        """Wait for a short job's turn and its end.
+        """Run a short job and wait for its result.
 
-        A job that is cancelled while it waits never runs; one that runs goes on to its end, before any later job.
+        A job that is canceled while it waits never runs. A running job always finishes before any later job.
 
         Returns:
-            Its result, and the seconds that it took.
+            The job's result and its duration in seconds.
         """
         result, seconds, _ = await self.run_parts(lambda: (job(*arguments),), 0.0)
         return result[0], seconds
 
     async def run_parts(self, part: Callable[[], Result | None], since: float) -> tuple[Result, float, int]:
-        """Run `part` again and again, in turn with others, until it gives a result instead of None.
+        """Call `part` repeatedly, alternating with other work, until it returns a result instead of None.
 
-        The first part goes into the first lane: most requests need no more. Cancelling ends the work between two parts.
+        The first part goes into the first queue, because most requests need only one. Cancellation ends the work
+        between two parts.
 
         Args:
-            part: of the work.
-            since: when the work was asked for, on any one clock.
+            part: does one part of the work.
+            since: time of the request; all calls must use the same clock.
 
         Returns:
-            The result, the seconds that all parts took, and how many they were.
+            The result, the total duration of all parts in seconds, and the number of parts.
         """
         future: Future[Any] = Future()
         took: list[float] = []
@@ -84,7 +85,7 @@ class EngineThread:
             took.append(time.perf_counter() - start)
             if result is None and failure is None:
                 self._put(work, since)
-            elif future.set_running_or_notify_cancel():  # it may have been cancelled meanwhile
+            elif future.set_running_or_notify_cancel():  # it may have been canceled meanwhile
                 future.set_exception(failure) if failure is not None else future.set_result(result)
 
         self.waiting += 1
@@ -98,23 +99,23 @@ class EngineThread:
         return result, sum(took), len(took)
 
     def later(self, job: Callable[..., object], *arguments: Any) -> None:
-        """Run a job behind the short ones; nobody waits for it. Nothing happens once the thread was closed."""
+        """Run a job after the queued short ones, without waiting for it; does nothing after `close`."""
 
         def work() -> None:
             try:
                 job(*arguments)
-            except Exception as error:  # its words may hold what a user wrote
+            except Exception as error:  # the message may contain a user's text
                 log.error("fault", extra={"fields": {"error": type(error).__name__}})
 
         self._put(work, None)
 
     @property
     def expected_wait(self) -> float:
-        """Seconds that a job which came now would wait for its turn."""
+        """Expected time in seconds that a new job waits in the queue."""
         return self.waiting * self._mean
 
     def close(self) -> None:
-        """End the thread, after the job it is at."""
+        """End the thread after its current job."""
         with self._change:
             self._closed = True
             self._change.notify()

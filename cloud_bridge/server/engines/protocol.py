@@ -1,6 +1,6 @@
-"""What the server needs of an engine: something that computes a model's log-probabilities.
+"""Defines the interface of an engine, which computes a model's log-probabilities for the server.
 
-The server calls an engine from one thread alone, so an engine needs no locks.
+The server calls an engine from only one thread, so an engine needs no locks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ State = TypeVar("State")
 class Engine(Protocol[State]):
     """A large model behind the server.
 
-    `State` is what a session holds: the prompt, the answer as the cloud knows it, and their KV cache.
+    `State` is a session's state: the prompt, the cloud's copy of the answer, and their KV cache.
 
     Attributes:
-        model: its name.
-        vocab_size: width of a row: ids that both the model and its tokenizer know.
-        context_length: positions for prompt and answer together.
+        model: the model's name.
+        vocab_size: width of a row; the ids that both the model and its tokenizer have.
+        context_length: maximum length of prompt and answer together.
         tokenizer_fingerprint: see `edge_runtime.text.tokenizer.vocabulary_fingerprint`.
     """
 
@@ -41,37 +41,37 @@ class Engine(Protocol[State]):
         ...
 
     def prompt_tokens(self, state: State) -> int:
-        """Length of the session's prompt."""
+        """Return the length of the session's prompt."""
         ...
 
     def prepare(
         self, state: State, *, keep: int, tokens: Sequence[int], rows: Sequence[int]
     ) -> Generator[None, None, None]:
-        """Do what a `score` with the same arguments would have to do first, a bounded part at a time.
+        """Do the preparation for a `score` with the same arguments, one bounded part at a time.
 
-        Between two parts the server serves others, so that a long prompt or a view that is computed anew holds nobody
-        up. It may be left unfinished: `score` does what is missing, and the session's answer changes only there.
+        The server serves other sessions between parts, so a long prompt or the recomputation of an evicted cache does
+        not block them. The caller may stop early: `score` does the rest, and only `score` changes the session's answer.
 
         Raises:
-            RefusalError: as `score`.
+            RefusalError: as in `score`.
         """
         ...
 
     def score(
         self, state: State, *, keep: int, tokens: Sequence[int], rows: Sequence[int], form: RowFormat
     ) -> list[SparseLogProbs]:
-        """Make the first `keep` tokens of the answer and `tokens` the answer, and give the rows asked for.
+        """Keep the first `keep` tokens of the answer, append `tokens`, and return the requested rows.
 
-        Row p is the distribution of the answer's token p given the instruction and tokens 0 .. p-1. Only what differs
-        from what the cache holds is computed. A refused call leaves the state as it was.
+        Row p is the distribution of the answer's token p given the instruction and tokens 0 .. p-1. The engine computes
+        only tokens that are not cached. A rejected call leaves the state unchanged.
 
         Args:
-            state: the session's.
-            keep: how many tokens of the session's answer stay.
-            tokens: that follow them.
-            rows: ascending, each in 0 .. keep + len(tokens), within `MAX_ROWS` of the wire of each other; none computes
-                nothing.
-            form: how rows are cut.
+            state: the session's state.
+            keep: number of tokens of the session's answer to keep.
+            tokens: tokens to append.
+            rows: ascending row numbers in 0 .. keep + len(tokens), less than `wire.MAX_ROWS` apart; if empty, nothing
+                is computed.
+            form: how rows are truncated.
 
         Raises:
             RefusalError: the session has fewer than `keep` tokens, a token is not in the vocabulary, a row is out of
@@ -80,21 +80,21 @@ class Engine(Protocol[State]):
         ...
 
     def cache_bytes(self, state: State) -> int:
-        """Memory of the session's KV cache."""
+        """Return the size of the session's KV cache."""
         ...
 
     def drop_cache(self, state: State) -> None:
-        """Free the KV cache; the session goes on and computes it again when it is next used."""
+        """Free the KV cache; the session continues and recomputes the cache at its next use."""
         ...
 
     def close(self, state: State) -> None:
-        """Free the state's memory; it is not used again."""
+        """Free the state's memory; the state is not used again."""
         ...
 
     def sketch(self, instruction: str) -> Generator[str | None, None, None]:
-        """Write an outline of 8 to 15 points, a whole line (with its newline) at a time.
+        """Write an outline of 8 to 15 points, one whole line (with its newline) at a time.
 
-        None says that a part of the work is done and there is nothing to send yet: others may have their turn.
+        Yields None after each part of the work without new text, so that the server can serve other sessions.
 
         Raises:
             RefusalError: the instruction fills the context.
@@ -102,7 +102,7 @@ class Engine(Protocol[State]):
         ...
 
     def answer(self, request: AnswerRequest) -> Generator[AnswerPiece | None, None, None]:
-        """Answer the instruction; the last piece has a finish reason. None as in `sketch`.
+        """Answer the instruction; the last piece has a finish reason. Yields None as in `sketch`.
 
         Raises:
             RefusalError: the instruction fills the context.

@@ -7,18 +7,18 @@ from numpy.typing import NDArray
 
 
 def choose(log_probs: NDArray[np.float32], temperature: float, top_p: float, rng: np.random.Generator) -> int:
-    """Take the likeliest token, or draw one.
+    """Take the likeliest token, or sample one.
 
     Args:
         log_probs: (V,) float32 natural log-probabilities.
-        temperature: 0 takes the likeliest; else log-probabilities are divided by it.
-        top_p: draws from the smallest set of likeliest tokens whose mass reaches it (Holtzman et al. 2020).
-        rng: makes the draw.
+        temperature: 0 takes the likeliest token; otherwise divides the log-probabilities.
+        top_p: samples from the smallest set of likeliest tokens whose mass reaches this (Holtzman et al. 2020).
+        rng: the random generator.
 
     Returns:
         A token id.
     """
-    # A temperature so small that dividing by it overflows is greedy.
+    # Division by a very small temperature would overflow.
     if temperature < 1e-4:
         return int(log_probs.argmax())
     scaled = log_probs.astype(np.float64) / temperature
@@ -29,10 +29,10 @@ def choose(log_probs: NDArray[np.float32], temperature: float, top_p: float, rng
 
 
 def _nucleus(weights: NDArray[np.float64], mass: float) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The fewest likeliest tokens whose weights reach `mass`, and the sums up to each of them."""
+    """Return the smallest set of likeliest tokens whose weights reach `mass`, and their cumulative sums."""
     if mass >= weights.sum():
         return np.arange(weights.size), np.cumsum(weights)
-    # Sorting a whole vocabulary takes as long as half a run of a small model; mostly a hundred tokens are enough.
+    # Sorting a whole vocabulary takes half as long as a small model's step; usually a hundred tokens are enough.
     for floor in (1e-2, 1e-4, 0.0):
         likely = np.flatnonzero(weights >= floor)
         likely = likely[np.argsort(-weights[likely], kind="stable")]

