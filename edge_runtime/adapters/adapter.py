@@ -138,7 +138,7 @@ def read_adapter_header(path: Path | str) -> AdapterHeader:
 
 
 def adapter_digest(header: TensorHeader, data: bytes | memoryview) -> str:
-    """Compute the digest for an adapter file's metadata `sha256`, over its tensors and its header without that entry."""
+    """Compute the value of an adapter file's metadata `sha256`, over its tensors and its header without that entry."""
     digest = hashlib.sha256(header.canonical(without="sha256"))
     digest.update(data)
     return digest.hexdigest()
