@@ -15,7 +15,7 @@ from edge_runtime.adapters.lru_cache import LruCache
 from edge_runtime.errors import AdapterError
 
 ADAPTERS_DIRECTORY = "adapters"
-"""Where a bundle keeps its users' adapters."""
+"""Directory of the users' adapters in a bundle."""
 ADAPTER_NAME = "adapter.safetensors"
 
 _LOADED_BYTES = 16 << 20

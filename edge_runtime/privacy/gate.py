@@ -26,7 +26,7 @@ __all__ = ["Gate", "HistoryItem", "Policy", "PrivateContext", "PublicInstruction
 
 
 class Policy(StrEnum):
-    """What the device may send besides the public instruction.
+    """Controls what the device may send besides the public instruction.
 
     OPEN: the answer's tokens, as in CoGenesis' logit variant. GUARDED: the answer's tokens, with words that reveal
     private context replaced. SKETCH: nothing else.

@@ -160,7 +160,7 @@ def said_to_the_cloud(
     ["the reference answer", "the profile", "a past text"],
 )
 def test_an_answer_that_tells_private_facts_leaves_without_them(said, ctx_records, people, strangers, tokenizer):
-    """Under the open policy the same answers reveal facts, so the auditor is not blind; a small model seldom tells many."""
+    """The open policy sends facts in the same answers, so the auditor is not blind; a small model seldom tells many."""
     found, open_leaks = {}, 0
     for index, record in enumerate(ctx_records[:RECORDS]):
         texts = {
