@@ -1,4 +1,4 @@
-"""What runs on the device: load a bundle, read the private context, write answers, with a cloud or without.
+"""The device side: loads a bundle, reads the private context, and writes answers with or without a cloud.
 
     import edge_runtime
     from cloud_bridge.client import connect
@@ -58,8 +58,8 @@ def load(
     verify: bool = True,
     adapters: Path | str | None = None,
 ) -> Assistant:
-    """Load a bundle: see `edge_runtime.assistant.load`."""
-    # The inference engine is imported here, so that reading a request or a help page does not wait for it.
+    """Load a bundle; see `edge_runtime.assistant.load`."""
+    # Imported here because loading the inference engine is slow, and reading requests or help pages doesn't need it.
     from edge_runtime.assistant import load as load_assistant
 
     return load_assistant(

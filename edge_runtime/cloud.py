@@ -1,4 +1,4 @@
-"""What the edge runtime needs of a cloud, as protocols; `cloud_bridge.client` implements them."""
+"""Defines the protocols that the edge runtime expects from a cloud; `cloud_bridge.client` implements them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edge_runtime.privacy.messages import AnswerRequest, InfoRequest, OpenReques
 
 @dataclass(frozen=True, slots=True)
 class CloudInfo:
-    """What a cloud says of itself.
+    """A cloud's description of itself.
 
     Attributes:
-        model: name of the model it serves.
-        vocab_size: width of its logits.
-        context_length: positions of its context.
-        tokenizer_fingerprint: of its vocabulary (see `edge_runtime.text.tokenizer`).
-        max_top_k: the most log-probabilities a row it returns.
+        model: name of the served model.
+        vocab_size: width of the model's logits.
+        context_length: maximum positions of the model's context.
+        tokenizer_fingerprint: fingerprint of the vocabulary (see `edge_runtime.text.tokenizer`).
+        max_top_k: maximum log-probabilities per row that the cloud returns.
     """
 
     model: str
@@ -37,7 +37,7 @@ class AnswerPiece:
 
     Attributes:
         text: new text.
-        token_ids: the tokens it stands for.
+        token_ids: tokens of that text.
         finish_reason: "" until the last piece, then "stop" or "length".
         prompt_tokens: length of the cloud's prompt; 0 until the last piece.
     """
@@ -53,10 +53,10 @@ class Verified:
     """The cloud's reply to one `verify`.
 
     Attributes:
-        rows: one for each that was asked for, in order; none where `superseded`.
-        compute_seconds: that the cloud's model took.
-        queue_seconds: that the request waited in the cloud for its turn.
-        superseded: a later request, which the cloud had already, takes back tokens of this one.
+        rows: one for each requested row, in order; empty if `superseded`.
+        compute_seconds: compute time of the cloud's model.
+        queue_seconds: time that the request waited in the cloud's queue.
+        superseded: whether the cloud had already received a later request that withdraws tokens of this one.
     """
 
     rows: tuple[SparseLogProbs, ...]
@@ -70,28 +70,28 @@ class CloudSession(Protocol):
 
     @property
     def id(self) -> str:
-        """By which a later session can resume this one; "" until the cloud has answered."""
+        """The id with which a later session can resume this one; "" until the cloud has replied."""
         ...
 
     @property
     def room(self) -> int | None:
-        """Tokens of the view for which the cloud's context has room; None until the cloud has answered."""
+        """Maximum tokens of the view that fit into the cloud's context; None until the cloud has replied."""
         ...
 
     def verify(self, request: Released[VerifyRequest]) -> Future[Verified]:
-        """Send at once and return; several may be under way.
+        """Send the request immediately and return; several may be in flight.
 
-        Replies come in the order of the requests. The first future also reports what was wrong with the opening. A
-        session ends with its first failure: what is under way fails with it, and so does every later `verify`.
+        Replies arrive in the order of the requests. The first future also reports errors from opening the session. The
+        first failure ends the session: requests in flight fail with it, and so does every later `verify`.
         """
         ...
 
     def close(self) -> None:
-        """End the stream and free the cloud's session; what is still under way fails."""
+        """End the stream and free the cloud's session; requests in flight fail."""
         ...
 
     def abandon(self) -> None:
-        """Break the stream off as dead; the cloud keeps the session for a while. The connection is not used again."""
+        """Drop the stream as dead; the cloud keeps the session for a while. The connection is not reused."""
         ...
 
 
@@ -99,10 +99,10 @@ Piece_co = TypeVar("Piece_co", covariant=True)
 
 
 class PieceStream(Protocol[Piece_co]):
-    """What a cloud writes, piece by piece."""
+    """Streams a cloud's output, piece by piece."""
 
     def __iter__(self) -> Iterator[Piece_co]:
-        """Itself."""
+        """Return the stream itself."""
         ...
 
     def __next__(self) -> Piece_co:
@@ -110,7 +110,7 @@ class PieceStream(Protocol[Piece_co]):
         ...
 
     def close(self) -> None:
-        """End it, from any thread; who waits for a piece gets a `CloudError`."""
+        """End the stream, from any thread; a caller waiting for a piece gets a `CloudError`."""
         ...
 
 
@@ -118,11 +118,11 @@ class Cloud(Protocol):
     """A connection to a cloud. Safe to share between threads and generations."""
 
     def info(self, request: Released[InfoRequest]) -> CloudInfo:
-        """Ask which model is served."""
+        """Ask which model the cloud serves."""
         ...
 
     def open(self, request: Released[OpenRequest]) -> CloudSession:
-        """Start a session, or resume one; does not wait for the server, so that the first `verify` travels with it."""
+        """Start or resume a session without waiting for the server, so the first `verify` shares the round trip."""
         ...
 
     def sketch(self, request: Released[SketchRequest]) -> PieceStream[str]:

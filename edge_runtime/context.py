@@ -1,4 +1,4 @@
-"""What is public and what is private, as two types with nothing in common."""
+"""Separates public from private data by two unrelated types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edge_runtime.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class PublicInstruction:
-    """What the user asks, as they would ask any chatbot; the only text that the cloud ever gets."""
+    """The user's request, as they would send it to any chatbot; the only text from the user that the cloud receives."""
 
     text: str
 
@@ -22,7 +22,7 @@ class PublicInstruction:
 
 @dataclass(frozen=True, slots=True)
 class HistoryItem:
-    """One text the user wrote before: `title` is the task it was written for."""
+    """One text that the user wrote before; `title` is the task that it was written for."""
 
     title: str
     text: str
@@ -30,7 +30,7 @@ class HistoryItem:
 
 @dataclass(frozen=True, slots=True)
 class PrivateContext:
-    """What only the device may see: the user's profile and past texts. Its repr hides the content from logs."""
+    """The user's profile and past texts, which only the device may see. Its repr keeps the content out of logs."""
 
     profile: str = ""
     history: tuple[HistoryItem, ...] = ()
@@ -42,6 +42,6 @@ class PrivateContext:
 
 
 def joined(first: PrivateContext, second: PrivateContext) -> PrivateContext:
-    """All that either holds, each text once."""
+    """Merge two contexts; each text is kept once."""
     profiles = dict.fromkeys(profile for profile in (first.profile, second.profile) if profile)
     return PrivateContext("\n".join(profiles), tuple(dict.fromkeys((*first.history, *second.history))))

@@ -1,4 +1,4 @@
-"""Every error of the device side, named for its cause; messages say what is wrong, where, and what to do."""
+"""Defines every error of the device side. Each is named for its cause; messages say what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import ClassVar
 class CogenesisError(Exception):
     """Base of every error this project raises on purpose.
 
-    The command line prints the message alone and ends with `exit_code`.
+    The command line prints only the message and exits with `exit_code`.
     """
 
     exit_code = 1
 
 
 class BundleError(CogenesisError):
-    """A bundle can't be used: a file is missing, damaged or not understood."""
+    """A bundle can't be used: a file is missing, damaged or of an unknown format."""
 
     exit_code = 3
 
 
 class ManifestError(BundleError):
-    """`manifest.json` is not valid JSON, lacks a field or holds one of the wrong type."""
+    """`manifest.json` is not valid JSON, lacks a field or has a field of the wrong type."""
 
 
 class UnsupportedVersionError(BundleError):
@@ -33,7 +33,7 @@ class UnsafePathError(BundleError):
 
 
 class MissingFileError(BundleError):
-    """A file that the manifest names is not there."""
+    """A file that the manifest lists is missing."""
 
 
 class DamagedFileError(BundleError):
@@ -41,7 +41,7 @@ class DamagedFileError(BundleError):
 
 
 class AdapterError(CogenesisError):
-    """An adapter can't be used with this bundle: other base, other shapes, or a damaged file."""
+    """An adapter can't be used with this bundle: different base, different shapes, or a damaged file."""
 
     exit_code = 3
 
@@ -53,7 +53,7 @@ class PromptCacheError(CogenesisError):
 
 
 class RequestError(CogenesisError):
-    """A request file or an argument is incomplete or of the wrong form."""
+    """A request file or an argument is incomplete or malformed."""
 
     exit_code = 4
 
@@ -69,13 +69,13 @@ class StoreError(CogenesisError):
 
 
 class PolicyError(CogenesisError):
-    """The privacy policy forbids what was asked for."""
+    """The privacy policy forbids the requested operation."""
 
     exit_code = 4
 
 
 class LedgerError(CogenesisError):
-    """The egress ledger can't be written, so nothing may leave the device."""
+    """The egress ledger can't be written, so nothing may be sent."""
 
     exit_code = 5
 
@@ -84,8 +84,8 @@ class CloudError(CogenesisError):
     """The cloud can't be used.
 
     Attributes:
-        transient: trying again later may help.
-        retry_after: seconds after which the cloud wants to be asked again, 0 where it did not say.
+        transient: whether a later retry may succeed.
+        retry_after: the cloud's requested retry delay in seconds; 0 if it gave none.
     """
 
     exit_code = 5
@@ -94,7 +94,7 @@ class CloudError(CogenesisError):
 
 
 class CloudUnavailableError(CloudError):
-    """No connection: nobody listens, the network is gone, or the server went away."""
+    """No connection: no server is listening, the network is down, or the server stopped."""
 
     transient = True
 
@@ -110,7 +110,7 @@ class CloudRefusedError(CloudError):
 
 
 class CloudOverloadedError(CloudError):
-    """The cloud has no free session, took this one back for another client, or the key's quota is used up."""
+    """The cloud has no free session, evicted this one for another client, or the key's quota is exhausted."""
 
     transient = True
 
@@ -128,12 +128,12 @@ class ProtocolError(CloudError):
 
 
 class WriteError(CogenesisError):
-    """A result can't be written: disk full, no permission, or something else is in its place."""
+    """A result can't be written: disk full, no permission, or the path is taken."""
 
     exit_code = 10
 
 
 class MissingExtraError(CogenesisError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
     exit_code = 10

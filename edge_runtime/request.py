@@ -1,4 +1,4 @@
-"""Reads a request file: the public instruction and, apart from it, the private context."""
+"""Reads a request file, which holds the public instruction and, separately, the private context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORM = 'A request is {"instruction": str, "context": {"profile": str, "history"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to write, and what only this device knows."""
+    """A public instruction and a private context."""
 
     instruction: PublicInstruction
     context: PrivateContext = field(default_factory=PrivateContext)
@@ -26,7 +26,7 @@ def load_request(path: Path | str) -> Request:
     """Read a request file.
 
     Raises:
-        RequestError: the file can't be read, is not JSON, or a field is missing or of the wrong form.
+        RequestError: the file can't be read, is not JSON, or a field is missing or malformed.
     """
     body = load_json(path)
     if not isinstance(body, dict):
@@ -41,7 +41,7 @@ def load_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises:
-        RequestError: it can't be read or is not JSON.
+        RequestError: the file can't be read or is not JSON.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -61,7 +61,7 @@ def parse_instruction(text: str, path: Path | str) -> PublicInstruction:
     """Check an instruction.
 
     Raises:
-        RequestError: it is empty.
+        RequestError: the instruction is empty.
     """
     if not text.strip():
         raise RequestError(f"The request is not valid: {path}, instruction is empty. Say what should be written.")
@@ -73,12 +73,12 @@ def parse_context(value: object, path: Path | str, prefix: str = "") -> PrivateC
 
     Args:
         value: {"profile": str, "history": [{"title": str, "text": str}]}, both optional, or None; other keys are
-            left alone.
-        path: the file, for messages.
-        prefix: what the value is called in the file, "" where it is the file itself.
+            ignored.
+        path: path of the file, for messages.
+        prefix: name of the field that holds the value; "" if the value is the whole file.
 
     Raises:
-        RequestError: a field is missing or of the wrong form; the message names it, and never quotes private text.
+        RequestError: a field is missing or malformed; the message names it, but never quotes private text.
     """
     if value is None:
         return PrivateContext()

@@ -1,6 +1,6 @@
-"""Real things that many tests share, made once a run: the SmolLM2 model, its bundles, a served cloud, real records.
+"""Real objects that many tests share, made once per run: the SmolLM2 model, its bundles, a served cloud, real records.
 
-What is made lies in one place for all workers of pytest-xdist; `two_workers` says how they share the tests.
+All workers of pytest-xdist share one place for them; `two_workers` describes how they share the tests.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.support.two_workers import (  # noqa: F401
     pytest_xdist_make_scheduler,
 )
 
-# Several processes share few cores here; threads that spin while they wait would starve each other.
+# Several processes share few cores here; threads that spin while waiting would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# How long an example takes says how busy the machine is, nothing else.
+# An example's duration only shows how busy the machine is.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
@@ -40,7 +40,7 @@ pytest_plugins = [f"tests.support.fixtures.{name}" for name in ("cloud", "device
 
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
-    """A command that runs in this process silences it, as it would its own."""
+    """Restore logging: a command run in this process turns it off, as in its own process."""
     yield
     logging.disable(logging.NOTSET)
 
@@ -91,7 +91,7 @@ def bundle_fp32(made_once: MadeOnce, smollm2_hf: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle_both(made_once: MadeOnce, bundle_keep: Path) -> Path:
-    """The shipped default with a decoder for each runtime; its tests put adapters into it."""
+    """The shipped default with a decoder for each runtime; its tests install adapters in it."""
 
     def make(directory: Path) -> None:
         unfinished = directory.with_suffix(".unfinished")
@@ -104,7 +104,7 @@ def bundle_both(made_once: MadeOnce, bundle_keep: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cloud_address(smollm2_hf: Path) -> Iterator[str]:
-    """A real server of the real model, on a real socket, in a process of its own."""
+    """A real server of the real model, on a real socket, in its own process."""
     with served(smollm2_hf) as address:
         yield address
 
@@ -128,7 +128,7 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_device(made_once: MadeOnce, minilm: Path) -> Path:
-    """The same exported for devices, in fp32."""
+    """The same encoder exported for devices, in fp32."""
 
     def make(directory: Path) -> None:
         from export.encoders.export import export_encoder

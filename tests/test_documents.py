@@ -1,4 +1,4 @@
-"""The documents: short sentences, links and file names that lead somewhere, a README of a few pages."""
+"""The documents: short sentences, working links and file names, a README of a few pages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_file_of_the_project_that_a_page_names_is_there(page):
 
 
 def sentences(text: str) -> list[str]:
-    """The prose of a page, sentence by sentence: no code, no tables, no headings; an item of a list ends one."""
+    """Split the prose of a page into sentences: no code, tables or headings; a list item ends a sentence."""
     text = re.sub(r"^---\n.*?^---\n", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^(```|~~~).*?^\1.*?$", "\n", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
@@ -63,7 +63,7 @@ def words(sentence: str) -> int:
 
 
 def headings(text: str) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 

@@ -1,4 +1,4 @@
-"""Bundles, adapters, combiners, stores and prompt caches of version 0.1.0 still open and still say the same.
+"""Bundles, adapters, combiners, stores and prompt caches of version 0.1.0 still open with the same content.
 
 `tests/data/made_by_0.1.0` was written by commit 40598ac, with a random Llama of two layers.
 """
@@ -28,7 +28,7 @@ FILES = ROOT / "tests" / "data" / "made_by_0.1.0"
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A copy, so that a test can write beside what it reads."""
+    """Make a copy, so that a test can write next to the files that it reads."""
     shutil.copytree(FILES, tmp_path / "made")
     return tmp_path / "made"
 

@@ -1,4 +1,4 @@
-"""The example user and the example requests: whole, and public where they say so."""
+"""The example user and the example requests are complete, and public where they claim to be."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_user_has_a_profile_a_dozen_past_texts_and_three_tasks(context):
 
 def test_the_instructions_are_public(context):
     unrelated = PublicInstruction("Write something.")
-    # The titles of past texts are in the context and say what the tasks say; what the user is must not be in a task.
+    # The titles of past texts, part of the context, resemble the tasks; facts about the user must not be in a task.
     units = [unit for unit in private_units(context, unrelated) if unit.kind not in ("sequence", "word")]
     for task in USER["tasks"]:
         assert not [units[hit.unit].surface for hit in Scanner(units).find(task["instruction"])]

@@ -1,4 +1,4 @@
-"""The structure: the device side stays light, imports run one way, no file imports itself in a circle."""
+"""The structure: the device side stays light, imports run one way, and no file is part of an import cycle."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_the_import_contracts_hold():
 
 
 def modules() -> dict[str, Path]:
-    """The packages' files by dotted name."""
+    """Return the packages' files by dotted name."""
     files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
 def imported(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of ours that a file names in an import, wherever it stands in the file."""
+    """Return our modules that a file imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,1 +1,1 @@
-"""A user's LoRA adapter on the device: its file, the store of many, and the packed form a decoder takes."""
+"""Users' LoRA adapters on the device: the file of one, the store of many, and the packed form for a decoder."""

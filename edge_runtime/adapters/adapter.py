@@ -1,9 +1,9 @@
-"""A user's LoRA adapter as the decoder takes it, and the file that carries it: one safetensors file, bound to its base.
+"""Reads a user's LoRA adapter from its file: one safetensors file, bound to its base model.
 
-All layers of a projection lie in one tensor, row by rank, so that a file has few tensors and is read at once: for
-projection p, `p.lora_A` is (R, in_features) and `p.lora_B` (R, out_features), R being the sum of its ranks over the
-layers, in their order. 8-bit rows have a scale each: `p.lora_A.scale` and `p.lora_B.scale`, (R,). The tensor `learned`
-holds the texts that it was trained on (see `edge_runtime.adapters.learned_text`). See docs/adapters.md.
+All layers of a projection share one tensor with a row per rank, so a file has few tensors and is read at once. For
+projection p, `p.lora_A` is (R, in_features) and `p.lora_B` is (R, out_features). R is the sum of the projection's ranks
+over the layers, in layer order. Each 8-bit row has a scale in `p.lora_A.scale` or `p.lora_B.scale`, (R,). The tensor
+`learned` holds the training texts (see `edge_runtime.adapters.learned_text`). See docs/adapters.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HALVES = ("lora_A", "lora_B")
 SCALE = ".scale"
 LEARNED = "learned"
 WEIGHTS = {"I8": "int8", "F16": "fp16", "F32": "fp32"}
-"""How an adapter's weights may be stored: safetensors' name and ours."""
+"""Weight types that an adapter file may use: safetensors' name and ours."""
 
 _DTYPES = {"U8": np.uint8, "I8": np.int8, "F16": np.float16, "F32": np.float32}
 _PROJECTION = re.compile(r"[a-z0-9_]{1,64}\Z")
@@ -44,15 +44,15 @@ _PROJECTION = re.compile(r"[a-z0-9_]{1,64}\Z")
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Adapter:
-    """LoRA matrices of one user, scaling folded into B.
+    """LoRA matrices of one user; the scaling is folded into B.
 
     Attributes:
-        base: `Bundle.base` of the model that it was trained on.
-        fingerprint: the file's digest; two adapters with the same are the same.
+        base: `Bundle.base` of the model that the adapter was trained on.
+        fingerprint: the file's digest; adapters with equal digests are identical.
         matrices: (layer, projection) to (A (in_features, r), B (r, out_features)), floating point.
-        user: whose it is.
-        name, base_name: for people.
-        learned: the private texts that it was trained on; None where nobody knows.
+        user: id of the user.
+        name, base_name: names for people to read.
+        learned: the private training texts; None if unknown.
     """
 
     base: str
@@ -65,7 +65,7 @@ class Adapter:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the matrices, and about those that the learned texts take in memory."""
+        """Memory of the matrices in bytes, plus that of the training texts, approximately."""
         texts = () if self.learned is None else self.learned.history
         letters = sum(len(item.title) + len(item.text) for item in texts)
         return letters + sum(a.nbytes + b.nbytes for a, b in self.matrices.values())
@@ -73,15 +73,15 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterHeader:
-    """What an adapter file says of itself, known without reading its weights.
+    """An adapter file's description of itself, known without reading its weights.
 
     Attributes:
         base, user, name, base_name: see `Adapter`.
         created_by: name and version of the exporter.
-        ranks: projection to its rank at each layer, 0 where it is not touched.
+        ranks: projection to its rank at each layer; 0 at layers that the adapter does not change.
         weights: "fp16", "int8" or "fp32".
         sha256: digest of header and tensors; `load_adapter` compares it.
-        size: of the file, in bytes.
+        size: size of the file in bytes.
     """
 
     base: str
@@ -101,25 +101,25 @@ class AdapterHeader:
 
     @property
     def smallest_rank(self) -> int:
-        """The lowest rank of any matrix that is there."""
+        """The lowest rank of any matrix in the file."""
         return min(rank for ranks in self.ranks.values() for rank in ranks if rank)
 
 
 def load_adapter(path: Path | str) -> Adapter:
-    """Read an adapter file, weights widened to float32.
+    """Read an adapter file, with weights converted to float32.
 
     Raises:
-        AdapterError: the file is missing, damaged, not an adapter, or holds numbers that are not finite.
+        AdapterError: the file is missing, damaged, not an adapter, or contains non-finite numbers.
     """
     with _opened(Path(path)) as (file, _):
-        return _parsed(file.read())  # at once: the rest behind a header would be copied together from pieces
+        return _parsed(file.read())  # in one read: reading on after a header would copy the rest once more
 
 
 def parse_adapter(content: bytes, where: Path | str) -> Adapter:
-    """The adapter that is the content of a file; `where` names it in messages.
+    """Parse the content of an adapter file; `where` names the file in messages.
 
     Raises:
-        AdapterError: it is damaged, not an adapter, or holds numbers that are not finite.
+        AdapterError: the content is damaged, not an adapter, or contains non-finite numbers.
     """
     try:
         return _parsed(content)
@@ -128,17 +128,17 @@ def parse_adapter(content: bytes, where: Path | str) -> Adapter:
 
 
 def read_adapter_header(path: Path | str) -> AdapterHeader:
-    """Read what an adapter file says of itself, and not its weights: damage to those goes unnoticed.
+    """Read an adapter file's header, not its weights, so damaged weights go unnoticed.
 
     Raises:
-        AdapterError: the file is missing, or not an adapter.
+        AdapterError: the file is missing or not an adapter.
     """
     with _opened(Path(path)) as (file, size):
         return _header(read_header(file, size), size)
 
 
 def adapter_digest(header: TensorHeader, data: bytes | memoryview) -> str:
-    """What an adapter file's metadata `sha256` must be: over its header without that, and its tensors."""
+    """Compute the value of an adapter file's metadata `sha256`, over its tensors and its header without that entry."""
     digest = hashlib.sha256(header.canonical(without="sha256"))
     digest.update(data)
     return digest.hexdigest()
@@ -146,10 +146,10 @@ def adapter_digest(header: TensorHeader, data: bytes | memoryview) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """The file and its size; whatever is wrong in the block becomes an `AdapterError` with its path."""
+    """Open a file and provide it with its size; errors in the block become an `AdapterError` with its path."""
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would block
             raise ValueError("it is not a file")
         if found.st_size > LARGEST_FILE:
             raise ValueError(f"it has {found.st_size:,} bytes")
@@ -242,7 +242,7 @@ def _is_rank(value: Any) -> bool:
 def _matrices(
     ranks: Mapping[str, tuple[int, ...]], tensors: TensorHeader, data: memoryview
 ) -> Iterator[tuple[tuple[int, str], tuple[NDArray[np.float32], NDArray[np.float32]]]]:
-    """Views of each layer's rows, A turned so that its inputs come first."""
+    """Yield views of each layer's rows, with A transposed to (in_features, r)."""
     for projection, by_layer in ranks.items():
         a, b = (_widened(tensors, f"{projection}.{half}", data) for half in HALVES)
         row = 0
@@ -257,7 +257,7 @@ def _widened(tensors: TensorHeader, name: str, data: memoryview) -> NDArray[np.f
     if name + SCALE not in tensors.tensors:
         values = stored.astype(np.float32)
     else:
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite values are rejected below
             values = stored * _array(tensors, name + SCALE, data)[:, np.newaxis]
     if not np.isfinite(values).all():
         raise ValueError(f"tensor '{name}' holds numbers that are not finite")

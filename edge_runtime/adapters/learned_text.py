@@ -1,6 +1,6 @@
-"""What an adapter was trained on, carried in its file: the guard keeps that from the cloud, too.
+"""Encodes an adapter's training texts for its file, so that the guard can hide them from the cloud too.
 
-An adapter can make the device write words of the texts that it learned, whether or not they are in the prompt.
+An adapter can make the device write words of its training texts, even if they are not in the prompt.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from edge_runtime.errors import RequestError
 from edge_runtime.request import parse_context
 
 LARGEST_TEXT = 64 << 20
-"""Bytes of a user's texts; what claims to be more is refused before memory is taken for it."""
+"""Maximum bytes of a user's texts; more is rejected before memory is allocated for it."""
 
 
 def encode_learned(context: PrivateContext) -> bytes:
-    """Compress profile and texts; the same give the same bytes."""
+    """Compress profile and texts; equal input gives equal bytes."""
     history = [{"title": item.title, "text": item.text} for item in context.history]
     return zlib.compress(json.dumps({"profile": context.profile, "history": history}).encode(), 9)
 
 
 def decode_learned(content: bytes) -> PrivateContext:
-    """What `encode_learned` was given.
+    """Decode the result of `encode_learned`.
 
     Raises:
-        ValueError: the content is damaged, or unpacks to more than `LARGEST_TEXT`.
+        ValueError: the content is damaged, or decompresses to more than `LARGEST_TEXT`.
     """
     unpacking = zlib.decompressobj()
     try:

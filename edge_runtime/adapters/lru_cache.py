@@ -1,4 +1,4 @@
-"""Keeps what was used last, up to a number of bytes."""
+"""A cache of limited size that keeps the most recently used values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class LruCache(Generic[T]):
-    """Values by key, the least recently used of which go when all together pass `capacity` bytes.
+    """Values by key; the least recently used are evicted when the total exceeds `capacity` bytes.
 
-    The newest stays even if it alone is larger: it is in use anyway. Safe to share between threads.
+    The newest value is kept even if it alone exceeds `capacity`, because it is in use anyway. The cache is thread-safe.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -23,14 +23,14 @@ class LruCache(Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is kept."""
+        """Total bytes of the cached values."""
         return self._nbytes
 
     def __len__(self) -> int:
         return len(self._values)
 
     def get(self, key: str) -> T | None:
-        """The value, which is then the most recently used; None where it is not kept."""
+        """Return the value and mark it as the most recently used; None if it is not cached."""
         with self._lock:
             if key not in self._values:
                 return None
@@ -38,7 +38,7 @@ class LruCache(Generic[T]):
             return self._values[key][0]
 
     def put(self, key: str, value: T, nbytes: int) -> None:
-        """Keep a value of this many bytes."""
+        """Cache a value of this many bytes."""
         with self._lock:
             self._drop(key)
             self._values[key] = value, nbytes
@@ -47,7 +47,7 @@ class LruCache(Generic[T]):
                 self._drop(next(iter(self._values)))
 
     def drop(self, key: str) -> None:
-        """Keep this no longer, if it is kept."""
+        """Remove the value if it is cached."""
         with self._lock:
             self._drop(key)
 

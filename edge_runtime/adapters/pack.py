@@ -1,4 +1,4 @@
-"""Lays an adapter's matrices out as the graph takes them: packed where the graph packs projections side by side."""
+"""Arranges an adapter's matrices as the graph's inputs, packed wherever the graph packs projections side by side."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from edge_runtime.errors import AdapterError
 def pack_adapter(
     adapter: Adapter, *, base: str, layers: int, sites: Sequence[LoraSite]
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Make the graph's LoRA inputs out of an adapter.
+    """Build the graph's LoRA inputs from an adapter.
 
-    Where a site holds several projections (q, k and v are one matrix product in the graph), their A stand side by side
-    and their B on the block diagonal, so that x A B is the concatenation of the single x A_p B_p.
+    If a site holds several projections (q, k and v are one matrix product in the graph), their A matrices stand side by
+    side and their B matrices on the block diagonal. Then x A B is the concatenation of the products x A_p B_p.
 
     Args:
         adapter: one user's matrices.
         base: identity of the base model in use (`Bundle.base`).
-        layers: how many layers the base has.
-        sites: places of the base that take an adapter.
+        layers: number of layers of the base.
+        sites: sites of the base that accept adapter matrices.
 
     Returns:
         `layers.{i}.{site}.lora_A` (in_features, r) and `.lora_B` (r, out_features), float32 and contiguous, for the
-        sites that the adapter touches; r is the sum of its projections' ranks there. All lie in one piece of memory.
+        sites that the adapter changes; r is the sum of its projections' ranks there. All share one memory block.
 
     Raises:
-        AdapterError: another base, a projection that the base does not have, or a shape that does not fit.
+        AdapterError: the adapter has another base, a projection that the base lacks, or a shape that does not fit.
     """
     if adapter.base != base:
         trained_on = f"{adapter.base_name}, {adapter.base[:12]}" if adapter.base_name else adapter.base[:12]
@@ -64,7 +64,7 @@ def pack_adapter(
 
 
 def _shapes(adapter: Adapter, layers: int, sites: Sequence[LoraSite]) -> dict[str, tuple[int, int]]:
-    """Shapes of the packed matrices; each single one has been checked."""
+    """Return the shapes of the packed matrices, after checking each of the adapter's matrices."""
     shapes = {}
     for layer in range(layers):
         for site in sites:

@@ -1,4 +1,4 @@
-"""The last users' adapters, laid out as a decoder's graph takes them, in bounded memory."""
+"""Caches the most recent users' adapters as inputs for a decoder's graph, in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PACKED_BYTES = 64 << 20
 
 
 def adapter_identity(adapter: Adapter | None) -> str:
-    """What prompt caches are bound to: the adapter's fingerprint, "" for none."""
+    """Return the adapter's fingerprint, "" for none; prompt caches are bound to it."""
     return "" if adapter is None else adapter.fingerprint
 
 
 class PackedAdapters:
-    """Packed matrices by adapter; the least recently used go when they take more than `limit` bytes.
+    """Packed matrices by adapter; the least recently used are evicted when the total exceeds `limit` bytes.
 
-    All sequences over a model share them; threads may.
+    All sequences of a model share them; the cache is thread-safe.
     """
 
     def __init__(
@@ -36,22 +36,22 @@ class PackedAdapters:
         Args:
             base: identity of the model, `Bundle.base`.
             spec: the decoder.
-            convert: makes of a packed matrix what the runtime binds; it must not copy.
-            limit: bytes to keep; the adapter asked for last is kept whatever it takes.
+            convert: turns a packed matrix into the runtime's input type; it must not copy.
+            limit: maximum bytes; the latest adapter is kept whatever its size.
         """
         self._base, self._spec, self._convert = base, spec, convert
         self._kept = LruCache[Mapping[str, Any]](limit)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the kept matrices take."""
+        """Total bytes of the cached matrices."""
         return self._kept.nbytes
 
     def get(self, adapter: Adapter) -> Mapping[str, Any]:
-        """The adapter's matrices by the names of the graph's inputs; see `edge_runtime.adapters.pack.pack_adapter`.
+        """Return the adapter's matrices by input name of the graph; see `edge_runtime.adapters.pack.pack_adapter`.
 
         Raises:
-            AdapterError: another base, a projection that the base does not have, or a shape that does not fit.
+            AdapterError: the adapter has another base, a projection that the base lacks, or a shape that does not fit.
         """
         packed = self._kept.get(adapter.fingerprint)
         if packed is None:

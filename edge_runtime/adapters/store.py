@@ -1,4 +1,4 @@
-"""Many users' adapters in one directory, such as that of a bundle: listed, read, put in place and removed."""
+"""Manages many users' adapters in one directory, such as a bundle's: lists, loads, installs and removes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_runtime.adapters.lru_cache import LruCache
 from edge_runtime.errors import AdapterError
 
 ADAPTERS_DIRECTORY = "adapters"
-"""Where a bundle keeps its users' adapters."""
+"""Directory of the users' adapters in a bundle."""
 ADAPTER_NAME = "adapter.safetensors"
 
 _LOADED_BYTES = 16 << 20
@@ -23,7 +23,7 @@ _LONGEST_SLUG = 64
 _HASH_DIGITS = 16
 _NOT_SAFE = re.compile(r"[^a-z0-9._-]+")
 _LOOKS_HASHED = re.compile(rf"-[0-9a-f]{{{_HASH_DIGITS}}}\Z")
-# Windows takes these for devices, whatever extension follows.
+# Windows treats these names as devices, with any extension.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|\Z)")
 
 
@@ -32,9 +32,9 @@ class StoredAdapter:
     """One adapter of a store.
 
     Attributes:
-        directory: the name of the one that it is in.
-        header: what the adapter says of itself; None where it can't be read.
-        problem: why it can't be used, "" where it can.
+        directory: name of the adapter's directory.
+        header: the adapter's header; None if it can't be read.
+        problem: reason why the adapter can't be used; "" if it can.
     """
 
     directory: str
@@ -43,41 +43,41 @@ class StoredAdapter:
 
     @property
     def reachable(self) -> bool:
-        """Whether it is found by a user's id; what is damaged or in another's place is not."""
+        """Whether a user's id leads to this adapter; false if it is damaged or in another user's directory."""
         return self.header is not None and directory_name(self.header.user) == self.directory
 
 
 class AdapterStore:
-    """A directory with an adapter for each of any number of users; those used last stay in memory, up to some bytes.
+    """A directory with one adapter per user; recently used adapters are cached in memory, up to a size limit.
 
-    Safe to share between threads; other processes may put adapters in place meanwhile.
+    The store is thread-safe; other processes may install adapters at the same time.
     """
 
     def __init__(self, root: Path, base: str, *, loaded_bytes: int = _LOADED_BYTES) -> None:
-        """Open a store; its directory need not be there yet.
+        """Open a store; its directory need not exist yet.
 
         Args:
-            root: the directory, `BUNDLE/adapters` or one elsewhere, where the bundle itself can't be written.
-            base: identity of the model that its adapters must be trained on (`Bundle.base`).
-            loaded_bytes: how much of what was read last to keep.
+            root: the directory: `BUNDLE/adapters`, or another one if the bundle is read-only.
+            base: identity of the model that the adapters must be trained on (`Bundle.base`).
+            loaded_bytes: maximum bytes of cached adapters.
         """
         self.root = root
         self.base = base
         self._loaded = LruCache[tuple[tuple[int, ...], Adapter]](loaded_bytes)
 
     def __contains__(self, user: str) -> bool:
-        """Whether the user has an adapter here, in whatever condition."""
+        """Whether the user has an adapter here, even a damaged one."""
         return self.path(user).is_file()
 
     def path(self, user: str) -> Path:
-        """Where the user's adapter is, or would be."""
+        """Return the path of the user's adapter, whether or not it exists."""
         return self.root / directory_name(user) / ADAPTER_NAME
 
     def entries(self, *, whole: bool = False) -> Iterator[StoredAdapter]:
-        """All adapters, sorted by directory, read one by one as they are asked for; none stops the others.
+        """Yield all adapters, sorted by directory and read lazily; a damaged adapter does not stop the iteration.
 
         Args:
-            whole: read the weights, too, which tells all damage; else the headers alone.
+            whole: read the weights too, which detects all damage; otherwise read only the headers.
 
         Raises:
             AdapterError: the store's directory can't be read.
@@ -94,10 +94,10 @@ class AdapterStore:
                 yield self._entry(path, whole)
 
     def load(self, user: str) -> Adapter:
-        """The user's adapter, from memory if it was used lately and the file is the same.
+        """Load the user's adapter, from the cache if the file is unchanged.
 
         Raises:
-            AdapterError: the user has none here, or it is damaged, another user's, or was trained on another base.
+            AdapterError: the user has no adapter here, or it is damaged, another user's or trained on another base.
         """
         path = self.path(user)
         try:
@@ -116,17 +116,18 @@ class AdapterStore:
         return adapter
 
     def install(self, content: bytes, *, replace: bool = False) -> Path:
-        """Put an adapter file in its user's place, whole or not at all, readable by its owner alone.
+        """Install an adapter file for its user, atomically and readable only by its owner.
 
         Args:
-            content: of the file.
-            replace: also where the user has an adapter already.
+            content: content of the file.
+            replace: whether to replace an existing adapter of the user.
 
         Returns:
-            The file's path.
+            Path of the installed file.
 
         Raises:
-            AdapterError: it is damaged, has no user or another base, is in another's way, or can't be written.
+            AdapterError: the adapter is damaged, lacks a user, has another base, can't be written, or its place is
+                taken.
         """
         adapter = parse_adapter(content, "the new adapter")
         if not adapter.user:
@@ -147,10 +148,10 @@ class AdapterStore:
         return path
 
     def remove(self, user: str) -> None:
-        """Remove a user's adapter; one that can't be reached by an id goes by the name of its directory.
+        """Remove a user's adapter; if no user id leads to it, give the name of its directory instead.
 
         Raises:
-            AdapterError: there is none, or it can't be removed.
+            AdapterError: the adapter does not exist or can't be removed.
         """
         path = self.path(user)
         if not os.path.lexists(path) and any(
@@ -180,7 +181,7 @@ class AdapterStore:
         return StoredAdapter(directory, header, self._problem(path, header))
 
     def _problem(self, path: Path, adapter: Adapter | AdapterHeader) -> str:
-        """Why an adapter in this place can't be used, "" where it can."""
+        """Return why the adapter at this path can't be used; "" if it can."""
         if path.is_symlink() or path.parent.is_symlink():
             return "it is a link, which could lead anywhere; put the file itself there"
         if directory_name(adapter.user) != path.parent.name:
@@ -200,14 +201,14 @@ class AdapterStore:
 
 
 def directory_name(user: str) -> str:
-    """The directory of a user, for any text as id: safe on every file system, and another for every other id.
+    """Return the directory name for a user id: safe on every file system, and different for every id.
 
-    An id of at most 64 characters out of `a-z 0-9 . _ -` is its own name. Any other keeps what it has of those, and
-    gets the beginning of its SHA-256: `Anna` and `anna` are two users, but one name where case doesn't count. ASCII
-    alone is lower-cased, so that the name is the same with every version of Unicode.
+    The id may be any text. An id of at most 64 characters from `a-z 0-9 . _ -` is its own name. Any other id is reduced
+    to these characters and extended by the beginning of its SHA-256: `Anna` and `anna` are two users, but the same name
+    on a file system that ignores case. Only ASCII is lower-cased, so the name is the same in every version of Unicode.
 
     Returns:
-        1 to 86 characters out of `a-z 0-9 . _ -`, the first and last neither `.` nor `-`.
+        1 to 86 characters from `a-z 0-9 . _ -`; the first and last are neither `.` nor `-`.
     """
     lowered = "".join(chr(ord(char) + 32) if "A" <= char <= "Z" else char for char in user)
     slug = _NOT_SAFE.sub("-", lowered).strip(".-")[:_LONGEST_SLUG].rstrip(".-")
@@ -215,7 +216,7 @@ def directory_name(user: str) -> str:
         slug = f"user-{slug}" if slug else "user"
     if slug == user and not _LOOKS_HASHED.search(slug):
         return slug
-    # Sixteen digits, because ids in other scripts all share the slug "user".
+    # Sixteen digits, because all ids in other scripts share the slug "user".
     digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{slug}-{digest[:_HASH_DIGITS]}"
 

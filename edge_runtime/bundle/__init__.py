@@ -1,4 +1,4 @@
-"""The directory that ships to a device: its manifest, its reader and its tensor files."""
+"""The bundle, the directory that ships to a device: manifest, reader and tensor files."""
 
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.reader import Bundle, open_bundle

@@ -1,4 +1,4 @@
-"""The bundle's manifest: its fields, how they are read strictly, and how they are written."""
+"""Defines the bundle's manifest, reads it strictly, and writes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA_MAJOR = 2
 SCHEMA_MINOR = 0
 MANIFEST_NAME = "manifest.json"
 
-# Roles a file can have; a bundle without the first three can't be loaded.
+# Roles of files; a bundle needs the first three to load.
 ROLE_GRAPH = "graph"
 ROLE_WEIGHTS = "weights"
 ROLE_TOKENIZER = "tokenizer"
@@ -53,7 +53,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Which model the bundle holds; `license` is an SPDX identifier or "unknown"."""
+    """Describes the bundle's model; `license` is an SPDX identifier or "unknown"."""
 
     id: str
     revision: str
@@ -66,7 +66,7 @@ class ModelCard:
 class TokenizerSpec:
     """The tokenizer: `path` of `tokenizer.json`, `fingerprint` (see `edge_runtime.text.tokenizer`), special tokens.
 
-    `bos_token` and `eos_token` are what the chat template sees; `stop_token_ids` end an answer.
+    The chat template receives `bos_token` and `eos_token`; any of `stop_token_ids` ends an answer.
     """
 
     path: str
@@ -81,9 +81,9 @@ class LoraSite:
     """One place in every layer that takes LoRA matrices.
 
     Attributes:
-        name: graph inputs are `layers.{i}.{name}.lora_A` (in_features, r) and `.lora_B` (r, sum of out_features).
+        name: the graph's inputs are `layers.{i}.{name}.lora_A` (in_features, r) and `.lora_B` (r, sum of out_features).
         in_features: width of the input.
-        projections: the model's own projections packed side by side here, with their out_features, in order.
+        projections: the model's projections packed side by side here, with their out_features, in order.
     """
 
     name: str
@@ -93,7 +93,7 @@ class LoraSite:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How weights are stored: `scheme` (keep, fp32, int8, mixed, int4), and in words."""
+    """How weights are stored: `scheme` (keep, fp32, int8, mixed, int4), and a description for people."""
 
     scheme: str
     description: str
@@ -101,16 +101,16 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """One decoder: the model as one runtime takes it. All decoders of a bundle are the same model.
+    """One decoder: the model in the format of one runtime. All decoders of a bundle hold the same model.
 
     Attributes:
-        graph: path of the ONNX file or ExecuTorch program; what else is in its directory belongs to it.
-        kind: "shared_kv" (our ONNX graph, docs/bundle.md), "portable" (optimum's, growing caches, all rows) or
-            "executorch".
+        graph: path of the ONNX file or ExecuTorch program; all files in its directory belong to it.
+        kind: "shared_kv" (our ONNX graph, docs/bundle.md), "portable" (optimum's graph with growing caches, which
+            returns all rows) or "executorch".
         layers, kv_heads, head_dim: shape of the KV cache.
-        lora: places that take an adapter; empty where the graph takes none.
-        quantization: how its weights are stored.
-        golden: path of its conformance vectors.
+        lora: sites that accept adapter matrices; empty if the graph accepts no adapter.
+        quantization: how the decoder's weights are stored.
+        golden: path of the decoder's conformance vectors.
     """
 
     graph: str
@@ -124,18 +124,18 @@ class DecoderSpec:
 
     @property
     def backend(self) -> str:
-        """The runtime that it is for: "onnx" or "executorch"."""
+        """The decoder's runtime: "onnx" or "executorch"."""
         return _BACKENDS[self.kind]
 
     @property
     def directory(self) -> str:
-        """Where its files are, relative to the bundle, with a slash at the end."""
+        """Directory of the decoder's files, relative to the bundle, with a trailing slash."""
         return self.graph.rpartition("/")[0] + "/"
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """Where the weights came from: `kind` ("gguf" or "huggingface"), `name`, `sha256` of the weights."""
+    """Origin of the weights: `kind` ("gguf" or "huggingface"), `name`, `sha256` of the weights."""
 
     kind: str
     name: str
@@ -144,10 +144,10 @@ class WeightSource:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a device must know before it opens a graph.
+    """All facts that a device needs before it opens a graph.
 
     Attributes:
-        decoders: at most one a backend, at least one; the first is the default.
+        decoders: at least one, at most one per backend; the first is the default.
     """
 
     created_by: str
@@ -166,16 +166,16 @@ class Manifest:
         return self.decoders[0]
 
     def decoder_for(self, backend: str) -> DecoderSpec | None:
-        """The decoder of a backend, None where the bundle has none."""
+        """Return the decoder of a backend, or None if the bundle has none."""
         return next((spec for spec in self.decoders if spec.backend == backend), None)
 
     def file(self, role: str) -> FileEntry | None:
-        """First file with this role."""
+        """Return the first file with this role, or None."""
         return next((entry for entry in self.files if entry.role == role), None)
 
 
 def write_manifest(manifest: Manifest) -> str:
-    """Render as JSON, with a checksum of itself so that damage is noticed."""
+    """Render the manifest as JSON with a checksum, which reveals damage."""
     body: dict[str, Any] = {"format": FORMAT, "schema": {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}}
     body |= asdict(manifest)
     body["checksum"] = _checksum(body)
@@ -190,8 +190,9 @@ def read_manifest(text: str | bytes, where: str = MANIFEST_NAME) -> Manifest:
         where: its path, for messages.
 
     Raises:
-        ManifestError: not JSON, not a bundle's manifest, damaged, or a field is missing or of the wrong type.
-        UnsupportedVersionError: written for another major version.
+        ManifestError: the text is not JSON, not a bundle's manifest or damaged, or a field is missing or has the wrong
+            type.
+        UnsupportedVersionError: the manifest was written for another major version.
         UnsafePathError: a path leads outside the bundle.
     """
     try:

@@ -1,4 +1,4 @@
-"""Opens a bundle: reads its manifest, checks every file's size and hash, and gives typed access to the parts."""
+"""Opens a bundle: reads its manifest, checks every file's size and hash, and gives typed access to its parts."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Bundle:
     manifest: Manifest
 
     def decoder(self, backend: str | None = None) -> DecoderSpec:
-        """The decoder of a backend, the default one where that is None.
+        """Return the decoder of a backend; None means the default decoder.
 
         Raises:
-            BundleError: the bundle has no decoder of that backend.
+            BundleError: the bundle has no decoder for that backend.
         """
         spec = self.manifest.decoder if backend is None else self.manifest.decoder_for(backend)
         if spec is None:
@@ -49,12 +49,12 @@ class Bundle:
         return spec
 
     def decoder_files(self, spec: DecoderSpec) -> list[FileEntry]:
-        """Graph and weights of a decoder."""
+        """List the graph and weight files of a decoder."""
         roles = (ROLE_GRAPH, ROLE_WEIGHTS)
         return [entry for entry in self.manifest.files if entry.role in roles and entry.path.startswith(spec.directory)]
 
     def fingerprint(self, spec: DecoderSpec) -> str:
-        """Identity of a decoder's graph and weights: what prompt caches are bound to."""
+        """Return the identity of a decoder's graph and weights; prompt caches are bound to it."""
         digest = hashlib.sha256()
         for entry in sorted(self.decoder_files(spec), key=lambda entry: entry.path):
             digest.update(f"{entry.path}\0{entry.sha256}\n".encode())
@@ -62,20 +62,20 @@ class Bundle:
 
     @property
     def base(self) -> str:
-        """Identity of the model that the bundle was made from, however it is stored here: adapters are bound to it."""
+        """Identity of the source model, independent of its storage here; adapters are bound to it."""
         return self.manifest.source.sha256
 
     def path(self, relative: str) -> Path:
-        """Absolute path of a file that the manifest names."""
+        """Return the full path of a file that the manifest lists."""
         return self.root / relative
 
     def verify(self) -> None:
         """Compare every file with the manifest.
 
         Raises:
-            MissingFileError: a file is not there.
+            MissingFileError: a file is missing.
             DamagedFileError: a file's size or hash differs.
-            UnsafePathError: a file is a link out of the bundle.
+            UnsafePathError: a file is a link that leads out of the bundle.
         """
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(self._verify_file, self._largest_first()))
@@ -104,14 +104,14 @@ class Bundle:
 
 
 def open_bundle(root: Path | str, *, verify: bool = True) -> Bundle:
-    """Read a bundle's manifest and, unless told otherwise, check its files.
+    """Read a bundle's manifest and, by default, check its files.
 
     Args:
         root: the bundle's directory.
         verify: compare every file's size and SHA-256 with the manifest (about 60 ms for 100 MB).
 
     Raises:
-        BundleError: the manifest or a file is missing, damaged, unsafe or from another version.
+        BundleError: the manifest or a file is missing, damaged, unsafe or of another version.
     """
     root = Path(root)
     manifest_path = root / MANIFEST_NAME
@@ -130,6 +130,6 @@ def open_bundle(root: Path | str, *, verify: bool = True) -> Bundle:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in lower-case hex."""
+    """Return the SHA-256 of a file in lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

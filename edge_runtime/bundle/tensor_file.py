@@ -1,4 +1,4 @@
-"""Reads the header of a safetensors file from a stranger: every number in it is checked before anything is believed."""
+"""Reads the header of an untrusted safetensors file: every number is checked before it is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_HEADER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """Where a tensor lies: `dtype` (of `ITEM_SIZES`), `shape`, and its bytes, counted from behind the header."""
+    """A tensor's `dtype` (one of `ITEM_SIZES`), `shape`, and byte range, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -25,14 +25,14 @@ class TensorPlace:
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """A file's header: what it says of itself, its tensors by name, and its own `size` in bytes, length included."""
+    """A file's header: its metadata, its tensors by name, and its own `size` in bytes, including the length field."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorPlace]
     size: int
 
     def canonical(self, *, without: str) -> bytes:
-        """The header as JSON that does not depend on who wrote it, without one of its metadata (such as its digest)."""
+        """Return the header as canonical JSON, the same from any writer, without one metadata entry (e.g. a digest)."""
         body: dict[str, Any] = {
             name: {"dtype": place.dtype, "shape": place.shape, "data_offsets": (place.start, place.end)}
             for name, place in self.tensors.items()
@@ -42,15 +42,15 @@ class TensorHeader:
 
 
 def read_header(file: BinaryIO, file_size: int, item_sizes: Mapping[str, int] = ITEM_SIZES) -> TensorHeader:
-    """Read the header at the beginning of an open file, and leave the file behind it.
+    """Read the header of an open file, and leave the file position at its end.
 
     Args:
-        file: open at its beginning.
-        file_size: in bytes.
-        item_sizes: the dtypes that its tensors may have, and the bytes of an item.
+        file: the file, positioned at its beginning.
+        file_size: size of the file in bytes.
+        item_sizes: allowed dtypes of tensors, and the bytes per item of each.
 
     Raises:
-        ValueError: it is not one, or describes other bytes than the file has; the text says what is wrong.
+        ValueError: the header is invalid, or does not match the file's bytes; the text says what is wrong.
     """
     length = int.from_bytes(file.read(LENGTH_BYTES), "little")
     if file_size < LENGTH_BYTES or not 2 <= length <= min(LONGEST_HEADER, file_size - LENGTH_BYTES):
@@ -88,7 +88,7 @@ def _place(name: str, entry: Any, item_sizes: Mapping[str, int]) -> TensorPlace:
 
 
 def _text(value: Any) -> bool:
-    """Whether this is text that can be written again: JSON can spell halves of characters."""
+    """Whether this is text that UTF-8 can encode: JSON can contain lone surrogates."""
     try:
         return isinstance(value, str) and bool(value.encode() or True)
     except UnicodeEncodeError:
@@ -96,7 +96,7 @@ def _text(value: Any) -> bool:
 
 
 def _sizes(values: Any) -> TypeGuard[list[int]]:
-    """Whether these are few whole numbers, none of them negative or beyond what a file can hold."""
+    """Whether this is a short list of whole numbers, none negative or larger than any file size."""
     return (
         isinstance(values, list) and len(values) <= 8 and all(type(one) is int and 0 <= one < 1 << 48 for one in values)
     )

@@ -1,1 +1,1 @@
-"""Files and directories that appear whole or not at all."""
+"""Writes files and directories atomically: complete or not at all."""

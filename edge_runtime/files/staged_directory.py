@@ -1,4 +1,4 @@
-"""Writes a directory all at once: it is made beside its place and renamed there when complete, or nothing remains."""
+"""Writes a directory atomically: it is built next to its target and renamed when complete; on failure it is removed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def staged_directory(target: Path, *, replaceable: Callable[[Path], bool], replace: bool) -> Iterator[Path]:
-    """Give a temporary directory that becomes `target` when the block ends without an error.
+    """Provide a temporary directory that becomes `target` when the block ends without an error.
 
     Args:
-        target: where the result goes; its parents are made.
-        replaceable: whether what is in `target` now is of the kind that may be replaced.
-        replace: whether to replace it.
+        target: path of the result; missing parent directories are created.
+        replaceable: tells whether an existing `target` is of a kind that may be replaced.
+        replace: whether to replace an existing `target`.
 
     Yields:
         An empty directory on the same file system.
 
     Raises:
-        WriteError: something else is in the target's place, or it can't be written.
+        WriteError: the target exists and may not be replaced, or can't be written.
     """
-    target = Path(os.path.abspath(target))  # noqa: PTH100 (resolve() would follow a link and replace what it leads to)
+    target = Path(os.path.abspath(target))  # noqa: PTH100 (resolve() would follow a link and replace its target)
     _check_target(target, replaceable, replace)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def staged_directory(target: Path, *, replaceable: Callable[[Path], bool], repla
 
 
 def write_error(error: OSError, target: Path) -> WriteError:
-    """What went wrong while writing, in one sentence."""
+    """Turn an `OSError` from writing into a `WriteError` with a clear message."""
     if error.errno in _FULL:
         return WriteError(
             f"The disk is full: {target} could not be written, and nothing of it remains. "
@@ -76,7 +76,7 @@ def _check_target(target: Path, replaceable: Callable[[Path], bool], replace: bo
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
-    """Two renames where something is replaced; the first is undone if the second fails."""
+    """Rename into place. Replacing takes two renames; the first is undone if the second fails."""
     if not target.exists():
         staging.rename(target)
     else:

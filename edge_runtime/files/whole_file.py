@@ -1,4 +1,4 @@
-"""Writes a file of any size all at once: whoever looks for it finds the old one, or the new one as a whole."""
+"""Writes a file of any size atomically: a reader finds the old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edge_runtime.files.staged_directory import write_error
 
 
 def write_whole_file(path: Path, content: bytes) -> None:
-    """Put a file with this content in the place of `path`; its directory is made.
+    """Write a file atomically; its directory is created if missing.
 
     Raises:
-        WriteError: it can't be written; what was there before stays.
+        WriteError: the file can't be written; an existing file is unchanged.
     """
     with _successor(path) as file:
         file.write(content)
@@ -25,16 +25,16 @@ def write_whole_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Give a text file that takes the place of `path` when the block ends without an error.
+    """Provide a text file that replaces `path` when the block ends without an error.
 
     Args:
-        path: of the file; its directory is made.
+        path: path of the file; its directory is created if missing.
 
     Yields:
-        A file to write to, UTF-8.
+        A UTF-8 text file, open for writing.
 
     Raises:
-        WriteError: it can't be written; what was there before stays.
+        WriteError: the file can't be written; an existing file is unchanged.
     """
     with _successor(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")

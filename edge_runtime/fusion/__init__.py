@@ -1,4 +1,4 @@
-"""Two models' distributions become one."""
+"""Fuses two models' distributions into one."""
 
 from edge_runtime.fusion.fuse import Fusion, Strategy
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify

@@ -1,13 +1,17 @@
-"""The learned combiner: a small network that says, row by row, how edge and cloud become one distribution.
+"""The learned combiner: a small network that fuses the edge's and the cloud's distributions, row by row.
 
-The tokens that matter singly, the candidates, are those that the cloud sent and the edge's `EDGE_TOP` likeliest; all
-others are one more candidate, the rest, and share its probability as the edge has it. Each candidate has a few
-features; a mixture of log-linear experts over them is the fused distribution. What the experts weigh, and what they
-count for, comes from a network over features of both rows: how certain and how much of one mind they are. So the cost
-of a row hardly depends on the vocabulary. Formulas, a row: experts j with weights m_j (a softmax) and coefficients
-A_jf give p(v) = sum_j m_j softmax_v(sum_f A_jf x_fv); a millionth of the edge's own is mixed in, so that no token
-becomes impossible. A second network predicts what the cloud's row will be worth, in nats, from the edge's row and from
-how the edge liked the tokens just written (`edge_runtime.fusion.edge_features`): the learned schedule.
+The candidates are the tokens that the cloud sent and the edge's `EDGE_TOP` likeliest. All other tokens form one more
+candidate, the rest; they share its probability in proportion to the edge's. Each candidate has a few features, and the
+fused distribution is a mixture of log-linear experts over them. A network computes the experts' coefficients and
+mixture weights from features of both rows: their certainty and their agreement. So the cost of a row hardly depends on
+the size of the vocabulary.
+
+For one row, experts j with weights m_j (a softmax) and coefficients A_jf give
+p(v) = sum_j m_j softmax_v(sum_f A_jf x_fv). A millionth of the edge's distribution is mixed in, so no token becomes
+impossible.
+
+A second network is the learned schedule. It predicts the gain from the cloud's row, in nats, from the edge's row and
+from the edge's log-probs of the latest tokens (`edge_runtime.fusion.edge_features`).
 """
 
 from __future__ import annotations
@@ -26,14 +30,14 @@ from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, likeliest
 EDGE_TOP = 16
 EXPERTS = 3
 TOKEN_FEATURES = 7
-"""Of a candidate: the edge's log-prob, the cloud's, the edge's without context (or 0), and whether it is one that the
-cloud sent, the rest, the edge's first, the cloud's first."""
+"""Features of a candidate: log-probs of the edge, of the cloud and of the edge without context (or 0), then flags:
+sent by the cloud, the rest, the edge's first, the cloud's first."""
 ROW_FEATURES = EDGE_FEATURES + 10
 WITHOUT_FEATURES = 4
 OUTPUTS = EXPERTS * (TOKEN_FEATURES + 1)
 
 LEAST_REST = 1e-9
-# What a token that the cloud left out may have of the least one it sent; see `edge_runtime.fusion.fuse`.
+# Log of the cap on an unsent token's probability, relative to the least sent one; see `edge_runtime.fusion.fuse`.
 UNSENT_CEILING = math.log(0.5)
 OF_THE_EDGE = 1e-6
 """The share of the edge's own distribution that is always mixed in."""
@@ -49,7 +53,7 @@ class Layer:
     bias: Vector = field(repr=False)
 
     def __call__(self, x: Vector) -> Vector:
-        """Of one vector."""
+        """Apply the layer to one vector."""
         return x @ self.weight + self.bias
 
 
@@ -58,13 +62,13 @@ class Combiner:
     """A trained combiner.
 
     Attributes:
-        base: `Bundle.base` of the edge model that it was trained with.
-        cloud: what its log-prob file called the cloud's model.
-        rows: how the cloud's rows were cut and coded there: it fuses such rows best.
-        uses_without: whether it reads the edge's row without context.
-        hidden, out: of the network over features of both rows; tanh lies between.
-        gain_hidden, gain_out: of the network that predicts the cloud's worth.
-        threshold: predicted worth from which the cloud is asked.
+        base: `Bundle.base` of the edge model used in training.
+        cloud: name of the cloud's model in the log-prob file.
+        rows: how the cloud's rows were truncated and encoded in training; the combiner fuses such rows best.
+        uses_without: whether the combiner reads the edge's row without context.
+        hidden, out: layers of the network over features of both rows, with tanh between them.
+        gain_hidden, gain_out: layers of the network that predicts the gain from the cloud.
+        threshold: predicted gain from which the device asks the cloud.
         fingerprint: digest of the file.
     """
 
@@ -88,13 +92,13 @@ class Combiner:
             edge: (V,) float32 log-probabilities of the edge model with the private context.
             cloud: the cloud's row.
             without: (V,) float32 log-probabilities of the edge model without the context.
-            step: which token of the answer the row predicts, from 0.
+            step: index of the answer token that the row predicts, from 0.
 
         Returns:
             (V,) float32 log-probabilities, normalised up to 1e-4.
 
         Raises:
-            ValueError: the combiner reads `without`, and it is not there.
+            ValueError: the combiner reads `without`, but it is None.
         """
         if self.uses_without and without is None:
             raise ValueError("this combiner needs the edge's log-probs without the context")
@@ -117,35 +121,36 @@ class Combiner:
         return whole
 
     def mix(self, row: Candidates, step: int) -> Vector:
-        """The fused distribution of one row's candidates: (n + 1,) log-probs, the rest's as the last."""
+        """Return the fused distribution of one row's candidates: (n + 1,) log-probs, the rest last."""
         return row.mix(self.out(np.tanh(self.hidden(row.features(step)))))
 
     def expects(self, edge: NDArray[np.float32], recent: Sequence[float], step: int) -> float:
-        """What the cloud's row will be worth, in nats, for all that the edge tells.
+        """Predict the gain from the cloud's row, in nats, from the edge alone.
 
         Args:
             edge: (V,) float32 log-probabilities of the row.
-            recent: what its rows gave the tokens before, the latest last; more than RECENT are not looked at.
-            step: which token of the answer the row predicts, from 0.
+            recent: log-probs that the edge's rows gave the previous tokens, the latest last; only the last RECENT
+                count.
+            step: index of the answer token that the row predicts, from 0.
         """
         top = edge[likeliest(edge, EDGE_TOP)].astype(np.float64)
         return self.worth(schedule_features(top, recent, probes_of(edge), step))
 
     def worth(self, features: Vector) -> float:
-        """What the cloud's row will gain, in nats, predicted from `schedule_features`."""
+        """Predict the gain from the cloud's row, in nats, from `schedule_features`."""
         return float(self.gain_out(np.tanh(self.gain_hidden(features)))[0])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Candidates:
-    """One row's candidates: those that the cloud sent, the edge's others, and the rest as the last.
+    """One row's candidates: the tokens that the cloud sent, the edge's other likeliest tokens, and the rest last.
 
     Attributes:
         edge: (n + 1,) log-probs of the edge.
         cloud: (n + 1,) log-probs of the cloud, completed.
         without: (n + 1,) log-probs of the edge without context, or None.
-        sent: how many the cloud sent; they come first.
-        top: log-probs of the edge's likeliest, the likeliest first.
+        sent: number of candidates that the cloud sent; they come first.
+        top: log-probs of the edge's likeliest tokens, the likeliest first.
     """
 
     edge: Vector
@@ -158,15 +163,15 @@ class Candidates:
     def of(
         cls, edge: Vector, top: Vector, sent: Vector, tail_mass: float, rest: float, without: Vector | None
     ) -> Candidates:
-        """Complete what the models said of the candidates.
+        """Build one row's candidates, and fill in the cloud's missing log-probs.
 
         Args:
-            edge: (n,) log-probs of the candidates, those that the cloud sent first.
-            top: of the edge's likeliest, the likeliest first.
-            sent: (s,) the cloud's log-probs.
-            tail_mass: the cloud's mass on all else.
-            rest: the edge's mass on all that are no candidates.
-            without: (n,) log-probs without context, or None.
+            edge: (n,) edge log-probs of the candidates, the s tokens sent by the cloud first.
+            top: log-probs of the edge's likeliest tokens, the likeliest first.
+            sent: (s,) log-probs that the cloud sent.
+            tail_mass: the cloud's mass on all other tokens.
+            rest: the edge's mass on all tokens that are not candidates.
+            without: (n,) edge log-probs without context, or None.
         """
         rest, tail = max(rest, LEAST_REST), max(tail_mass, LEAST_REST)
         others = edge[sent.size :]
@@ -186,7 +191,7 @@ class Candidates:
         return float(self.edge[-1])
 
     def features(self, step: int) -> Vector:
-        """What the network reads: (ROW_FEATURES (+ WITHOUT_FEATURES),)."""
+        """Return the network's input: (ROW_FEATURES (+ WITHOUT_FEATURES),)."""
         edge, cloud, sent = self.edge, self.cloud, self.sent
         of_edge, of_cloud = np.exp(edge), np.exp(cloud)
         first, cloud_first = int(edge[:-1].argmax()), int(cloud[:sent].argmax())
@@ -214,7 +219,7 @@ class Candidates:
         return np.array(values)
 
     def tokens(self) -> Vector:
-        """What the experts weigh: (TOKEN_FEATURES, n + 1)."""
+        """Return the features that the experts weigh: (TOKEN_FEATURES, n + 1)."""
         tokens = np.zeros((TOKEN_FEATURES, self.edge.size))
         tokens[0], tokens[1] = self.edge, self.cloud
         if self.without is not None:
@@ -226,7 +231,7 @@ class Candidates:
         return tokens
 
     def mix(self, outputs: Vector) -> Vector:
-        """The mixture that the network's (OUTPUTS,) outputs say: (n + 1,) log-probs, the rest's as the last."""
+        """Mix the experts by the network's (OUTPUTS,) outputs: (n + 1,) log-probs, the rest last."""
         scores = outputs[EXPERTS:].reshape(EXPERTS, TOKEN_FEATURES) @ self.tokens()
         experts = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares = np.exp(outputs[:EXPERTS] - outputs[:EXPERTS].max())
@@ -235,12 +240,12 @@ class Candidates:
         return fused
 
     def divergence(self, fused: Vector) -> float:
-        """KL(fused || edge) of (n + 1,) log-probs from `mix`, nats: what fusion gains if tokens come as it says."""
+        """Return KL(fused || edge) in nats for (n + 1,) log-probs from `mix`: the gain if tokens follow `fused`."""
         return float(np.exp(fused) @ (fused - self.edge))
 
 
 def _ended(values: Vector, last: float) -> Vector:
-    """With one more value behind them; `np.append` takes four times as long."""
+    """Append one value; `np.append` takes four times as long."""
     longer = np.empty(values.size + 1)
     longer[:-1], longer[-1] = values, last
     return longer

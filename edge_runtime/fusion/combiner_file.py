@@ -1,4 +1,4 @@
-"""A combiner's file: one small safetensors file; every number in it is checked before anything is believed."""
+"""Reads and writes a combiner's file, one small safetensors file; every number is checked before it is used."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from edge_runtime.fusion.sparse import RowFormat
 
 FORMAT = "cogenesis-combiner/2"
 COMBINER_DIRECTORY = "fusion"
-"""Where it is in a bundle."""
+"""Directory of the combiner in a bundle."""
 LARGEST_FILE = 50_000
-"""Bytes; a combiner has about 30,000."""
+"""Maximum size in bytes; a combiner has about 30,000."""
 
 _DIGEST = "sha256"
 _LARGEST_WEIGHT = 1e3
@@ -32,7 +32,7 @@ _MEND = "Train it again with `cogenesis collab fuse-train`."
 
 
 def encode_combiner(combiner: Combiner) -> bytes:
-    """The file's content; the same combiner gives the same bytes."""
+    """Return the file's content; the same combiner gives the same bytes."""
     tensors = _tensors(combiner)
     metadata = {
         "format": FORMAT,
@@ -51,7 +51,7 @@ def read_combiner(path: Path) -> Combiner:
     """Read a combiner's file.
 
     Raises:
-        BundleError: it is missing, damaged, from another version, or no combiner.
+        BundleError: the file is missing, damaged, of another version, or not a combiner.
     """
     try:
         with path.open("rb") as file:
@@ -68,10 +68,10 @@ def read_combiner(path: Path) -> Combiner:
 
 
 def combiner_of(bundle: Bundle) -> Combiner:
-    """A bundle's combiner.
+    """Read a bundle's combiner.
 
     Raises:
-        BundleError: it has none, or it is damaged or made for another model.
+        BundleError: the bundle has no combiner, or its combiner is damaged or was trained with another model.
     """
     entry = bundle.manifest.file(ROLE_COMBINER)
     if entry is None:
@@ -89,7 +89,7 @@ def check_base(combiner: Combiner, base: str, path: Path) -> None:
     """Check that a combiner was trained with a bundle's edge model.
 
     Raises:
-        BundleError: it was not.
+        BundleError: the combiner was trained with another model.
     """
     if combiner.base != base:
         raise BundleError(
@@ -143,10 +143,10 @@ def _layer(tensors: dict[str, NDArray[np.float64]], name: str) -> Layer:
 
 
 def _check(first: Layer, second: Layer, inputs: int, outputs: int) -> None:
-    """Hold two layers to the shapes that they must have together.
+    """Check that the shapes of two layers fit together.
 
     Raises:
-        ValueError: they don't fit.
+        ValueError: the shapes don't fit.
     """
     hidden = first.bias.shape
     shapes = (first.weight.shape, hidden, second.weight.shape, second.bias.shape)
@@ -160,7 +160,7 @@ def _values(header: TensorHeader, content: bytes, name: str) -> NDArray[np.float
         raise ValueError(f"tensor '{name}' is not F32")
     data = content[header.size + place.start : header.size + place.end]
     values = np.frombuffer(data, "<f4").reshape(place.shape).astype(np.float64)
-    # Also false where one is not a number.
+    # Written so that NaN also fails.
     if not bool((np.abs(values) <= _LARGEST_WEIGHT).all()):
         raise ValueError(f"tensor '{name}' has weights beyond {_LARGEST_WEIGHT:g}")
     return values

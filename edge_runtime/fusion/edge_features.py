@@ -1,4 +1,4 @@
-"""What the edge's own rows tell: the numbers that the learned combiner and the learned schedule read."""
+"""Computes features of the edge's rows: the inputs of the learned combiner and the learned schedule."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 
 EDGE_FEATURES = 7
 RECENT = 3
-"""Tokens before a row whose log-probs, by the edge's own rows, the learned schedule looks at."""
+"""Number of previous tokens whose edge log-probs the learned schedule reads."""
 PROBES = 128
-"""Tokens, the same for all rows, whose log-probs the learned schedule looks at."""
+"""Number of fixed tokens, the same for all rows, whose log-probs the learned schedule reads."""
 SCHEDULE_FEATURES = EDGE_FEATURES + RECENT + PROBES
 
-# Features are logs of masses that can be 0.
+# Floors: features are logs of masses that can be 0.
 LEAST_MASS = 1e-4
 LEAST_RECENT = -12.0
 LEAST_PROBE = -40.0
-# Before the first token.
+# Stands for the missing tokens before the first one.
 NO_TOKEN = -2.0
 
 
 @lru_cache(maxsize=8)
 def probe_ids(vocab_size: int) -> NDArray[np.int64]:
-    """(PROBES,) int64: the probes' ids, evenly over the vocabulary.
+    """Return the probes' ids, spread evenly over the vocabulary: (PROBES,) int64.
 
-    A logit is a linear function of the model's last hidden state, so many tokens' logits tell where that state is, as
-    no likeliest tokens can: what kind of place in a text this is. Any tokens do, if they differ.
+    A logit is a linear function of the model's last hidden state. So the logits of many fixed tokens locate that state,
+    and with it the kind of place in the text; the likeliest tokens alone can't. Any distinct tokens will do.
     """
     ids = np.arange(PROBES) * (vocab_size - 1) // (PROBES - 1)
     ids.flags.writeable = False
@@ -37,16 +37,16 @@ def probe_ids(vocab_size: int) -> NDArray[np.int64]:
 
 
 def probes_of(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The probes' log-probs in one row, or in several: (..., V) gives (..., PROBES) float32."""
+    """Return the probes' log-probs in one or several rows: (..., V) gives (..., PROBES) float32."""
     return np.maximum(rows[..., probe_ids(rows.shape[-1])], np.float32(LEAST_PROBE))
 
 
 def edge_features(top: NDArray[np.float64], step: int) -> list[float]:
-    """What the edge alone tells of a row: EDGE_FEATURES numbers.
+    """Compute the features of an edge row: EDGE_FEATURES numbers.
 
     Args:
-        top: log-probs of its likeliest tokens, the likeliest first.
-        step: which token of the answer the row predicts.
+        top: log-probs of the row's likeliest tokens, the likeliest first.
+        step: index of the answer token that the row predicts.
     """
     share = np.exp(top)
     rest = max(1.0 - float(share.sum()), LEAST_MASS)
@@ -65,15 +65,15 @@ def edge_features(top: NDArray[np.float64], step: int) -> list[float]:
 def schedule_features(
     top: NDArray[np.float64], recent: Sequence[float], probes: NDArray[np.float32], step: int
 ) -> NDArray[np.float64]:
-    """What tells the cloud's worth before it is asked: (SCHEDULE_FEATURES,).
+    """Compute the features that predict the cloud's gain before it is asked: (SCHEDULE_FEATURES,).
 
-    Behind a token that it found unlikely the edge is often lost, however sure it is.
+    Recent log-probs matter because after a token that it found unlikely, the edge is often wrong, even if certain.
 
     Args:
         top: see `edge_features`.
-        recent: log-probs that the edge's rows gave the tokens before, the latest last.
-        probes: of the row, see `probes_of`.
-        step: which token of the answer the row predicts.
+        recent: log-probs that the edge's rows gave the previous tokens, the latest last.
+        probes: the row's probes, see `probes_of`.
+        step: index of the answer token that the row predicts.
     """
     told = [max(one, LEAST_RECENT) for one in reversed(recent[-RECENT:])]
     features = np.empty(SCHEDULE_FEATURES)

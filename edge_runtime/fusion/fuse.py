@@ -14,21 +14,21 @@ from edge_runtime.fusion.combiner import Combiner
 from edge_runtime.fusion.logprobs import log_softmax, mass_outside
 from edge_runtime.fusion.sparse import SparseLogProbs
 
-# A cloud that is certain reports a tail of 0, yet no token may become impossible.
+# A certain cloud reports a tail of 0, but no token may become impossible.
 _LEAST_TAIL_MASS = 1e-9
-# What a token that the cloud left out may have of the least kept one: it was less likely, and on average about half as
-# likely where the edge expects more. A cap at the least kept one itself costs 7 % more divergence, and too often lets a
-# token win that the edge is certain of and the cloud rules out.
+# Log of the cap on the probability of a token that the cloud left out, relative to the least kept probability. Where
+# the edge expects more than the least kept probability, the cloud's is on average about half of it. A cap at the least
+# kept probability itself costs 7 % more divergence, and too often lets a token win that only the edge is certain of.
 _CEILING = math.log(0.5)
 _NO_MASS = 1e-300
 
 
 class Strategy(StrEnum):
-    """How two distributions become one; `e` is the edge's log-prob, `c` the cloud's, `w` the weight.
+    """How two distributions are fused; `e` is the edge's log-prob, `c` the cloud's, `w` the weight.
 
     GEOMETRIC: w e + (1 - w) c, renormalised (a product of experts). ARITHMETIC: log(w exp e + (1 - w) exp c).
     MAX: max(e, c), renormalised. DELTA: c + w (e with context - e without context), renormalised, after CoSteer
-    (delta steering; w is its alpha and may pass 1). LEARNED: what a trained combiner makes of both (see
+    (delta steering; w is its alpha and may exceed 1). LEARNED: a trained combiner fuses both (see
     `edge_runtime.fusion.combiner`).
     """
 
@@ -40,7 +40,7 @@ class Strategy(StrEnum):
 
 
 def usual_weight(strategy: Strategy) -> float:
-    """The weight of a strategy for which none is given."""
+    """Return a strategy's default weight."""
     return 1.0 if strategy is Strategy.DELTA else 0.5
 
 
@@ -49,9 +49,9 @@ class Fusion:
     """A strategy and its weight: the edge's share (geometric, arithmetic) or alpha (delta); unused by the others.
 
     Attributes:
-        strategy: how two distributions become one.
-        weight: of the edge.
-        combiner: of learned fusion; None takes the bundle's, which the assistant puts here.
+        strategy: how two distributions are fused.
+        weight: weight of the edge.
+        combiner: combiner for learned fusion; if it is None, the assistant fills in the bundle's.
     """
 
     strategy: Strategy = Strategy.GEOMETRIC
@@ -60,7 +60,7 @@ class Fusion:
 
     @property
     def needs_without(self) -> bool:
-        """Whether the edge's rows without the context are needed, too."""
+        """Whether fusion also needs the edge's rows without the context."""
         return self.strategy is Strategy.DELTA or (self.combiner is not None and self.combiner.uses_without)
 
     def __post_init__(self) -> None:
@@ -78,19 +78,19 @@ def _strategy(name: str) -> Strategy:
 
 
 def complete_tail(edge: NDArray[np.float32], cloud: SparseLogProbs) -> NDArray[np.float32]:
-    """Give a sparse cloud row all V entries: the tail's mass takes the shape of the edge's own distribution.
+    """Expand a sparse cloud row to all V entries: the tail's mass is distributed like the edge's distribution.
 
-    A token that was left out gets its share of the tail mass in proportion to the edge's probability of it, and at most
-    half of the least kept probability, since it was less likely than all that were kept; what that cap takes away goes
-    to the other tail tokens. Where the tail is too heavy for that (a flat row), the cap is the least kept probability
+    A token that the cloud left out gets a share of the tail mass in proportion to the edge's probability. The share is
+    at most half of the least kept probability, since the token was less likely than all kept ones. The excess goes to
+    the other tail tokens. If the tail is too heavy for this cap (a flat row), the cap is the least kept probability
     itself. No entry is -inf.
 
     Args:
         edge: (V,) float32 log-probabilities, normalised.
-        cloud: the sparse row; its ids lie below V.
+        cloud: the sparse row; all its ids are below V.
 
     Returns:
-        (V,) float32 log-probabilities that sum to 1 up to rounding.
+        (V,) float32 log-probabilities whose exponentials sum to 1 up to rounding.
     """
     dense = edge.copy()
     dense[cloud.ids] = -np.inf
@@ -103,18 +103,18 @@ def complete_tail(edge: NDArray[np.float32], cloud: SparseLogProbs) -> NDArray[n
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What a token that the cloud left out is given: the edge's log-prob plus `shift`, and at most `ceiling`."""
+    """Log-prob of a token that the cloud left out: the edge's log-prob plus `shift`, at most `ceiling`."""
 
     shift: np.float32
     ceiling: np.float32
 
 
 def tail_of(edge: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
-    """How `complete_tail` completes a row.
+    """Compute the shift and ceiling with which `complete_tail` expands a row.
 
     Args:
         edge: (V,) float32 log-probabilities, normalised.
-        cloud: the sparse row; its ids lie below V.
+        cloud: the sparse row; all its ids are below V.
     """
     left_out = edge.copy()
     left_out[cloud.ids] = -np.inf
@@ -130,7 +130,7 @@ def _tail(edge: NDArray[np.float32], left_out: NDArray[np.float32], cloud: Spars
     shift = np.float32(math.log(tail_mass) - math.log(max(mass_outside(edge, cloud.ids), _NO_MASS)))
     capped = np.flatnonzero(left_out > ceiling - shift)
     while capped.size:
-        # Water filling: cap, then let the others share what is left; the share can only grow, so this ends.
+        # Water filling: cap tokens, then share the remaining mass among the others. Shares only grow, so the loop ends.
         free_mass = tail_mass - capped.size * math.exp(ceiling)
         free_edge = mass_outside(edge, np.concatenate([cloud.ids, capped]))
         if free_mass <= 0.0 or free_edge <= 0.0:
@@ -156,15 +156,15 @@ def fuse(
         edge: (V,) float32 log-probabilities of the edge model with the private context.
         cloud: the cloud's top K for the same position, without the context.
         fusion: strategy and weight.
-        edge_without: (V,) float32 log-probabilities of the edge model without the context; delta steering needs it,
-            and so do some combiners.
-        step: which token of the answer the row predicts, from 0; learned fusion looks at it.
+        edge_without: (V,) float32 log-probabilities of the edge model without the context; delta steering and some
+            combiners need it.
+        step: index of the answer token that the row predicts, from 0; learned fusion reads it.
 
     Returns:
         (V,) float32 log-probabilities, normalised.
 
     Raises:
-        ValueError: `edge_without`, or learned fusion's combiner, is needed and not there.
+        ValueError: `edge_without` or the combiner of learned fusion is needed but missing.
     """
     if fusion.strategy is Strategy.LEARNED:
         if fusion.combiner is None:
@@ -186,14 +186,14 @@ def fuse(
         case Strategy.DELTA:
             if edge_without is None:
                 raise ValueError("delta steering needs the edge's log-probs without the context")
-            # The cloud has no context either, so its tail looks like the edge's without context.
+            # The cloud has no context either, so its tail resembles the edge's without context.
             fused = complete_tail(edge_without, cloud)
             fused += weight * (edge - edge_without)
     return log_softmax(fused)
 
 
 def _log_add_exp(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    # numpy's logaddexp takes one element at a time; exp and log of whole rows are six times faster.
+    # numpy's logaddexp processes single elements; exp and log on whole rows are six times faster.
     most = np.maximum(a, b)
     a -= b
     np.abs(a, out=a)

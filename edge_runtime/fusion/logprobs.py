@@ -1,4 +1,4 @@
-"""From logits to log-probabilities."""
+"""Converts logits to log-probabilities, and sums probability mass."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CANCELLATION = 1e-3
-"""Below this, 1 - sum(others) has lost its digits and a mass is summed itself."""
+"""Below this, 1 - sum(others) has lost precision, so the mass is summed directly."""
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -19,14 +19,14 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         Same shape, float32; exp of each row sums to 1.
     """
     shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
-    # float32 sums over 150k words lose digits; the sum alone is kept in double.
+    # float32 sums over 150k tokens lose precision; only the sum uses float64.
     total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
     shifted -= np.log(total).astype(np.float32)
     return shifted
 
 
 def mass_outside(log_probs: NDArray[np.float32], ids: NDArray[np.integer]) -> float:
-    """Probability of all tokens but these.
+    """Return the probability of all tokens except these.
 
     Args:
         log_probs: (V,) float32, normalised.

@@ -13,20 +13,20 @@ from edge_runtime.errors import RequestError
 
 ValueType = Literal["float32", "float16", "bits12"]
 
-# Below this, 1 - sum(kept) has lost its digits and the tail is summed itself.
+# Below this, 1 - sum(kept) has lost precision, so the tail is summed directly.
 _CANCELLATION = 1e-3
 _BLOCK, _LARGE_BLOCK = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """How a cloud cuts and codes its rows. The defaults are exact for the tokens that are kept; `THIN` is not.
+    """How a cloud truncates and encodes its rows. The defaults are exact for the kept tokens; `THIN` is not.
 
     Attributes:
-        top_k: the most tokens of a row.
+        top_k: maximum tokens per row.
         mass: a row keeps the fewest likeliest tokens whose probabilities sum to this, at most `top_k`; 1 keeps `top_k`.
-        value_type: "float32" is exact; "float16" and "bits12", 16 and 12 bits, change no choice in thousands.
-        floor: tokens less likely than this are left out, except the likeliest; 0 leaves none out.
+        value_type: "float32" is exact; "float16" and "bits12" (16 and 12 bits) changed no choice among thousands.
+        floor: tokens below this probability are dropped, except the likeliest; 0 drops none.
     """
 
     top_k: int = 256
@@ -48,17 +48,17 @@ class RowFormat:
 
 
 THIN = RowFormat(top_k=256, mass=1.0, value_type="bits12", floor=0.01)
-"""What devices ask for unless told otherwise: 31 bytes a row instead of 196,608 (benchmarks/row_coding.py)."""
+"""The default that devices request: 31 bytes per row instead of 196,608 (benchmarks/row_coding.py)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SparseLogProbs:
-    """One next-token distribution, cut to its top K.
+    """One next-token distribution, truncated to its top K.
 
     Attributes:
         ids: (K,) int32, distinct token ids, ascending.
         log_probs: (K,) float32, natural log-probabilities (normalised over the whole vocabulary), each <= 0.
-        tail_mass: probability of all tokens that are not in `ids`, in [0, 1].
+        tail_mass: probability of all tokens outside `ids`, in [0, 1].
     """
 
     ids: NDArray[np.int32]
@@ -82,12 +82,12 @@ def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
     """Keep the fewest likeliest tokens whose mass reaches `form.mass`: at most `form.top_k`, none below `form.floor`.
 
     Args:
-        log_probs: (V,) float32, normalised natural log-probabilities; -inf for tokens that can't come.
-        form: how to cut; with a mass of 1 and a floor of 0 exactly `top_k` are kept, or all there are.
+        log_probs: (V,) float32, normalised natural log-probabilities; -inf for impossible tokens.
+        form: how to truncate; a mass of 1 and a floor of 0 keep exactly `top_k` tokens, or all if there are fewer.
 
     Returns:
-        The kept tokens as they were (`value_type` is the wire's business), and the mass of the rest. Of equally likely
-        tokens those with the lowest ids are kept.
+        The kept tokens with unchanged values (only the wire applies `value_type`), and the mass of the rest. Ties go to
+        the lowest ids.
     """
     whole = form.mass == 1.0 and form.floor == 0.0 and form.top_k >= log_probs.shape[0]
     found = np.flatnonzero(log_probs > -np.inf) if whole else likeliest(log_probs, form.top_k)
@@ -108,14 +108,14 @@ def sparsify(log_probs: NDArray[np.float32], form: RowFormat) -> SparseLogProbs:
 
 
 def likeliest(log_probs: NDArray[np.float32], most: int) -> NDArray[np.intp]:
-    """Ids of the `most` likeliest tokens, the likeliest first, equals by ascending id; never one of -inf."""
+    """Return the ids of the `most` likeliest tokens, the likeliest first, ties by ascending id; never one of -inf."""
     size = log_probs.shape[0]
     floor = np.float32(-np.inf)
     block = _LARGE_BLOCK if 2 * _LARGE_BLOCK * most <= size else _BLOCK
     columns = size // block
     if most <= columns:
-        # `most` blocks have a largest entry of at least `floor`, so the `most` likeliest tokens all have: few are left
-        # to sort, several times faster than to partition the whole row.
+        # At least `most` columns have a maximum of `floor` or more, so the `most` likeliest tokens all reach `floor`.
+        # Few tokens are left to sort, which is several times faster than partitioning the whole row.
         largest = log_probs[: columns * block].reshape(block, columns).max(axis=0)
         floor = np.partition(largest, columns - most)[columns - most]
     likely = np.flatnonzero(log_probs >= floor) if floor > -np.inf else np.flatnonzero(log_probs > floor)

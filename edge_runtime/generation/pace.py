@@ -1,4 +1,4 @@
-"""How far to draft ahead and when to send: from what round trips, steps and drafts have turned out to be."""
+"""Decides how far to draft ahead and when to send, from measured round trips, decoding steps and accepted drafts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-# A token that is this unlikely to be reached is not worth the battery.
+# Drafting a token with a smaller chance of being reached wastes battery.
 _HOPELESS = 0.03
 _DEEPEST = 32
 _LARGEST_PART = 8
-# The share of its time that the cloud may spend on us; above it, a request after a wrong draft finds a queue.
+# The share of the cloud's time that one device may use. Above it, the request after a wrong draft has to queue.
 _LOAD = 0.7
-# Messages under way, those whose drafts were taken back included: a cloud reads only so far ahead.
+# Messages in flight, including those with withdrawn drafts: a cloud reads ahead only this far.
 _MOST_FLIGHTS = 16
 
 
@@ -21,12 +21,12 @@ class Measured:
     """Running means of one answer.
 
     Attributes:
-        step_seconds: of the edge model for one token.
-        server_seconds: of the cloud's model for one request.
-        link_seconds: of a round trip, without the cloud's part.
+        step_seconds: time of the edge model for one token.
+        server_seconds: time of the cloud's model for one request.
+        link_seconds: time of a round trip, without the cloud's part.
         acceptance: share of compared drafts that were the fused choice.
-        drafted, compared, accepted: tokens drafted, of them those that a cloud's row was there for, and of those the
-            ones that were the fused choice.
+        drafted, compared, accepted: number of drafted tokens, of drafts compared with a cloud row, and of drafts that
+            were the fused choice.
     """
 
     step_seconds: float = 0.015
@@ -38,21 +38,21 @@ class Measured:
     accepted: int = 0
 
     def step(self, seconds: float) -> None:
-        """A token was computed on the device."""
+        """Record that the device computed a token."""
         self.step_seconds += 0.2 * (seconds - self.step_seconds)
 
     def trip(self, seconds: float, server_seconds: float) -> None:
-        """A reply came after `seconds`, of which the cloud took `server_seconds`."""
+        """Record a reply after `seconds`, including `server_seconds` in the cloud."""
         self.server_seconds += 0.2 * (server_seconds - self.server_seconds)
         self.link_seconds += 0.2 * (max(seconds - server_seconds, 0.0) - self.link_seconds)
 
     @property
     def latency_steps(self) -> int:
-        """Tokens that the device can draft between asking for a row and having it."""
+        """Number of tokens that the device can draft between requesting a row and receiving it."""
         return math.ceil((self.link_seconds + self.server_seconds) / max(self.step_seconds, 1e-4))
 
     def draft(self, accepted: bool) -> None:
-        """A drafted token was compared with the fused choice."""
+        """Record that a drafted token was compared with the fused choice."""
         self.compared += 1
         self.accepted += accepted
         self.acceptance += 0.05 * (accepted - self.acceptance)
@@ -62,26 +62,26 @@ class Pace(Protocol):
     """Decides how drafts are grouped into messages."""
 
     def drafts(self, drafted: int) -> bool:
-        """Whether to draft one more token, with `drafted` unsettled ones there."""
+        """Whether to draft one more token when `drafted` tokens are still unverified."""
         ...
 
     def sends(self, unsent: int, flights: int, stale_flights: int, *, drafting: bool = True) -> bool:
         """Whether to send now.
 
         Args:
-            unsent: positions whose rows are wanted and were not asked for.
-            flights: messages under way whose rows are still wanted.
-            stale_flights: messages under way whose drafts were taken back.
-            drafting: whether more positions will follow before a reply comes.
+            unsent: number of positions whose rows are needed but not requested yet.
+            flights: messages in flight whose rows are still needed.
+            stale_flights: messages in flight whose drafts were withdrawn.
+            drafting: whether more positions will follow before a reply arrives.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedWindow:
-    """`window` rows a round trip, one message under way; while it is, the next window is drafted.
+    """Requests `window` rows per round trip, one message at a time, and drafts the next window meanwhile.
 
-    A window of 1 is one round trip a token, without drafts.
+    A window of 1 means one round trip per token, without drafts.
     """
 
     window: int
@@ -97,11 +97,11 @@ class FixedWindow:
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveWindow:
-    """Drafts go out in a stream of small messages, so that a wrong draft is known one latency after it was made.
+    """Sends drafts as a stream of small messages, so a wrong draft is detected one latency after it was made.
 
-    A message holds as many tokens as the device drafts while the cloud works on one, so the cloud keeps up. Drafting
-    ends where a token would hardly be reached any more (`acceptance ** n` below a few percent), and after twice what
-    can be drafted until a reply comes.
+    A message holds as many tokens as the device drafts while the cloud processes one message, so the cloud keeps up.
+    Drafting stops when the next token is unlikely to be reached (`acceptance ** n` below a few percent). It also stops
+    after twice the number of tokens that can be drafted before a reply arrives.
     """
 
     measured: Measured
@@ -120,11 +120,11 @@ class AdaptiveWindow:
 
     @property
     def part(self) -> int:
-        """Tokens of one message."""
+        """Number of tokens in one message."""
         keeps_up = math.ceil(self.measured.server_seconds / max(_LOAD * self.measured.step_seconds, 1e-4))
         return min(max(keeps_up, 1), _LARGEST_PART)
 
 
 def choose_pace(window: int | None, measured: Measured) -> Pace:
-    """The pace for a window; None adapts it."""
+    """Return the pace for a window; None means adaptive."""
     return AdaptiveWindow(measured) if window is None else FixedWindow(window)

@@ -1,1 +1,1 @@
-"""What the runtime asks of the machine: threads and memory."""
+"""Queries and configures the machine: threads and memory."""

@@ -1,8 +1,8 @@
-"""Tells Linux how the model's memory is used: weights on huge pages, the mapped file let go of after use.
+"""Tells Linux how the model's memory is used: weights on huge pages, the mapped file released after use.
 
-Decoding reads all weights for every token. With pages of 4 KiB a step of a 100 MB model looks up 28,000 of them, more
-than any processor remembers; on virtual machines, where a look-up walks two tables, that is a tenth to a fifth of the
-step (docs/performance.md). Elsewhere than on Linux nothing is done.
+Decoding reads all weights for every token. With 4 KiB pages, a step of a 100 MB model translates 28,000 page addresses,
+more than any processor caches. On virtual machines each look-up walks two page tables, which costs a tenth to a fifth
+of the step (docs/performance.md). On other systems this module does nothing.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _MADV_DONTNEED, _MADV_HUGEPAGE = 4, 14
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _LARGEST_MMAP_THRESHOLD = 32 << 20
-# One model at a time: what it maps, and where malloc looks meanwhile, is the process's.
+# One model at a time: mappings and malloc's settings belong to the whole process.
 _OPENING = threading.Lock()
 
 
 @contextmanager
 def huge_pages(size: int) -> Iterator[None]:
-    """Let what is allocated inside, up to `size` bytes, come from one stretch of memory marked for huge pages.
+    """Serve allocations inside the block, up to `size` bytes, from one memory range marked for huge pages.
 
-    Nothing is taken that isn't used. Does nothing where the system gives huge pages to all or to none, and outside
-    Linux with glibc: onnxruntime allocates with malloc, which only there can be told where to look.
+    Unused memory is not taken. This does nothing if the system gives huge pages to every process or to none. It needs
+    Linux with glibc: onnxruntime allocates with malloc, and only glibc's malloc can be directed.
     """
     libc = _libc() if _on_request() else None
     if libc is None:
         yield
         return
-    # Large blocks from the heap, which is one stretch, and the heap not cut back when the stretch is handed over.
+    # Take large blocks from the heap, which is one range, and don't trim the heap when the range is freed.
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     try:
@@ -46,18 +46,18 @@ def huge_pages(size: int) -> Iterator[None]:
             libc.free(stretch)
         yield
     finally:
-        # Where glibc's own rules would have arrived after blocks of this size.
+        # The values that glibc's own dynamic thresholds would reach after blocks of this size.
         libc.mallopt(_M_MMAP_MAX, 1 << 16)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
-        libc.malloc_trim(0)  # what loading freed goes back to the system, not to the peak
+        libc.malloc_trim(0)  # return memory freed by loading to the system, so it doesn't add to the peak
 
 
 class MappedFile:
-    """What opening a model maps from a file that is only read; it can be let go of at any time.
+    """The mappings of a read-only file that opening a model creates; their pages can be released at any time.
 
     Args:
-        file: its path.
+        file: path of the file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -67,10 +67,10 @@ class MappedFile:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Take what is mapped from the file inside for this model's, and to last as long as it does.
+        """Record the mappings of the file made inside the block as this model's; they last as long as the model.
 
-        Nothing else: the mapping of another model of the same file ends with that one, and what then lies at its
-        addresses, this model's keys and values perhaps, would be wiped by `release`.
+        Mappings of another model of the same file are excluded: they end with that model. Their addresses may then hold
+        other data, such as this model's keys and values, and `release` would wipe it.
         """
         with _OPENING:
             before = self._mappings()
@@ -78,9 +78,9 @@ class MappedFile:
             self._ranges = [found for found in self._mappings() if not any(_overlap(found, old) for old in before)]
 
     def release(self) -> None:
-        """Count the file's pages as ours no longer; those needed again come from the system's cache.
+        """Release the file's pages from this process; pages needed again come from the system's cache.
 
-        A prompt reads a few rows all over the embedding, and Linux maps sixteen pages around each: nearly all of it.
+        A prompt reads a few rows all over the embedding. Linux maps sixteen pages around each, so nearly all of it.
         """
         if self._libc is not None:
             for start, size in self._ranges:
@@ -95,7 +95,7 @@ def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _mappings(name: str) -> list[tuple[int, int]]:
-    """Start and size of what this process has mapped from the file."""
+    """Return start and size of this process's mappings of the file."""
     try:
         lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -120,7 +120,7 @@ def _on_request() -> bool:
 def _libc() -> ctypes.CDLL | None:
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 (only glibc has it; others understand other options)
+        libc.gnu_get_libc_version  # noqa: B018 (only glibc has it; other libraries use other options)
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
         libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

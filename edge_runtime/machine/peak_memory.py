@@ -1,4 +1,4 @@
-"""Peak resident memory of this process, on every operating system."""
+"""Measures the peak resident memory of this process on every operating system."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident set of this process so far, in bytes; 0 where the system does not tell."""
+    """Return the largest resident set of this process so far, in bytes; 0 if the system does not report it."""
     if sys.platform == "win32":
         return _windows_peak()
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: on Linux that one remembers the peak of the parent, across fork and exec.
+        # Not getrusage: on Linux it keeps the parent's peak across fork and exec.
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What may be sent: the gate, its policies, the guard and the ledger."""
+"""Controls what is sent to the cloud: the gate, its policies, the guard and the ledger."""
 
 from edge_runtime.privacy.gate import Gate, Policy, Released
 from edge_runtime.privacy.ledger import Ledger, LedgerEntry

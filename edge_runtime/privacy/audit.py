@@ -1,4 +1,4 @@
-"""Reads a ledger and reports every private unit that left the device, and how it could be recognised."""
+"""Audits a ledger: reports every private unit that was sent, and how it was recognised."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from edge_runtime.privacy.scanner import Hit, Scan, Scanner
 from edge_runtime.privacy.units import PrivateUnit, Public, private_units
 
 _NO_TEXT = frozenset({"tokenizer_fingerprint", "value_type", "resume", "text"})
-_SHOWN = 512  # characters of the view that are kept to show how a unit left
+_SHOWN = 512  # characters of the view that are kept to show how a unit was sent
 
 
 class Match(StrEnum):
-    """How what left was recognised as a private unit."""
+    """How a sent text was recognised as a private unit."""
 
     EXACT = "exact"
     CASE = "case"
@@ -35,14 +35,14 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A private unit that left.
+    """A private unit that was sent.
 
     Attributes:
-        kind: of the unit, see `edge_runtime.privacy.units`.
-        surface: as the context writes it.
-        left: as it left.
+        kind: kind of the unit, see `edge_runtime.privacy.units`.
+        surface: the unit as written in the context.
+        left: the unit as sent.
         match: how it was recognised.
-        lines: numbers of the ledger's lines with which it was complete, from 1.
+        lines: line numbers of the ledger entries that completed it, from 1.
     """
 
     kind: str
@@ -56,7 +56,7 @@ def read_ledger(path: Path | str) -> tuple[LedgerEntry, ...]:
     """Read a ledger file.
 
     Raises:
-        LedgerError: it can't be read, or a line is no entry; an audit that skips lines would prove nothing.
+        LedgerError: the file can't be read, or a line is not an entry; an audit that skips lines would prove nothing.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -73,20 +73,20 @@ def audit(
     context: PrivateContext,
     token_bytes: Callable[[int], bytes | None] | None = None,
 ) -> tuple[Leak, ...]:
-    """Find every private unit of the context in what left, under any policy.
+    """Find every private unit of the context in the sent messages, under any policy.
 
-    The texts of `verify` messages are joined as the cloud joins them, so a unit that is spread over messages is found,
-    and what was sent and taken back counts too. Where a message takes back part of an earlier one, the ledger alone
-    does not say at which letter: without `token_bytes`, every place is tried.
+    The audit joins the texts of `verify` messages as the cloud does, so it finds units that span messages. Withdrawn
+    tokens count too. If a message withdraws part of an earlier one, the ledger alone does not give the character where
+    the text was cut: without `token_bytes`, the audit tries every position.
 
     Args:
-        entries: the ledger, in its order; entry i is line i + 1.
-        instruction: what was public.
-        context: what was not.
-        token_bytes: bytes of a token, for an exact reading of the tokens.
+        entries: the ledger's entries in order; entry i is line i + 1.
+        instruction: the public instruction.
+        context: the private context.
+        token_bytes: returns the bytes of a token, which allows an exact decoding of the tokens.
 
     Returns:
-        The leaks in the order in which they happened; a unit that left in two ways is there twice.
+        The leaks in the order of their sending; a unit that was sent in two forms is reported twice.
     """
     units = private_units(context, instruction)
     scanner = Scanner(units, Public.of(instruction).letters)
@@ -116,7 +116,7 @@ def audit(
 
 
 class _Found(NamedTuple):
-    """A hit, the line of the ledger with which it was complete, and the text that it covers."""
+    """A hit, the ledger line that completed it, and the text that it covers."""
 
     line: int
     hit: Hit
@@ -128,7 +128,7 @@ def _end(found: _Found) -> int:
 
 
 class _Segment(NamedTuple):
-    """Tokens of one message in the view: their text, and the scan and the text before them."""
+    """Tokens of one message in the view, with their text, and with the scan state and the text before them."""
 
     tokens: tuple[int, ...]
     text: str
@@ -138,7 +138,7 @@ class _Segment(NamedTuple):
 
 
 class _View:
-    """The cloud's view as the ledger tells it."""
+    """The cloud's view, reconstructed from the ledger."""
 
     def __init__(
         self,
@@ -151,11 +151,11 @@ class _View:
         self._token_bytes = token_bytes
         self._happened = happened
         self._segments: list[_Segment] = []
-        self._at_end: list[_Found] = []  # complete unless the next message continues their last word
+        self._at_end: list[_Found] = []  # hits at the end; void if the next message continues the last word
         self.learned = learned if learned is not None else {}
 
     def verify(self, line: int, keep: int, tokens: tuple[int, ...], text: str) -> None:
-        """Cut the view to `keep` tokens and append; what is complete by that has happened."""
+        """Cut the view to `keep` tokens and append; hits that are now final are added to the leaks."""
         if self._token_bytes is not None:
             text = self._decode(tokens)
         self.learned[tokens] = text
@@ -179,23 +179,23 @@ class _View:
         for prefix in prefixes:
             self._scan(earlier, line, scan, end, tail, prefix + text)
         if cut is not None and keep > length:
-            # Of several possible prefixes the longest: what follows is searched with it.
+            # Of several possible prefixes, continue with the longest.
             self._segments.append(_Segment(cut.tokens[: keep - length], prefixes[-1], scan, end, tail))
             scan, end, tail = self._after(self._segments[-1])
         self._segments.append(_Segment(tokens, text, scan, end, tail))
 
     def end(self) -> None:
-        """Nothing continues the view's last word."""
+        """End the view: no message continues its last word."""
         self._happened += self._at_end
         self._at_end = []
 
     def _scan(self, earlier: dict[tuple[int, int], int], line: int, scan: Scan, end: int, tail: str, text: str) -> None:
-        """Note what ends in `text`, which follows the `end` characters that `tail` is the last part of."""
+        """Record the hits in `text`, which follows the view's first `end` characters; these end with `tail`."""
         whole, start = tail + text, end - len(tail)
         for at, character in enumerate(f"{text}\n", start=end):
             scan, hits = self._scanner.read(scan, character, at)
             found = [
-                # What was complete with the message before counts for that one.
+                # A hit that the previous message completed keeps that message's line.
                 _Found(
                     earlier.get((hit.unit, hit.start), line) if hit.end == end else line,
                     hit,
@@ -215,7 +215,7 @@ class _View:
         return scan, segment.end + len(segment.text), (segment.tail + segment.text)[-_SHOWN:]
 
     def _prefixes(self, segment: _Segment, count: int) -> list[str]:
-        """What the first `count` tokens of a message can have written, shortest first."""
+        """Return the possible texts of a message's first `count` tokens, shortest first."""
         tokens, text = segment.tokens, segment.text
         if not count:
             return [""]
@@ -235,7 +235,7 @@ class _View:
 
 
 def _texts(content: Mapping[str, Any]) -> Iterator[str]:
-    """Every text field but the texts of verify messages, which are read as one."""
+    """Yield every text field except the texts of verify messages, which are joined and read separately."""
     for name, value in content.items():
         if isinstance(value, str) and name not in _NO_TEXT:
             yield value

@@ -1,4 +1,4 @@
-"""The cloud view: what the cloud sees as "generated so far", grown with the answer and cut back with its drafts."""
+"""The cloud view: the tokens that the cloud sees as "generated so far"; it grows with the answer and its drafts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Protocol
 
 
 class CloudView(Protocol):
-    """Turns the tokens of an answer into those that may leave, one by one.
+    """Turns the tokens of an answer into the tokens that may be sent, one by one.
 
-    What was released is never taken back by later tokens, so the view of a longer answer begins with that of a
-    shorter one. A view is a function of the tokens alone, whatever was pushed and taken back in between.
+    Later tokens never change released ones, so the view of a longer answer begins with the view of a shorter one. A
+    view depends only on the current tokens, not on tokens that were pushed and rewound before.
     """
 
     @property
     def length(self) -> int:
-        """How many tokens of the answer were pushed."""
+        """Number of answer tokens pushed so far."""
         ...
 
     @property
@@ -25,7 +25,7 @@ class CloudView(Protocol):
 
     @property
     def asks(self) -> bool:
-        """Whether the cloud can be asked for the row after them: nothing of the answer is held back."""
+        """Whether the device can ask the cloud for the row after them: no part of the answer is held back."""
         ...
 
     def push(self, token: int) -> None:
@@ -33,29 +33,29 @@ class CloudView(Protocol):
         ...
 
     def rewind(self, length: int) -> None:
-        """Back to the first `length` tokens of the answer."""
+        """Go back to the first `length` tokens of the answer."""
         ...
 
 
 class OpenView:
-    """The answer as it is, as in CoGenesis' logit variant."""
+    """Releases the answer unchanged, as in CoGenesis' logit variant."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
 
     @property
     def length(self) -> int:
-        """How many tokens of the answer were pushed."""
+        """Number of answer tokens pushed so far."""
         return len(self._tokens)
 
     @property
     def released(self) -> Sequence[int]:
-        """All of them."""
+        """All tokens of the answer."""
         return self._tokens
 
     @property
     def asks(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def push(self, token: int) -> None:
@@ -63,5 +63,5 @@ class OpenView:
         self._tokens.append(token)
 
     def rewind(self, length: int) -> None:
-        """Back to the first `length` tokens."""
+        """Go back to the first `length` tokens."""
         del self._tokens[length:]

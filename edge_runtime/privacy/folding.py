@@ -1,4 +1,4 @@
-"""Folds characters so that every way of writing a letter looks the same: case, accents, full width, look-alikes."""
+"""Folds characters to one form: it removes case, accents and width, and replaces look-alikes of other scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Kind(IntEnum):
-    """What a character is to its word; IGNORED ones (zero-width, combining) neither join nor part anything."""
+    """A character's role in a word; IGNORED characters (zero-width, combining) neither join nor separate words."""
 
     SEPARATOR = 0
     IGNORED = 1
@@ -19,13 +19,13 @@ class Kind(IntEnum):
 
 
 class Folded(NamedTuple):
-    """A character's plain letters ("" for separators and ignored ones), and what it is."""
+    """A character's plain letters ("" for separators and ignored characters), and its kind."""
 
     letters: str
     kind: Kind
 
 
-# Letters that Unicode does not decompose, and those of other scripts that can't be told from Latin ones by eye.
+# Letters that Unicode does not decompose, and letters of other scripts that look like Latin ones.
 _LETTERS: dict[int, int | str] = {0xE6: "ae", 0x153: "oe", 0xFE: "th"}
 _LETTERS |= str.maketrans(
     "\u0142\u00f8\u0111\u0127\u0131\u00f0\u0251\u0261\u0269\u029f\u0274\u0280\u028f\u0299\u0262\u029c\u026a"
@@ -59,18 +59,18 @@ def fold(character: str) -> Folded:
         return Folded("", Kind.SEPARATOR)
     if letters.isdecimal():
         return Folded(letters, Kind.DIGIT)
-    # NFKC shows the case of "Ａ" and "𝐀", which are not upper case by themselves.
+    # NFKC reveals the case of characters such as "Ａ" and "𝐀".
     upper = unicodedata.normalize("NFKC", character)[:1].isupper()
     return Folded(letters, Kind.UPPER if upper else Kind.LOWER)
 
 
 def squeeze(text: str) -> str:
-    """The plain letters and digits of a text, and nothing between them."""
+    """Return a text's plain letters and digits, without anything between them."""
     return "".join(fold(character).letters for character in text)
 
 
 def starts_inside(before: Kind, kind: Kind) -> bool:
-    """Whether a word starts between two characters of one run: "adaLindqvist", "ada37"."""
+    """Whether a word starts between two adjacent characters, as in "adaLindqvist" or "ada37"."""
     return (before is Kind.LOWER and kind is Kind.UPPER) or (before is Kind.DIGIT) is not (kind is Kind.DIGIT)
 
 

@@ -1,8 +1,8 @@
-"""The privacy boundary: the policies, and the one gate through which anything leaves.
+"""The privacy boundary: the policies, and the gate that every message to the cloud passes.
 
-The cloud client takes only `Released` messages; only `Gate` makes them, from a `PublicInstruction` and from tokens of
-the answer as the policy's cloud view shows them, never from a `PrivateContext`. A `Released` message gives its content
-away in one way: `leave`, which writes the ledger first.
+The cloud client accepts only `Released` messages, and only `Gate` creates them. It builds them from a
+`PublicInstruction` and from answer tokens that the policy's cloud view releases, never from a `PrivateContext`. The
+content of a `Released` message can be read only through `leave`, which writes the ledger entry first.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from edge_runtime.privacy.ledger import Ledger
 from edge_runtime.privacy.messages import AnswerRequest, InfoRequest, Message, OpenRequest, SketchRequest, VerifyRequest
 
 if TYPE_CHECKING:
-    from edge_runtime.text.tokenizer import Tokenizer  # who only opens sessions need not load it
+    from edge_runtime.text.tokenizer import Tokenizer  # callers that only open sessions need not load it
 
 __all__ = ["Gate", "HistoryItem", "Policy", "PrivateContext", "PublicInstruction", "Released"]
 
 
 class Policy(StrEnum):
-    """What may leave the device besides the public instruction.
+    """Controls what the device may send besides the public instruction.
 
-    OPEN: tokens of the answer too, as in CoGenesis' logit variant. GUARDED: tokens of the answer, but words that carry
-    something of the private context are replaced. SKETCH: nothing else.
+    OPEN: the answer's tokens, as in CoGenesis' logit variant. GUARDED: the answer's tokens, with words that reveal
+    private context replaced. SKETCH: nothing else.
     """
 
     OPEN = "open"
@@ -38,10 +38,10 @@ class Policy(StrEnum):
 
     @classmethod
     def of(cls, name: Policy | str) -> Policy:
-        """The policy of this name.
+        """Return the policy with this name.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no such policy.
         """
         try:
             return cls(name)
@@ -55,7 +55,7 @@ _GATE_KEY = object()
 
 
 class Released(Generic[M_co]):
-    """A message that passed the gate. Its content comes out in one way, `leave`, and never without a ledger entry."""
+    """A message that passed the gate. Only `leave` returns its content, and it always writes a ledger entry first."""
 
     __slots__ = ("__ledger", "__message")
 
@@ -71,24 +71,24 @@ class Released(Generic[M_co]):
         return self.__message.kind
 
     def leave(self, encode: Callable[[M_co], bytes]) -> bytes:
-        """Encode the message, write it to the ledger, and return the bytes to send; once for every time it is sent.
+        """Encode the message, write it to the ledger, and return the bytes to send; call it each time before sending.
 
         Raises:
-            LedgerError: the ledger can't be written, so there is nothing to send.
+            LedgerError: the ledger can't be written, so the message must not be sent.
         """
         payload = encode(self.__message)
         self.__ledger.record("up", self.__message.kind, len(payload), asdict(self.__message))
         return payload
 
     def arrived(self, size: int) -> None:
-        """Record that `size` bytes came back in answer to this message."""
+        """Record that a reply of `size` bytes to this message arrived."""
         self.__ledger.record("down", self.__message.kind, size)
 
 
 class Conversation:
-    """What the cloud may see of one answer: the policy's view of it. Made by `Gate.conversation` alone.
+    """The policy's view of one answer, for the cloud. Only `Gate.conversation` creates it.
 
-    The answer's tokens go in; only messages that the gate released come out.
+    It takes the answer's tokens, and returns only messages that the gate released.
     """
 
     __slots__ = ("__ledger", "__tokenizer", "__view")
@@ -102,17 +102,17 @@ class Conversation:
 
     @property
     def length(self) -> int:
-        """How many tokens of the answer went in."""
+        """Number of answer tokens pushed so far."""
         return self.__view.length
 
     @property
     def asks(self) -> bool:
-        """Whether the cloud may be asked for the token that follows."""
+        """Whether the device may ask the cloud for the next token."""
         return self.__view.asks
 
     @property
     def row(self) -> int:
-        """Which row of the view predicts the token that follows."""
+        """Index of the view's row that predicts the next token."""
         return len(self.__view.released)
 
     def push(self, token: int) -> None:
@@ -120,15 +120,15 @@ class Conversation:
         self.__view.push(token)
 
     def rewind(self, length: int) -> None:
-        """Back to the first `length` tokens of the answer."""
+        """Go back to the first `length` tokens of the answer."""
         self.__view.rewind(length)
 
     def released(self) -> tuple[int, ...]:
-        """The tokens that the cloud may see."""
+        """Return the tokens that the cloud may see."""
         return tuple(self.__view.released)
 
     def verify(self, *, keep: int, end: int, rows: Sequence[int]) -> Released[VerifyRequest]:
-        """Release the view's tokens `keep` .. `end`, and ask for rows."""
+        """Release the view's tokens from `keep` up to `end` (exclusive), with a request for rows."""
         tokens = tuple(int(token) for token in self.__view.released[keep:end])
         text = self.__tokenizer.decode(tokens, skip_special_tokens=False) if tokens else ""
         return Released(VerifyRequest(keep, tokens, tuple(rows), text), self.__ledger, _GATE_KEY)
@@ -138,7 +138,7 @@ class Gate:
     """The one place that turns public data into messages for the cloud."""
 
     def __init__(self, policy: Policy | str, ledger: Ledger) -> None:
-        """Guard what leaves under a policy.
+        """Create a gate that enforces a policy.
 
         Raises:
             RequestError: there is no such policy.
@@ -147,16 +147,16 @@ class Gate:
         self.ledger = ledger
 
     def info(self) -> Released[InfoRequest]:
-        """Release the question which model the cloud serves."""
+        """Release a request for the model that the cloud serves."""
         return Released(InfoRequest(), self.ledger, _GATE_KEY)
 
     def open(
         self, instruction: PublicInstruction, *, tokenizer_fingerprint: str, rows: RowFormat, resume: str = ""
     ) -> Released[OpenRequest]:
-        """Release the public instruction to open a scoring session, or to go on with a broken one.
+        """Release the public instruction to open a scoring session, or to resume a broken one.
 
         Raises:
-            PolicyError: the policy lets no answer tokens leave, so a session would be useless.
+            PolicyError: the policy forbids sending answer tokens, so a session would be useless.
         """
         self._allow_tokens()
         request = OpenRequest(_public_text(instruction), tokenizer_fingerprint, rows, resume)
@@ -165,34 +165,34 @@ class Gate:
     def conversation(
         self, instruction: PublicInstruction, context: PrivateContext | None, tokenizer: Tokenizer
     ) -> Conversation:
-        """Start the one way by which tokens of an answer can leave.
+        """Start a conversation, the only way to send tokens of an answer.
 
         Args:
-            instruction: what the cloud knows anyway.
-            context: what it must not learn, under the policy guarded.
-            tokenizer: of the answer.
+            instruction: the public instruction, which the cloud knows.
+            context: the private context, which the guarded policy hides from the cloud.
+            tokenizer: tokenizer of the answer.
 
         Raises:
-            PolicyError: the policy lets no answer tokens leave.
+            PolicyError: the policy forbids sending answer tokens.
         """
         self._allow_tokens()
         view: CloudView
         if self.policy is Policy.OPEN:
             view = OpenView()
         else:
-            from edge_runtime.privacy.guard import Guard  # light callers need not read word lists
+            from edge_runtime.privacy.guard import Guard  # other policies need not load the word lists
 
             view = Guard(tokenizer, PublicInstruction(_public_text(instruction)), context or PrivateContext())
         return Conversation(view, tokenizer, self.ledger, _GATE_KEY)
 
     def sketch(self, instruction: PublicInstruction) -> Released[SketchRequest]:
-        """Release the public instruction to get an outline for it."""
+        """Release the public instruction to request an outline."""
         return Released(SketchRequest(_public_text(instruction)), self.ledger, _GATE_KEY)
 
     def answer(
         self, instruction: PublicInstruction, *, max_new_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Released[AnswerRequest]:
-        """Release the public instruction to have the cloud answer it alone."""
+        """Release the public instruction to let the cloud answer it alone."""
         request = AnswerRequest(_public_text(instruction), max_new_tokens, temperature, top_p, seed)
         return Released(request, self.ledger, _GATE_KEY)
 
@@ -205,7 +205,7 @@ class Gate:
 
 
 def _public_text(instruction: PublicInstruction) -> str:
-    # The static types say this already; a caller without mypy must not get past it either.
+    # The static types enforce this too, but a caller without mypy must not get around it.
     if type(instruction) is not PublicInstruction:
         raise TypeError(f"only a PublicInstruction may leave the device, not {type(instruction).__name__}")
     return instruction.text

@@ -1,4 +1,4 @@
-"""The egress ledger: one JSON line for every message that leaves the device or comes back."""
+"""The egress ledger: records every message that the device sends or receives as one line of JSON."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class LedgerEntry:
 
     Attributes:
         time: UTC, ISO 8601 with microseconds.
-        direction: "up" left the device, "down" came back.
+        direction: "up" for a sent message, "down" for a received one.
         kind: "info", "open", "verify", "sketch" or "answer".
         bytes: length of the encoded message (without gRPC's and TLS's framing).
-        content: for "up", every field of the message: the exact text or token ids that left.
+        content: for "up", every field of the message: the exact text or token ids that were sent.
     """
 
     time: str
@@ -38,17 +38,17 @@ class LedgerEntry:
 
 
 class Ledger:
-    """Appends entries to memory and, where a path is given, to a JSON Lines file that only its owner can read.
+    """Appends entries to memory and, if a path is given, to a JSON Lines file that only its owner can read.
 
-    An "up" entry is written and flushed before its message leaves; where that fails, nothing leaves.
-    Safe to use from several threads.
+    An "up" entry is written and flushed before its message is sent; if that fails, nothing is sent. The ledger is
+    thread-safe.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
         """Open the ledger.
 
         Args:
-            path: JSON Lines file to append to; None keeps the ledger in memory alone.
+            path: JSON Lines file to append to; None keeps the ledger only in memory.
 
         Raises:
             LedgerError: the file can't be opened for appending.
@@ -57,11 +57,11 @@ class Ledger:
         self._entries: list[LedgerEntry] = []
         self._lock = threading.Lock()
         self._file: FileIO | None = None
-        self._torn = False  # the file ends in the middle of a line, after a crash or on a full disk
+        self._torn = False  # whether the file ends in the middle of a line, after a crash or on a full disk
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                # Unbuffered: a line that could not be written must not follow later, when its message never left.
+                # Unbuffered: a line that failed must not be written later, because its message was never sent.
                 self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "a+")
                 self._torn = _prepare(self._file, self.path)
             except OSError as error:
@@ -79,7 +79,7 @@ class Ledger:
         """Append one entry and flush it.
 
         Raises:
-            LedgerError: the entry could not be written; the message must not leave.
+            LedgerError: the entry can't be written, so the message must not be sent.
         """
         entry = LedgerEntry(datetime.now(UTC).isoformat(timespec="microseconds"), direction, kind, size, content or {})
         with self._lock:
@@ -100,12 +100,12 @@ class Ledger:
         self._torn = False
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Sum of the message bytes in one direction."""
+        """Return the sum of the message bytes in one direction."""
         with self._lock:
             return sum(entry.bytes for entry in self._entries if entry.direction == direction)
 
     def close(self) -> None:
-        """Close the file; entries in memory stay."""
+        """Close the file; entries in memory are kept."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
@@ -119,7 +119,7 @@ class Ledger:
 
 
 def _prepare(file: FileIO, path: Path) -> bool:
-    """Close the file to everybody but its owner; return whether its last line is incomplete."""
+    """Restrict the file to its owner; return whether its last line is incomplete."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         return False

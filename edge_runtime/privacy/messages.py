@@ -1,4 +1,4 @@
-"""The messages that a device sends to its cloud. Only `edge_runtime.privacy.gate.Gate` makes them."""
+"""Defines the messages that a device sends to its cloud. Only `edge_runtime.privacy.gate.Gate` creates them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class OpenRequest:
     Attributes:
         instruction: the public instruction, byte for byte.
         tokenizer_fingerprint: must equal the cloud's (see `edge_runtime.text.tokenizer`).
-        rows: how rows are cut and coded.
-        resume: id of an earlier session of the same generation, whose stream broke; "" for none.
+        rows: how the cloud truncates and encodes rows.
+        resume: id of an earlier session of the same generation whose stream broke; "" for none.
     """
 
     instruction: str
@@ -38,11 +38,11 @@ class VerifyRequest:
     """Appends tokens to the cloud view and asks for rows.
 
     Attributes:
-        keep: how many tokens of the cloud view stay.
-        tokens: tokens that follow them.
-        rows: the rows wanted, ascending, each in 0 .. keep + len(tokens); row p is the distribution of token p of the
+        keep: number of tokens of the cloud view to keep.
+        tokens: tokens to append after them.
+        rows: requested rows, ascending, each in 0 .. keep + len(tokens); row p is the distribution of token p of the
             view given the instruction and tokens 0 .. p-1.
-        text: `tokens` as text, for the ledger alone; it does not travel.
+        text: `tokens` as text, for the ledger only; it is not sent.
     """
 
     keep: int
@@ -66,10 +66,10 @@ class AnswerRequest:
 
     Attributes:
         instruction: the public instruction, byte for byte.
-        max_new_tokens: limit of the answer.
-        temperature: 0 is greedy.
-        top_p: nucleus mass, 1 keeps all.
-        seed: of the cloud's sampler.
+        max_new_tokens: maximum tokens of the answer.
+        temperature: sampling temperature; 0 is greedy.
+        top_p: nucleus mass; 1 keeps all tokens.
+        seed: seed of the cloud's sampler.
     """
 
     instruction: str

@@ -1,4 +1,4 @@
-"""The forms in which a word or a number can be written: regular inflections, numbers as words, and what is common."""
+"""Lists the forms of words and numbers: regular inflections, numbers as words, and which words are common."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _ORDINALS |= {"twelve": "twelfth"}
 VALUES = {word: value for value, word in enumerate(_ONES)} | {
     word: 10 * value for value, word in enumerate(_TENS) if value > 1
 }
-"""What the words for 0 to 19 and the tens stand for."""
+"""Values of the words for 0 to 19 and for the tens."""
 
 
 def stems(word: str) -> set[str]:
-    """The word, and what it may be a regular form of: "carries" and "carry", "stopped" and "stop"."""
+    """Return the word and its possible base forms, such as "carry" for "carries" and "stop" for "stopped"."""
     found = {word}
     if word.isalpha() and word.isascii():
         for ending, replacements in _ENDINGS:
@@ -53,7 +53,7 @@ def stems(word: str) -> set[str]:
 
 
 def inflections(word: str) -> set[str]:
-    """The regular forms of a word and of what it may be a form of, itself among them."""
+    """Return the regular forms of a word and of its possible base forms, including the word itself."""
     found = {word}
     for stem in stems(word):
         found.add(stem)
@@ -72,12 +72,12 @@ def inflections(word: str) -> set[str]:
 
 
 def number_words(number: int) -> set[str]:
-    """A number in English words without spaces: {"thirtyseven", "thirtyseventh"}; empty from 10,000 on."""
+    """Return a number in English words without spaces: {"thirtyseven", "thirtyseventh"}; empty from 10,000 on."""
     if number >= 10_000:
         return set()
     found = {*_cardinal(number)}
     if 1000 < number < 10_000 and number % 1000 >= 100:
-        # Years and the like are read in pairs.
+        # Numbers like years are read in pairs of digits.
         for left in _cardinal(number // 100):
             rest = number % 100
             ends = _cardinal(rest) if rest >= 10 else {"hundred"} if not rest else {"oh" + _ONES[rest]}
@@ -89,19 +89,19 @@ def number_words(number: int) -> set[str]:
 
 @cache
 def listed(name: str) -> frozenset[str]:
-    """A word list of the package: "common_words" or "function_words"."""
+    """Return a word list of the package: "common_words" or "function_words"."""
     text = files("edge_runtime.privacy").joinpath(f"words/{name}.txt").read_text(encoding="utf-8")
     return frozenset(line for line in text.splitlines() if not line.startswith("#"))
 
 
 @cache
 def is_common(word: str) -> bool:
-    """Whether the list of common words has this word or what it is a regular form of."""
+    """Whether the list of common words has this word or one of its base forms."""
     return bool(stems(word) & listed("common_words")) or is_function_word(word)
 
 
 def is_function_word(word: str) -> bool:
-    """Whether the word means nothing by itself ("the", "Monday", "Mr")."""
+    """Whether the word reveals nothing by itself ("the", "Monday", "Mr")."""
     return word in listed("function_words")
 
 

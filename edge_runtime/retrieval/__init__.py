@@ -1,4 +1,4 @@
-"""Finds the stored texts that belong in a prompt."""
+"""Retrieves the stored texts that belong in a prompt."""
 
 from edge_runtime.retrieval.kit import RetrievalKit, bundle_retrieval, open_retrieval_kit
 from edge_runtime.retrieval.search import Found, StoreSearch

@@ -1,4 +1,4 @@
-"""Lets a selector choose, question by question, by which retriever past texts get into the prompt."""
+"""Lets a selector choose, for each question, the retriever that supplies past texts for the prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_runtime.text.prompt import user_message
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A retriever, and the context that it leads to."""
+    """A retriever, and the context that it supplies."""
 
     retriever: str
     context: PrivateContext
@@ -22,17 +22,17 @@ class Choice:
 def contexts_of(
     search: StoreSearch, selector: Selector, instruction: PublicInstruction, own: PrivateContext, count: int
 ) -> dict[str, PrivateContext]:
-    """What each of the selector's retrievers leads to.
+    """Retrieve a context with each of the selector's retrievers.
 
     Args:
-        search: the store.
-        selector: names the retrievers.
-        instruction: what is searched for.
-        own: goes before what is found.
-        count: past texts that each retriever finds.
+        search: search over the store.
+        selector: the selector, whose card names the retrievers.
+        instruction: the query.
+        own: context that precedes the retrieved texts.
+        count: maximum past texts per retriever.
 
     Raises:
-        RequestError: the selector was trained on a retriever that is not there.
+        RequestError: the selector was trained with a retriever that is missing here.
         BundleError: an encoder is damaged.
     """
     return {name: joined(own, search.context(instruction.text, name, count)) for name in selector.card.retrievers}
@@ -44,13 +44,13 @@ def choose_retriever(
     contexts: Mapping[str, PrivateContext],
     write: Callable[[PrivateContext], str],
 ) -> Choice:
-    """Have the selector choose.
+    """Let the selector choose a retriever.
 
     Args:
-        selector: any.
-        instruction: what should be written.
-        contexts: what each retriever leads to.
-        write: writes an answer with a context; a selector of mode post reads one a retriever.
+        selector: the selector.
+        instruction: the writing task.
+        contexts: context by retriever.
+        write: generates an answer with a context; called once per retriever if the selector's mode is post.
 
     Raises:
         BundleError: the selector is damaged.

@@ -1,4 +1,4 @@
-"""What a directory holds for retrieval beside words and dates: text encoders by name, and at most one selector."""
+"""Opens a retrieval directory: it holds text encoders by name, and at most one selector."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from edge_runtime.retrieval.selector_card import SELECTOR_NAME
 from edge_runtime.retrieval.text_encoder import ENCODER_NAME, TextEncoder
 
 RETRIEVAL_DIRECTORY = "retrieval"
-"""Where a bundle has it."""
+"""Name of the retrieval directory in a bundle."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalKit:
-    """Encoders, loaded when first needed.
+    """Encoders and a selector, loaded on first use.
 
     Attributes:
-        root: the directory, for messages; None where there is none.
-        encoders: directory of each encoder by its name.
-        selector_path: the selector's directory.
+        root: the directory, for messages; None without a directory.
+        encoders: each encoder's directory by name.
+        selector_path: the selector's directory, or None.
     """
 
     root: Path | None = None
@@ -35,16 +35,16 @@ class RetrievalKit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every retriever that can be asked for."""
+        """Names of all available retrievers."""
         fused = (HYBRID, MIXED) if self.encoders else ()
         return (*WITHOUT_ENCODER, *self.encoders, *fused, *((AUTO,) if self.selector_path else ()))
 
     def encoder(self, name: str) -> TextEncoder:
-        """The encoder of this name.
+        """Return the encoder with this name.
 
         Raises:
-            RequestError: there is none.
-            BundleError: it is damaged.
+            RequestError: there is no such encoder.
+            BundleError: the encoder is damaged.
         """
         if name == DENSE and DENSE not in self.encoders and len(self.encoders) == 1:
             [name] = self.encoders
@@ -59,11 +59,11 @@ class RetrievalKit:
         return self._loaded[name]
 
     def selector(self) -> Selector:
-        """The selector.
+        """Load the selector.
 
         Raises:
-            RequestError: there is none.
-            BundleError: it is damaged.
+            RequestError: there is no selector.
+            BundleError: the selector is damaged.
         """
         if self.selector_path is None:
             raise RequestError(
@@ -74,13 +74,13 @@ class RetrievalKit:
 
 
 def open_retrieval_kit(root: Path | str | None) -> RetrievalKit:
-    """See what a directory holds.
+    """Find the encoders and the selector in a directory.
 
     Args:
-        root: an encoder's directory, or one whose subdirectories are encoders and a selector; None: nothing.
+        root: an encoder's directory, or a directory of encoders and a selector; None gives an empty kit.
 
     Raises:
-        BundleError: there is no such directory, it holds neither, or two selectors.
+        BundleError: the directory is missing, holds neither encoder nor selector, or holds two selectors.
     """
     if root is None:
         return RetrievalKit()
@@ -106,10 +106,10 @@ def open_retrieval_kit(root: Path | str | None) -> RetrievalKit:
 
 
 def retriever_directory(bundle: Path, name: str) -> Path:
-    """Where a bundle has the encoder of this name.
+    """Return the directory of the encoder with this name in a bundle.
 
     Raises:
-        RequestError: no encoder can have that name.
+        RequestError: the name is not a valid encoder name.
     """
     if not _NAME.fullmatch(name) or name in RESERVED:
         raise RequestError(
@@ -120,6 +120,6 @@ def retriever_directory(bundle: Path, name: str) -> Path:
 
 
 def bundle_retrieval(bundle: Path) -> Path | None:
-    """A bundle's directory for retrieval, None where it has none."""
+    """Return a bundle's retrieval directory, or None if it has none."""
     directory = bundle / RETRIEVAL_DIRECTORY
     return directory if directory.is_dir() else None

@@ -1,4 +1,4 @@
-"""What the ways to find past texts are called; every other name is that of a text encoder."""
+"""Names the built-in retrievers; every other name is a text encoder's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HYBRID = "hybrid"
 MIXED = "mixed"
 AUTO = "auto"
 DENSE = "dense"
-"""The encoder of rankings that name none; what a directory's only encoder answers to, too."""
+"""The default encoder of rankings; also an alias for a directory's only encoder."""
 
 WITHOUT_ENCODER = (NONE, RECENCY, BM25)
 RESERVED = (*WITHOUT_ENCODER, HYBRID, MIXED, AUTO)

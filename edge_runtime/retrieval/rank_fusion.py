@@ -1,4 +1,4 @@
-"""Fuses several rankings of the same texts into one, on the device as offline."""
+"""Fuses several rankings of the same texts into one, on the device and offline."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 RRF_K = 60
-"""How much later places count, as Cormack, Clarke and Büttcher (2009) chose it."""
+"""Constant that limits the weight of the first ranks, from Cormack, Clarke and Büttcher (2009)."""
 
 
 def reciprocal_rank_scores(rankings: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Reciprocal rank fusion: a text's score is the sum of 1 / (60 + rank) over the rankings, ranks from 1.
+    """Score texts by reciprocal rank fusion: the sum of 1 / (60 + rank) over the rankings, with ranks from 1.
 
     Args:
-        rankings: at least one; each has all n places once, best first.
+        rankings: at least one; each lists all n text indices once, best first.
 
     Returns:
-        (n,) float64 by place, higher is better.
+        (n,) float64 scores by text index; higher is better.
     """
     scores = np.zeros(len(rankings[0]))
     for ranking in rankings:
@@ -27,14 +27,14 @@ def reciprocal_rank_scores(rankings: Sequence[NDArray[np.int64]]) -> NDArray[np.
 
 
 def alternate(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Take places from two rankings in turn, `one` first; each turn takes the best that is not taken yet.
+    """Interleave two rankings, `one` first; each turn takes the best entry that is not taken yet.
 
     Args:
-        one: (n,) all places, best first.
-        other: (n,) the same places, best first.
+        one: (n,) all entries, best first.
+        other: (n,) the same entries, best first.
 
     Returns:
-        (n,): of its first 2 k places k were taken from each.
+        (n,) entries; of the first 2 k, k come from each ranking.
     """
     queues = (iter(one.tolist()), iter(other.tolist()))
     taken: dict[int, None] = {}

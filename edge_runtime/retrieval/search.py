@@ -1,4 +1,4 @@
-"""Searches a profile store: by words, by meaning, by date, or by two of them, as the same rankings offline do."""
+"""Searches a profile store by words, by meaning, by date, or by two of them, with the same rankings as offline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EMBEDDED_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A past text that was found; `score` is None where the retriever has none that could be compared."""
+    """A past text that a search found; `score` is None if the retriever has no comparable score."""
 
     item: StoredItem
     score: float | None
@@ -35,29 +35,29 @@ class StoreSearch:
     """Finds past texts for a query."""
 
     def __init__(self, store: ProfileStore, kit: RetrievalKit | None = None, progress: Progress | None = None) -> None:
-        """Search a store.
+        """Prepare to search a store.
 
         Args:
-            store: it must stay open.
-            kit: encoders for all but words and dates.
-            progress: called with texts embedded and texts to embed, while a search by meaning prepares for that.
+            store: the store; it must stay open.
+            kit: encoders for searches by meaning.
+            progress: called with embedded texts and all texts to embed, while a search by meaning embeds new texts.
         """
         self._store = store
         self._kit = kit or RetrievalKit()
         self._progress = progress
 
     def find(self, query: str, retriever: str, count: int) -> tuple[Found, ...]:
-        """The best past texts.
+        """Find the best past texts.
 
         Args:
-            query: what they should be about.
+            query: text that the results should match.
             retriever: "bm25" (words, as `edge_runtime.store.bm25`), "recency" (by date), "none" (nothing), the name of
-                an encoder of the kit (by meaning), "hybrid" (words and meaning, by reciprocal rank fusion) or "mixed"
+                an encoder in the kit (by meaning), "hybrid" (words and meaning, by reciprocal rank fusion) or "mixed"
                 (half by date, half by meaning).
-            count: most to give.
+            count: maximum number of results.
 
         Returns:
-            Best first; of equally good ones the later added comes first.
+            The results, best first; ties go to the text that was added later.
 
         Raises:
             RequestError: there is no such retriever.
@@ -66,19 +66,19 @@ class StoreSearch:
         """
         ids, scores = self._ranked(query, retriever, count)
         scored = dict(zip(ids, scores, strict=True))
-        # What another process removed in between is left out.
+        # Texts that another process has removed since the ranking are missing from `get`.
         return tuple(Found(item, scored[item.id]) for item in self._store.get(ids))
 
     def context(self, query: str, retriever: str, count: int) -> PrivateContext:
-        """The profile, and the best past texts as history, best first; errors as in `find`."""
+        """Return the profile with the best past texts as history, best first; errors as in `find`."""
         found = self.find(query, retriever, count)
         return PrivateContext(self._store.profile, tuple(HistoryItem(one.item.title, one.item.text) for one in found))
 
     def embed_missing(self, encoder: TextEncoder) -> int:
-        """Embed the past texts that an encoder has no vectors of; what was done is kept if it is interrupted.
+        """Embed the past texts without vectors of an encoder; an interrupted run keeps the vectors it stored.
 
         Returns:
-            How many there were.
+            The number of texts embedded.
         """
         name, done = encoder.card.fingerprint, 0
         total = self._store.count_without_vector(name)
@@ -114,14 +114,14 @@ class StoreSearch:
     def _hybrid(self, query: str, count: int) -> tuple[list[int], list[float | None]]:
         meant, meaning = self._by_meaning(query, DENSE)
         worded, words = self._store.word_scores(query)
-        # Another process may have added a text between the two.
+        # Another process may have added a text between the two reads.
         ids, first, second = np.intersect1d(worded, meant, assume_unique=True, return_indices=True)
         rankings = [best_first(words[first]), best_first(meaning[second])]
         return best(ids, reciprocal_rank_scores(rankings), count)
 
 
 def best(ids: NDArray[np.int64], scores: NDArray[np.float64], count: int) -> tuple[list[int], list[float | None]]:
-    """The highest of n scores, falling; of equal ones the highest id first."""
+    """Return the ids and scores of the highest scores, descending; ties by descending id."""
     if count < len(ids):
         least = np.partition(scores, len(scores) - count)[len(scores) - count]
         chosen = np.flatnonzero(scores >= least)

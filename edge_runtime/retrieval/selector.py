@@ -1,4 +1,4 @@
-"""Picks the retriever for a question on the device (RSPG, Salemi et al., 2024): a trained encoder scores candidates."""
+"""Selects the retriever for a question (RSPG, Salemi et al., 2024): a trained encoder scores the candidates."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edge_runtime.retrieval.text_graph import TextGraph
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one retriever led to: the prompt, and the answer (mode post)."""
+    """One retriever's result: the prompt and, in mode post, the answer."""
 
     prompt: str = field(repr=False)
     answer: str | None = field(default=None, repr=False)
 
 
 class Selector:
-    """A selector's directory, loaded; `card` says what it reads, and which retrievers it chooses from."""
+    """A loaded selector; `card` says what it reads, and which retrievers it chooses from."""
 
     def __init__(self, card: SelectorCard, graph: TextGraph) -> None:
         self.card = card
@@ -34,7 +34,7 @@ class Selector:
         """Load a directory with `selector.json`, `model.onnx` and `tokenizer.json`.
 
         Raises:
-            BundleError: a file is missing, damaged or from another version.
+            BundleError: a file is missing, damaged or of another version.
         """
         return cls(read_selector_card(Path(directory)), TextGraph(Path(directory), threads))
 
@@ -44,10 +44,10 @@ class Selector:
         return self.card.mode is SelectorMode.POST
 
     def choose(self, candidates: Sequence[Candidate]) -> int:
-        """Place of the best candidate, the first of equally good ones.
+        """Return the index of the best candidate; ties go to the first.
 
         Args:
-            candidates: at least one; their answers count in mode post alone.
+            candidates: at least one; only mode post reads their answers.
 
         Raises:
             BundleError: the graph fails.

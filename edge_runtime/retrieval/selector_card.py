@@ -1,4 +1,4 @@
-"""What is noted beside a retriever selector's weights or graph: what it reads, of which pool, and how much of it."""
+"""Reads and writes a retriever selector's card: what the selector reads, and which retrievers it chooses from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT = "cogenesis-selector/1"
 
 
 class SelectorMode(StrEnum):
-    """When a retriever is selected: PRE by the prompts alone, POST by the prompts and what was written from them."""
+    """When a retriever is selected: PRE reads only the prompts, POST also the answers generated from them."""
 
     PRE = "pre"
     POST = "post"
@@ -22,12 +22,12 @@ class SelectorMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SelectorCard:
-    """What `selector.json` says.
+    """The content of `selector.json`.
 
     Attributes:
-        mode: what of a candidate it reads.
-        retrievers: names of the retrievers that it chooses from, in order; of equally good ones the first is taken.
-        max_tokens: of a candidate.
+        mode: parts of a candidate that the selector reads.
+        retrievers: names of the retrievers to choose from, in order; ties go to the first.
+        max_tokens: maximum tokens per candidate.
     """
 
     mode: SelectorMode
@@ -35,7 +35,7 @@ class SelectorCard:
     max_tokens: int
 
     def json(self) -> str:
-        """The card as a file's content."""
+        """Return the card as the file's content."""
         body = {
             "format": FORMAT,
             "mode": str(self.mode),
@@ -49,7 +49,7 @@ def read_selector_card(directory: Path) -> SelectorCard:
     """Read a directory's `selector.json`.
 
     Raises:
-        BundleError: there is none, or it is damaged or from another version.
+        BundleError: the card is missing, damaged or of another version.
     """
     path = directory / SELECTOR_NAME
     try:

@@ -1,4 +1,4 @@
-"""What a retriever selector reads of a candidate, in training as on the device: its prompt, or prompt and answer."""
+"""Tokenizes a retriever selector's candidate, in training and on the device: its prompt, or prompt and answer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from tokenizers import Tokenizer
 
 
 def candidate_tokens(tokenizer: Tokenizer, prompt: str, answer: str | None, most: int) -> list[int]:
-    """The token ids of a candidate.
+    """Return the token ids of a candidate.
 
-    A prompt stands alone where nothing is generated yet (RSPG-Pre), or before the separator and the answer that was
-    generated from it (RSPG-Post); special tokens are those that the tokenizer's template has for one text and for two.
+    The input is the prompt alone (RSPG-Pre), or the prompt, a separator and the answer generated from it (RSPG-Post).
+    Special tokens come from the tokenizer's template for one text or for a pair.
 
     Args:
-        tokenizer: the selector's, without padding and truncation of its own.
-        prompt: with what the candidate's retriever found.
-        answer: generated from it; None before that.
-        most: tokens of the result at most. The prompt's end is cut first, and of the answer only what is longer than
-            half of the room.
+        tokenizer: the selector's tokenizer, with padding and truncation off.
+        prompt: prompt with the texts that the candidate's retriever found.
+        answer: answer generated from the prompt; None if there is none yet.
+        most: maximum tokens of the result. The end of the prompt is truncated first; the answer is truncated only if it
+            exceeds half of the room.
 
     Returns:
-        At least one id, where the template adds any to an empty text.
+        The ids; at least one if the template adds special tokens to an empty text.
     """
     room = max(most - tokenizer.num_special_tokens_to_add(answer is not None), 0)
     first = tokenizer.encode(prompt, add_special_tokens=False)

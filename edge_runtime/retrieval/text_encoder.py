@@ -1,4 +1,4 @@
-"""A text encoder on the device: texts become vectors whose dot products say how near their meanings are."""
+"""Runs a text encoder on the device: it turns texts into vectors whose dot products measure similarity of meaning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = (GRAPH_NAME, DATA_NAME, TOKENIZER_NAME)
 
 @dataclass(frozen=True, slots=True)
 class EncoderFile:
-    """A file of an encoder's directory, with its size in bytes and SHA-256 in lower-case hex."""
+    """A file in an encoder's directory, with its size in bytes and SHA-256 in lower-case hex."""
 
     path: str
     size: int
@@ -32,7 +32,7 @@ class EncoderFile:
 
 @dataclass(frozen=True, slots=True)
 class GoldenText:
-    """A text and its vector, by which a port to another language checks itself."""
+    """A text and its vector, for checking a port to another language."""
 
     text: str
     vector: tuple[float, ...]
@@ -40,18 +40,18 @@ class GoldenText:
 
 @dataclass(frozen=True, slots=True)
 class EncoderCard:
-    """What `encoder.json` says; a vector is the mean of the last hidden states, not normalised.
+    """The content of `encoder.json`; a vector is the mean of the last hidden states, not normalised.
 
     Attributes:
-        created_by: program and version.
-        model: name of the model that it was made from.
-        license: of the model.
-        dimension: of a vector.
-        max_tokens: of a text, special ones included; what is beyond is cut off.
+        created_by: name and version of the exporter.
+        model: name of the source model.
+        license: license of the model.
+        dimension: length of a vector.
+        max_tokens: maximum tokens per text, including special tokens; longer texts are truncated.
         quantization: how the weights are stored, "fp32" or "int8".
-        tolerance: largest difference to a golden vector, as a share of its length.
+        tolerance: largest allowed difference from a golden vector, relative to its length.
         golden: texts and their vectors.
-        files: every file but this one.
+        files: all files except this one.
     """
 
     created_by: str
@@ -65,18 +65,18 @@ class EncoderCard:
     files: tuple[EncoderFile, ...]
 
     def json(self) -> str:
-        """The card as a file's content."""
+        """Return the card as the file's content."""
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=1) + "\n"
 
     @property
     def fingerprint(self) -> str:
-        """Identity of graph, weights and tokenizer: what vectors are bound to."""
+        """Identity of graph, weights and tokenizer; stored vectors are bound to it."""
         listed = "".join(f"{file.path}\0{file.sha256}\n" for file in sorted(self.files, key=lambda file: file.path))
         return hashlib.sha256(f"{self.max_tokens}\n{listed}".encode()).hexdigest()
 
 
 class TextEncoder:
-    """An encoder's directory, loaded."""
+    """A loaded encoder."""
 
     def __init__(self, card: EncoderCard, graph: TextGraph) -> None:
         self.card = card
@@ -85,15 +85,15 @@ class TextEncoder:
 
     @classmethod
     def load(cls, directory: Path | str, *, threads: int | None = None, verify: bool = True) -> TextEncoder:
-        """Load a directory that `cogenesis export encoder` made.
+        """Load a directory made by `cogenesis export encoder`.
 
         Args:
             directory: the directory.
-            threads: None takes all usable cores.
+            threads: number of CPU threads; None chooses the default.
             verify: compare all files with their hashes first.
 
         Raises:
-            BundleError: a file is missing, damaged or from another version.
+            BundleError: a file is missing, damaged or of another version.
         """
         directory = Path(directory)
         card = read_encoder_card(directory)
@@ -103,7 +103,7 @@ class TextEncoder:
         return cls(card, TextGraph(directory, threads))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts: (n, dimension) float32, in their order.
+        """Return the vectors of texts, in order: (n, dimension) float32.
 
         Raises:
             BundleError: the graph fails.
@@ -116,15 +116,15 @@ class TextEncoder:
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of a text, special ones included, cut to what the encoder takes."""
-        # Half of a surrogate pair is no text to a tokenizer.
+        """Return the token ids of a text, including special tokens, truncated to the encoder's maximum."""
+        # Tokenizers can't take lone surrogates.
         return list(self._graph.tokenizer.encode(text.encode("utf-8", "replace").decode()).ids)
 
     def check(self) -> float:
-        """The largest difference to a golden vector, as a share of its length.
+        """Return the largest difference from a golden vector, relative to its length.
 
         Raises:
-            BundleError: it is more than the tolerance.
+            BundleError: the difference exceeds the tolerance.
         """
         vectors = self.embed([golden.text for golden in self.card.golden])
         wanted = np.array([golden.vector for golden in self.card.golden], np.float32)
@@ -141,7 +141,7 @@ def read_encoder_card(directory: Path) -> EncoderCard:
     """Read a directory's `encoder.json`.
 
     Raises:
-        BundleError: there is none, or it is damaged or from another version.
+        BundleError: the card is missing, damaged or of another version.
     """
     path = directory / ENCODER_NAME
     try:

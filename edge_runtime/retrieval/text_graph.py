@@ -1,4 +1,4 @@
-"""Runs a directory's graph over texts' tokens: what text encoders and retriever selectors have in common."""
+"""Runs a directory's ONNX graph over tokenized texts; text encoders and retriever selectors share it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ GRAPH_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 TOKENIZER_NAME = "tokenizer.json"
 
-_TOKENS_AT_ONCE = 4096  # of all texts of a pass, padding included: bounds the memory
+_TOKENS_AT_ONCE = 4096  # limit per batch, including padding: bounds the memory
 
 
 class TextGraph:
-    """A graph with the inputs `input_ids` and `attention_mask`, (n, length) int64, and one output a text."""
+    """A graph with the inputs `input_ids` and `attention_mask`, (n, length) int64, and one output per text."""
 
     def __init__(self, directory: Path, threads: int | None = None) -> None:
         """Load `model.onnx` and `tokenizer.json`.
 
         Args:
-            directory: where they are.
-            threads: None takes all usable cores.
+            directory: directory of both files.
+            threads: number of CPU threads; None chooses the default.
 
         Raises:
             BundleError: a file is missing or damaged.
@@ -37,7 +37,7 @@ class TextGraph:
         self.path = directory / GRAPH_NAME
         self.tokenizer = Tokenizer.load(directory / TOKENIZER_NAME).backend
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # its log goes to stderr, our errors say it better
+        options.log_severity_level = 4  # onnxruntime logs to stderr; our errors are clearer
         options.intra_op_num_threads = threads or default_threads()
         options.inter_op_num_threads = 1
         try:
@@ -52,16 +52,16 @@ class TextGraph:
             )
 
     def run(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Run the graph; texts of about the same length go together.
+        """Run the graph; texts of similar length share a batch.
 
         Args:
-            token_ids: of each text; a text without any counts as token 0.
+            token_ids: token ids of each text; an empty text is run as token 0.
 
         Returns:
             (n, ...) float32: the first output, in the order of the texts.
 
         Raises:
-            BundleError: the graph fails, as it does on tokens that it does not know.
+            BundleError: the graph fails, for example on token ids outside its vocabulary.
         """
         rows = [ids or [0] for ids in token_ids]
         order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))

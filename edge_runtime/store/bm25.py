@@ -1,7 +1,7 @@
-"""Ranks texts by BM25 Okapi as LaMP does, score for score as the package `rank_bm25`: words in most texts count little.
+"""Ranks texts by BM25 Okapi as LaMP does, with the same scores as the package `rank_bm25`.
 
-The weight of a word is its idf, log(N - n + 0.5) - log(n + 0.5) with n of N texts that have it (Robertson and Walker,
-1994). Where that is negative it is replaced by epsilon times the mean idf of all words, which may be negative, too.
+The weight of a word in n of N texts is its idf, log(N - n + 0.5) - log(n + 0.5) (Robertson and Walker, 1994). A
+negative weight is replaced by epsilon times the mean idf of all words, which may itself be negative.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ EPSILON = 0.25
 
 
 def tokenize(text: str) -> list[str]:
-    """What is between white space, case kept."""
+    """Split a text at white space; case is kept."""
     return text.split()
 
 
 def best_first(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Places of the scores, best first; of equal ones the later comes first, since it is newer where order is time.
+    """Return the indices of the scores, best first; ties go to the later index, which is newer in a list by time.
 
     Args:
-        scores: (n,), none of them NaN.
+        scores: (n,), without NaN.
 
     Returns:
         (n,) int64.
@@ -35,15 +35,15 @@ def best_first(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def inverse_document_frequency(having: int, texts: int) -> float:
-    """How much a word tells that `having` of so many texts have; below 0 where more than half have it."""
+    """Return the idf of a word that `having` of `texts` texts contain; negative if more than half do."""
     return math.log(texts - having + 0.5) - math.log(having + 0.5)
 
 
 def length_norms(lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What is added to a word's count in the denominator: k1 (1 - b + b length / mean length).
+    """Return the term added to a word's count in the denominator: k1 (1 - b + b length / mean length).
 
     Args:
-        lengths: (n,), words of each text.
+        lengths: (n,) number of words in each text.
 
     Returns:
         (n,) float64.
@@ -55,14 +55,14 @@ def length_norms(lengths: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_weight(words_by_having: Sequence[tuple[int, int]], texts: int) -> float:
-    """Mean idf of all distinct words.
+    """Return the mean idf of all distinct words.
 
     Args:
-        words_by_having: number of texts, and how many words are in just so many of them.
-        texts: how many there are.
+        words_by_having: pairs of a number of texts, and the number of words that occur in exactly that many.
+        texts: number of all texts.
 
     Returns:
-        0 where there are no words. The sum is rounded once, so it is the same in any order.
+        The mean; 0 if there are no words. The sum is rounded once, so it does not depend on the order.
     """
     words = sum(number for _, number in words_by_having)
     total = math.fsum(number * inverse_document_frequency(having, texts) for having, number in words_by_having)

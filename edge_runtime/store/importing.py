@@ -1,4 +1,4 @@
-"""Reads files whose past texts a profile store can take over: requests, users, LaMP questions, CoGenesis records."""
+"""Reads files that a profile store can import: requests, users, LaMP questions, CoGenesis records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_runtime.store.item import NewItem, filled, iso_date, storable
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a file says of one user; the profile is "" where it says none."""
+    """One user's data from a file; the profile is "" if the file has none."""
 
     profile: str
     items: tuple[NewItem, ...]
@@ -23,7 +23,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class LampFields:
-    """Which fields of a LaMP profile item are title (None: there is none) and text, and whether both are searched."""
+    """The fields of a LaMP profile item for title (None if it has none) and text, and whether the title is searched."""
 
     title: str | None
     text: str
@@ -48,12 +48,12 @@ def read_import(path: Path | str, task: str | None = None, user: str | None = No
     Args:
         path: a request or user file (an object; history items may have a `date`), LaMP questions or CoGenesis records
             (lists).
-        task: which of LaMP's tasks the questions are of, "LaMP-5"; None for other files.
-        user: whose entries of a list to take: its `user_id`, or the `id` or `tid` of one entry. None where the list
-            has one user alone.
+        task: LaMP task of the questions, such as "LaMP-5"; None for other files.
+        user: the user whose entries to read from a list: a `user_id`, or the `id` or `tid` of one entry. None if the
+            list has only one user.
 
     Raises:
-        RequestError: the file is not one of these, has no such user, or a value is of the wrong form.
+        RequestError: the file is of another kind, lacks the user, or contains a malformed value.
     """
     body = load_json(path)
     if isinstance(body, list):
@@ -145,7 +145,7 @@ def _lamp_item(item: Mapping[str, Any], fields: LampFields, where: str) -> NewIt
 
 
 def _value(item: Mapping[str, Any], key: str, where: str) -> str:
-    """A text, or a whole number as text."""
+    """Return a field's text; a whole number becomes text."""
     value = item.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -155,7 +155,7 @@ def _value(item: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _lamp_date(value: object, where: str) -> str | None:
-    """LaMP writes months and days with or without a zero in front."""
+    """Parse LaMP's dates, which have months and days with or without a leading zero."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A past text as the profile store takes it and gives it back, and what values it may have."""
+"""Defines a past text in the profile store, and checks its values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edge_runtime.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A past text that is to be stored.
+    """A past text to store.
 
     Attributes:
-        title: the task it was written for.
-        text: what the user wrote.
-        date: when, as YYYY-MM-DD, or None.
-        origin: what the file that it comes from calls it, or None.
-        title_counts: whether the title is searched, too.
+        title: the task that the text was written for.
+        text: the user's text.
+        date: date of the text as YYYY-MM-DD, or None.
+        origin: id of the text in the imported file, or None.
+        title_counts: whether searches include the title.
     """
 
     title: str = field(repr=False)
@@ -28,13 +28,13 @@ class NewItem:
 
     @property
     def searched(self) -> str:
-        """What a search looks at."""
+        """The text that searches read."""
         return searched_text(self.title, self.text, self.title_counts)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """A past text as stored: `id` never names another one later; the rest is as in `NewItem`."""
+    """A stored past text. Its `id` is never reused; the other fields are as in `NewItem`."""
 
     id: int
     title: str = field(repr=False)
@@ -45,15 +45,15 @@ class StoredItem:
 
 
 def searched_text(title: str, text: str, title_counts: bool) -> str:
-    """What of a past text a search looks at."""
+    """Return the part of a past text that searches read."""
     return f"{title} {text}" if title_counts else text
 
 
 def storable(name: str, text: str) -> str:
-    """A text that can be written to a file.
+    """Return the text after checking that it can be encoded.
 
     Raises:
-        RequestError: it can't.
+        RequestError: the text contains a lone surrogate.
     """
     try:
         text.encode()
@@ -63,10 +63,10 @@ def storable(name: str, text: str) -> str:
 
 
 def filled(name: str, text: str) -> str:
-    """A text that says something and can be written to a file.
+    """Return the text after checking that it is not blank and can be encoded.
 
     Raises:
-        RequestError: it does not, or can't.
+        RequestError: the text is blank or contains a lone surrogate.
     """
     if not text.strip():
         raise RequestError(f"This can't be stored: the {name} is empty. Give some.")
@@ -74,10 +74,10 @@ def filled(name: str, text: str) -> str:
 
 
 def iso_date(value: object) -> str | None:
-    """A date as YYYY-MM-DD; None stays None.
+    """Return a date as YYYY-MM-DD; None stays None.
 
     Raises:
-        RequestError: it is no date.
+        RequestError: the value is not a date.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Which texts hold a word and how often, as bytes: the form of the search index's rows, and how it is read and made."""
+"""Encodes posting lists, the rows of the search index: the texts that contain a word, and how often each does."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SLOTS = 1 << 16
-"""Most texts of a segment: a slot is two bytes."""
+"""Maximum texts in a segment: a slot takes two bytes."""
 
-_MORE = 255  # the rest of this count comes with the next entry of the same slot
+_MORE = 255  # the next entry of the same slot continues this count
 _SLOT = np.dtype("<u2")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Postings:
-    """Which slots hold which words: n entries.
+    """Occurrences of words in slots: n entries.
 
     Attributes:
-        words: (n,) int64 ids.
-        slots: (n,) int64.
-        counts: (n,) int64, how often, at least 1.
+        words: (n,) int64 word ids.
+        slots: (n,) int64 slots.
+        counts: (n,) int64 occurrences, at least 1.
     """
 
     words: NDArray[np.int64]
@@ -29,26 +29,26 @@ class Postings:
     counts: NDArray[np.int64]
 
     def lengths(self, slots: int) -> NDArray[np.int64]:
-        """Words of each of so many slots: (slots,)."""
+        """Return the number of words in each of the first `slots` slots: (slots,)."""
         return np.bincount(self.slots, weights=self.counts, minlength=slots).astype(np.int64)
 
     def by_word(self) -> Postings:
-        """The same sorted by word, those of a word in the order that they have."""
+        """Return the entries sorted by word; entries of one word keep their order."""
         order = np.argsort(self.words, kind="stable")
         return Postings(self.words[order], self.slots[order], self.counts[order])
 
 
 def encode_list(slots: NDArray[np.int64], counts: NDArray[np.int64], size: int) -> tuple[bytes, bytes]:
-    """The bytes of one word's entries.
+    """Encode one word's entries.
 
     Args:
-        slots: (n,) ascending.
-        counts: (n,) at least 1.
-        size: slots of the segment.
+        slots: (n,) slots, ascending.
+        counts: (n,) counts, at least 1.
+        size: number of slots in the segment.
 
     Returns:
-        Slots as little-endian uint16 and counts as uint8, a count of 255 or more as several entries of the slot. Where
-        that is longer than a byte for every slot, no slots, and the counts of all slots.
+        Slots as little-endian uint16 and counts as uint8; a count of 255 or more becomes several entries of its slot.
+        If one byte for each slot of the segment is shorter, the slots are empty and the counts cover all slots.
     """
     if 3 * len(slots) >= size and counts.max(initial=0) < _MORE:
         dense = np.zeros(size, np.uint8)
@@ -65,7 +65,7 @@ def encode_list(slots: NDArray[np.int64], counts: NDArray[np.int64], size: int) 
 
 
 def decode_list(slots: bytes, counts: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """What `encode_list` was given."""
+    """Decode the slots and counts of `encode_list`."""
     many = np.frombuffer(counts, np.uint8)
     if not slots:
         filled = np.flatnonzero(many)
@@ -75,7 +75,7 @@ def decode_list(slots: bytes, counts: bytes) -> tuple[NDArray[np.int64], NDArray
 
 
 def scattered(slots: bytes, counts: bytes) -> tuple[NDArray[np.int64] | None, NDArray[np.integer]]:
-    """A word's entries for adding to scores: slots, None for all of them, and counts, which may be 0 only then."""
+    """Decode a word's entries for scoring. Slots of None mean all slots, and only then may counts be 0."""
     many = np.frombuffer(counts, np.uint8)
     if not slots:
         return None, many

@@ -1,4 +1,4 @@
-"""Keeps the user's profile and past texts on the device, in one SQLite file that only its owner can read."""
+"""Stores the user's profile and past texts on the device, in one SQLite file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from edge_runtime.store.word_search import WordSearch
 
 Progress: TypeAlias = Callable[[int, int], None]
 
-_INDEXED_AT_ONCE = MAX_SLOTS  # items whose words are held in memory
+_INDEXED_AT_ONCE = MAX_SLOTS  # bounds the words held in memory
 _ASKED_AT_ONCE = 500
 _COLUMNS = "id, title, text, date, origin, title_counts"
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import changed: history items `added`, those `known` before, and whether the profile was set."""
+    """Result of an import: items `added`, items already `known`, and whether it set the profile."""
 
     added: int
     known: int
@@ -39,7 +39,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Unembedded:
-    """A past text that an encoder has no vector of: what to embed, and a digest that tells whether it is still so."""
+    """A past text without a vector of an encoder: the text to embed, and a digest to detect later changes."""
 
     id: int
     digest: bytes = field(repr=False)
@@ -47,13 +47,13 @@ class Unembedded:
 
 
 class ProfileStore:
-    """The store. Every change is one transaction: after a crash or a power cut it is there as a whole or not at all.
+    """The store. Every change is one transaction, so a crash or power cut leaves it complete or undone.
 
-    Several processes may use one file; an object belongs to one thread. What is removed is overwritten in the file.
+    Several processes may use one file; an object belongs to one thread. Removed data are overwritten in the file.
     """
 
     def __init__(self, path: Path | str) -> None:
-        """Open a store, or make a new one, readable by its owner alone. One of an older version is brought up to date.
+        """Open a store or create one that only its owner can read. Stores of older versions are upgraded.
 
         Raises:
             StoreError: the file can't be opened, is damaged, is not a store, or was written by a newer version.
@@ -64,12 +64,12 @@ class ProfileStore:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self._file.path
 
     @property
     def profile(self) -> str:
-        """The profile, "" where none was set."""
+        """The profile; "" if none was set."""
         with self._file.explained():
             row = self._file.execute("SELECT text FROM profile").fetchone()
         return str(row[0]) if row else ""
@@ -78,7 +78,7 @@ class ProfileStore:
         """Replace the profile.
 
         Raises:
-            StoreError: it can't be written.
+            StoreError: the store can't be written.
         """
         with self._file.transaction():
             self._set_profile(storable("profile", text))
@@ -91,13 +91,13 @@ class ProfileStore:
         return tuple(_stored(*row) for row in rows)
 
     def __len__(self) -> int:
-        """How many past texts there are."""
+        """Return the number of past texts."""
         with self._file.explained():
             [count] = self._file.execute("SELECT items FROM totals").fetchone()
         return int(count)
 
     def get(self, item_ids: Sequence[int]) -> tuple[StoredItem, ...]:
-        """Some past texts, in the order of their ids here; those that are not there are left out."""
+        """Return the past texts with these ids, in this order; missing ones are left out."""
         found: dict[int, StoredItem] = {}
         with self._file.explained():
             for start in range(0, len(item_ids), _ASKED_AT_ONCE):
@@ -111,16 +111,16 @@ class ProfileStore:
         """Add a past text.
 
         Args:
-            title: the task it was written for.
-            text: what the user wrote.
-            date: when, as YYYY-MM-DD.
+            title: the task that the text was written for.
+            text: the user's text.
+            date: date of the text as YYYY-MM-DD, or None.
 
         Returns:
-            Its id.
+            The id of the text.
 
         Raises:
-            RequestError: the text is empty or the date is none.
-            StoreError: it can't be written.
+            RequestError: the text is empty or the date is malformed.
+            StoreError: the store can't be written.
         """
         item = NewItem(storable("title", title), filled("text", text), iso_date(date))
         with self._file.transaction(), self._file.sound():
@@ -131,11 +131,11 @@ class ProfileStore:
     def update(
         self, item_id: int, *, title: str | None = None, text: str | None = None, date: str | None = None
     ) -> None:
-        """Change the parts of a past text that are given.
+        """Change the given parts of a past text.
 
         Raises:
-            RequestError: there is no such item, or a value is of the wrong form.
-            StoreError: it can't be written.
+            RequestError: there is no such item, or a value is malformed.
+            StoreError: the store can't be written.
         """
         new_title = None if title is None else storable("title", title)
         new_text = None if text is None else filled("text", text)
@@ -163,8 +163,8 @@ class ProfileStore:
         """Remove past texts, all or none.
 
         Raises:
-            RequestError: there is no such item.
-            StoreError: it can't be written.
+            RequestError: one of the items does not exist.
+            StoreError: the store can't be written.
         """
         with self._file.transaction(), self._file.sound():
             gone = [(item_id, self._row(item_id).searched) for item_id in dict.fromkeys(item_ids)]
@@ -177,32 +177,32 @@ class ProfileStore:
     def import_file(
         self, path: Path | str, *, task: str | None = None, user: str | None = None, progress: Progress | None = None
     ) -> Imported:
-        """Take over what a file says of one user, all or nothing; doing it again changes nothing.
+        """Import one user's data from a file, all or nothing; a repeated import changes nothing.
 
         Args:
-            path: a request file, a user file with `profile` and `history` at the top (as `show --json` prints), LaMP
-                questions or CoGenesis records.
-            task: of LaMP questions, "LaMP-5".
-            user: whose, where the file has several users.
-            progress: called with items done and items in all.
+            path: a request file, a user file with `profile` and `history` at the top level (as `show --json` prints),
+                LaMP questions or CoGenesis records.
+            task: LaMP task of the questions, such as "LaMP-5".
+            user: the user to import if the file has several.
+            progress: called with the items done and the total.
 
         Raises:
-            RequestError: the file is not one, or has no such user.
-            StoreError: it can't be written.
+            RequestError: the file is of another kind, or lacks the user.
+            StoreError: the store can't be written.
         """
         incoming = read_import(path, task, user)
         return self.import_items(incoming.items, incoming.profile, progress)
 
     def import_items(self, items: Sequence[NewItem], profile: str = "", progress: Progress | None = None) -> Imported:
-        """Add past texts that are not known yet, all or nothing; doing it again changes nothing.
+        """Add past texts that are not stored yet, all or nothing; a repeated import changes nothing.
 
         Args:
-            items: known is what agrees in title, text and origin; the values must be those that `add` takes.
-            profile: replaces the present one unless it is empty.
-            progress: called with items done and items in all.
+            items: the texts, with values that `add` accepts. A text is known if title, text and origin are equal.
+            profile: replaces the stored profile unless it is empty.
+            progress: called with the items done and the total.
 
         Raises:
-            StoreError: it can't be written.
+            StoreError: the store can't be written.
         """
         added = 0
         with self._file.transaction(), self._file.sound():
@@ -218,13 +218,13 @@ class ProfileStore:
         return Imported(added, len(items) - added, bool(profile))
 
     def context(self) -> PrivateContext:
-        """Profile and past texts as the prompt takes them."""
+        """Return profile and past texts as the prompt's context."""
         with self._file.reading():
             profile, items = self.profile, self.items
         return PrivateContext(profile, tuple(HistoryItem(item.title, item.text) for item in items))
 
     def word_scores(self, query: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """BM25 scores of all past texts, as `edge_runtime.store.bm25` gives them.
+        """Return the BM25 scores of all past texts, as `edge_runtime.store.bm25` defines them.
 
         Returns:
             Ids (n,), in no particular order, and scores (n,).
@@ -233,10 +233,10 @@ class ProfileStore:
             return self._words.scores(query)
 
     def vector_scores(self, encoder: str, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Dot products of a query's vector with those of all past texts that have one.
+        """Return the dot products of a query's vector with the vectors of all past texts that have one.
 
         Args:
-            encoder: fingerprint of the encoder that made them.
+            encoder: fingerprint of the encoder of these vectors.
             query: (d,) float32.
 
         Returns:
@@ -246,7 +246,7 @@ class ProfileStore:
             return self._vectors_of(encoder).scores(query)
 
     def without_vector(self, encoder: str, count: int) -> list[Unembedded]:
-        """At most `count` past texts that the encoder has not embedded."""
+        """Return at most `count` past texts that the encoder has not embedded."""
         with self._file.reading():
             rows = self._vectors_of(encoder).missing(count)
         return [
@@ -255,27 +255,27 @@ class ProfileStore:
         ]
 
     def count_without_vector(self, encoder: str) -> int:
-        """How many past texts the encoder has not embedded."""
+        """Return the number of past texts that the encoder has not embedded."""
         with self._file.reading():
             return self._vectors_of(encoder).missing_count()
 
     def put_vectors(self, encoder: str, items: Sequence[Unembedded], vectors: NDArray[np.float32]) -> None:
-        """Store vectors (n, d) of past texts; of those that were changed or removed in the meantime, none is stored.
+        """Store vectors (n, d) of past texts, except of texts that were changed or removed in the meantime.
 
         Raises:
-            StoreError: they can't be written.
+            StoreError: the store can't be written.
         """
         with self._file.transaction():
             self._vectors_of(encoder).put([(item.id, item.digest) for item in items], vectors)
 
     def keep_vectors_of(self, encoders: Sequence[str]) -> int:
-        """Remove the vectors of all encoders but some, given by their fingerprints.
+        """Remove all vectors except those of the encoders with these fingerprints.
 
         Returns:
-            How many were removed.
+            The number of removed vectors.
 
         Raises:
-            StoreError: they can't be removed.
+            StoreError: the store can't be written.
         """
         with self._file.transaction():
             marks = ",".join("?" * len(encoders))
@@ -286,7 +286,7 @@ class ProfileStore:
         return removed
 
     def newest(self, count: int) -> tuple[int, ...]:
-        """Ids of at most `count` past texts: by date, newest first, none last; of equal ones the last added first."""
+        """Return the ids of at most `count` past texts, newest date first, undated last; ties by last added first."""
         query = "SELECT id FROM history ORDER BY date DESC, id DESC LIMIT ?"
         with self._file.explained():
             return tuple(row[0] for row in self._file.execute(query, (count,)))

@@ -1,4 +1,4 @@
-"""The tables of a profile store, and how a file of an older version comes to have them."""
+"""Creates the tables of a profile store, and upgrades files of older versions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from edge_runtime.store.posting_lists import MAX_SLOTS
 from edge_runtime.store.word_index import add_to_index
 
 SCHEMA_VERSION = 2
-APPLICATION_ID = 0x436F4765  # "CoGe": tells our files from other SQLite files
-_INDEXED_AT_ONCE = MAX_SLOTS  # items whose words are held in memory
+APPLICATION_ID = 0x436F4765  # "CoGe": distinguishes our files from other SQLite files
+_INDEXED_AT_ONCE = MAX_SLOTS  # bounds the words held in memory
 
 _VERSION_1 = (
     "CREATE TABLE profile (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL)",
@@ -25,7 +25,7 @@ _VERSION_2 = (
     "CREATE INDEX history_digest ON history (digest)",
     "CREATE INDEX history_date ON history (date, id)",
     "CREATE TABLE words (id INTEGER PRIMARY KEY, word TEXT NOT NULL UNIQUE, items INTEGER NOT NULL)",
-    # How many words are in so many items: what the mean of all words' weights is made from.
+    # Number of words that are in exactly so many items; the mean of all words' weights is computed from it.
     "CREATE TABLE word_items (items INTEGER PRIMARY KEY, words INTEGER NOT NULL)",
     "CREATE TABLE totals (id INTEGER PRIMARY KEY CHECK (id = 1), items INTEGER NOT NULL, changes INTEGER NOT NULL)",
     "INSERT INTO totals VALUES (1, 0, 0)",
@@ -33,7 +33,7 @@ _VERSION_2 = (
     "CREATE TABLE segments (id INTEGER PRIMARY KEY AUTOINCREMENT, items BLOB NOT NULL, lengths BLOB NOT NULL)",
     "CREATE TABLE postings (id INTEGER PRIMARY KEY, slots BLOB NOT NULL, counts BLOB NOT NULL)",
     "CREATE TABLE encoders (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE)",
-    # AUTOINCREMENT: an id stands for one vector for ever, so what was read once need not be read again.
+    # AUTOINCREMENT: an id is never reused, so a vector that was read once need not be read again.
     """CREATE TABLE vectors (id INTEGER PRIMARY KEY AUTOINCREMENT, item INTEGER NOT NULL, encoder INTEGER NOT NULL,
         vector BLOB NOT NULL, UNIQUE (encoder, item))""",
     "CREATE INDEX vectors_item ON vectors (item)",
@@ -41,14 +41,14 @@ _VERSION_2 = (
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make all tables, in an open transaction on an empty file."""
+    """Create all tables, in an open transaction on an empty file."""
     for statement in (*_VERSION_1, *_VERSION_2):
         connection.execute(statement)
     _mark(connection)
 
 
 def move_to_version_2(connection: sqlite3.Connection) -> None:
-    """Give a file of version 1 what version 2 has, in an open transaction."""
+    """Upgrade a file from version 1 to version 2, in an open transaction."""
     for statement in _VERSION_2:
         connection.execute(statement)
     connection.create_function("digest_of", 3, item_digest, deterministic=True)
@@ -62,7 +62,7 @@ def move_to_version_2(connection: sqlite3.Connection) -> None:
 
 
 def item_digest(title: str, text: str, origin: str | None) -> bytes:
-    """16 bytes by which an import knows a past text again."""
+    """Return the 16-byte digest by which an import recognises a known past text."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (title, text, origin or ""):
         encoded = part.encode()

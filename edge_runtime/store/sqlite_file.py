@@ -1,4 +1,4 @@
-"""The SQLite file of a profile store: opened for its owner alone, changed in transactions, failures as our errors."""
+"""Opens the SQLite file of a profile store: access for its owner only, changes in transactions, our own errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _BUSY_SECONDS = 10.0
 
 
 class StoreFile:
-    """An open file with the tables of `store_schema`; several processes may have it open, an object is one thread's."""
+    """An open file with the tables of `edge_runtime.store.schema`.
+
+    Several processes may open one file; an object belongs to one thread.
+    """
 
     def __init__(self, path: Path | str) -> None:
-        """Open the file, or make a new one; one of an older version is brought up to date.
+        """Open the file or create one; files of older versions are upgraded.
 
         Raises:
             StoreError: the file can't be opened, is damaged, is not a store, or was written by a newer version.
@@ -33,7 +36,7 @@ class StoreFile:
                 start = os.read(descriptor, len(_SQLITE_MAGIC))
             finally:
                 os.close(descriptor)
-            # SQLite takes a short file of another kind for an empty database and would overwrite it.
+            # SQLite mistakes a short file of another kind for an empty database and would overwrite it.
             if start not in (b"", _SQLITE_MAGIC):
                 raise StoreError(f"This is not a profile store: {self.path}. Choose another --store file.")
             if self.path.stat().st_mode & 0o077:
@@ -43,7 +46,7 @@ class StoreFile:
                 f"The profile store can't be opened: {self.path} ({error.strerror}). Choose another --store file."
             ) from None
         with self.explained():
-            # Transactions are opened and closed by `transaction` and `reading` alone.
+            # Only `transaction` and `reading` begin and end transactions.
             self.connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             with self.explained():
@@ -61,16 +64,16 @@ class StoreFile:
         self.connection.close()
 
     def leave_no_copy(self) -> None:
-        """Overwrite what was removed: the log still holds it; folding it in and cutting it off leaves no copy."""
+        """Remove the last copies of deleted data: checkpoint and truncate the write-ahead log, which still has them."""
         with self.explained():
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextmanager
     def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-        """All changes of the block, or none where it ends in an error.
+        """Commit all changes of the block, or roll them back if it raises.
 
         Raises:
-            StoreError: they can't be written.
+            StoreError: the changes can't be written.
         """
         with self.explained():
             self.connection.execute(begin)
@@ -84,13 +87,13 @@ class StoreFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """One state of the file for all reads."""
+        """Give all reads in the block the same state of the file."""
         with self.transaction("BEGIN"):
             yield
 
     @contextmanager
     def sound(self) -> Iterator[None]:
-        """Turn what reading bytes of the wrong length or kind raises into a `StoreError`."""
+        """Turn exceptions from malformed bytes in the index into a `StoreError`."""
         try:
             yield
         except (ValueError, IndexError, TypeError) as error:
@@ -100,7 +103,7 @@ class StoreFile:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what SQLite raises into a `StoreError`."""
+        """Turn SQLite's exceptions into a `StoreError`, or a `RequestError` if an id is too large."""
         try:
             yield
         except OverflowError:

@@ -1,4 +1,4 @@
-"""Keeps an encoder's vectors of past texts in the store's file; a text's score is the dot product with a query's."""
+"""Stores an encoder's vectors of past texts in the store's file; a text's score is its dot product with the query."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _READ_AT_ONCE = 4096
 
 
 class VectorIndex:
-    """One encoder's vectors, of one connection. What was read once is kept in memory, n * d * 4 bytes.
+    """One encoder's vectors on one connection. It caches the vectors in memory, n * d * 4 bytes.
 
-    All calls are for an open transaction.
+    Every method needs an open transaction.
     """
 
     def __init__(self, connection: sqlite3.Connection, fingerprint: str) -> None:
@@ -27,7 +27,7 @@ class VectorIndex:
         self._vectors = np.zeros((0, 0), np.float32)
 
     def missing(self, count: int) -> list[tuple[int, bytes, str, str, bool]]:
-        """At most `count` items without a vector: id, digest, title, text, and whether the title is searched."""
+        """Return at most `count` items without a vector: id, digest, title, text, and whether the title is searched."""
         return self._connection.execute(
             "SELECT id, digest, title, text, title_counts FROM history WHERE NOT EXISTS (SELECT 1 FROM vectors "
             "WHERE encoder = ? AND item = history.id) ORDER BY id LIMIT ?",
@@ -35,12 +35,12 @@ class VectorIndex:
         ).fetchall()
 
     def missing_count(self) -> int:
-        """How many items have no vector."""
+        """Return the number of items without a vector."""
         query = "SELECT (SELECT items FROM totals) - (SELECT count(*) FROM vectors WHERE encoder = ?)"
         return int(self._connection.execute(query, (self._encoder(),)).fetchone()[0])
 
     def put(self, items: Sequence[tuple[int, bytes]], vectors: NDArray[np.float32]) -> None:
-        """Store vectors (n, d) of items, each given by id and digest; those that have changed since are left out."""
+        """Store vectors (n, d) of items given by id and digest; items that have changed since are skipped."""
         encoder = self._encoder()
         if not encoder:
             query = "INSERT INTO encoders (fingerprint) VALUES (?)"
@@ -74,9 +74,9 @@ class VectorIndex:
         return int(row[0]) if row else 0  # ids begin at 1
 
     def _read(self, dimension: int) -> None:
-        """Bring what is in memory up to date: rows never change, they come and go."""
+        """Update the cache: rows are only added or deleted, never changed."""
         [elsewhere] = self._connection.execute("PRAGMA data_version").fetchone()
-        state = (elsewhere, self._connection.total_changes)  # of other connections, and of this one
+        state = (elsewhere, self._connection.total_changes)  # changes by other connections, and by this one
         if state == self._state:
             return
         encoder = self._encoder()

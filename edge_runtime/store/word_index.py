@@ -1,8 +1,8 @@
-"""Keeps the search index of past texts in the store's file: which words are in which texts, changed text by text.
+"""Maintains the search index of past texts in the store's file; it maps words to texts and is updated text by text.
 
-Texts come into `recent`, one row each. When there are many, they become a segment, whose rows hold one word's entries
-each; when there are many small segments they become a larger one (O'Neil et al., 1996, the log-structured merge tree).
-So a change writes little, and a search reads few rows. What is removed is removed from every row.
+New texts go into `recent`, one row each. When `recent` is full, its texts become a segment, with one row per word. Many
+small segments are merged into a larger one (O'Neil et al., 1996, the log-structured merge tree). So a change writes
+little, and a search reads few rows. A removed text is deleted from every row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edge_runtime.store.posting_lists import MAX_SLOTS, Postings, decode_list, e
 MAX_RECENT = 1024
 MERGED_AT_ONCE = 8
 GONE = 0
-"""Stands in a segment's list of items where one was removed; ids of items begin at 1."""
+"""Marks a removed item in a segment's list of items; item ids start at 1."""
 
 _SEGMENT_BITS = 40  # a row of postings is `segment << 40 | word`
 _WORD_ID = np.dtype("<u4")
@@ -31,22 +31,22 @@ _COUNT = np.dtype("<u4")
 
 
 def posting_id(segment: int, word: int) -> int:
-    """The row with a word's entries in a segment."""
+    """Return the id of the row with a word's entries in a segment."""
     return segment << _SEGMENT_BITS | word
 
 
 def read_items(blob: bytes) -> NDArray[np.int64]:
-    """Items of a segment by slot, or `GONE`: (size,)."""
+    """Return a segment's items by slot, `GONE` for removed ones: (size,)."""
     return np.frombuffer(blob, _ITEM)
 
 
 def read_lengths(blob: bytes) -> NDArray[np.uint32]:
-    """Words of each item of a segment, 0 where it is gone: (size,)."""
+    """Return the number of words in each item of a segment, 0 for removed ones: (size,)."""
     return np.frombuffer(blob, _COUNT)
 
 
 def read_recent(connection: sqlite3.Connection) -> tuple[NDArray[np.int64], Postings]:
-    """Recent items (n,) in the order of their ids, and their words; slots are places among them."""
+    """Return the recent items (n,) in the order of their ids, and their words; slots are indices into the items."""
     rows = connection.execute("SELECT item, words, counts FROM recent ORDER BY item").fetchall()
     words = np.frombuffer(b"".join(words for _, words, _ in rows), _WORD_ID).astype(np.int64)
     counts = np.frombuffer(b"".join(counts for _, _, counts in rows), _COUNT).astype(np.int64)
@@ -59,8 +59,8 @@ def add_to_index(connection: sqlite3.Connection, texts: Sequence[tuple[int, str]
     """Index items, in an open transaction.
 
     Args:
-        connection: the store's.
-        texts: items that are not in the index, and what of each is searched; any number, but they are held in memory.
+        connection: the store's connection.
+        texts: ids of items that are not in the index, each with its searched text; all are held in memory.
     """
     if not texts:
         return
@@ -99,14 +99,14 @@ def add_to_index(connection: sqlite3.Connection, texts: Sequence[tuple[int, str]
 
 
 def remove_from_index(connection: sqlite3.Connection, texts: Sequence[tuple[int, str]]) -> None:
-    """Take items out of the index, in an open transaction.
+    """Remove items from the index, in an open transaction.
 
     Args:
-        connection: the store's.
-        texts: items that are in the index, with the text that they were indexed by.
+        connection: the store's connection.
+        texts: ids of indexed items, each with its indexed text.
 
     Raises:
-        ValueError: the index is damaged: it lacks what these texts put into it.
+        ValueError: the index is damaged: entries of these texts are missing.
     """
     if not texts:
         return
@@ -126,7 +126,7 @@ def remove_from_index(connection: sqlite3.Connection, texts: Sequence[tuple[int,
 
 
 def _bags(texts: Sequence[tuple[int, str]]) -> tuple[Postings, list[str]]:
-    """The words of texts as numbers into a list; slots are the texts' places, and the entries are sorted by them."""
+    """Count the words of texts, as indices into a list of words. Entries are sorted by slot, the index of a text."""
     words_of = [tokenize(text) for _, text in texts]
     numbers: defaultdict[str, int] = defaultdict(count().__next__)
     lengths = np.fromiter(map(len, words_of), np.int64, len(texts))
@@ -138,7 +138,7 @@ def _bags(texts: Sequence[tuple[int, str]]) -> tuple[Postings, list[str]]:
 
 
 def _count_words(connection: sqlite3.Connection, words: Sequence[str], changes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Change how many items have each word; words that were in none get an id, those that are in none lose it.
+    """Change the number of items with each word. New words get an id; words without items are deleted.
 
     Returns:
         Ids of the words: (n,).
@@ -174,7 +174,7 @@ def _count_words(connection: sqlite3.Connection, words: Sequence[str], changes: 
 
 
 def _write_segment(connection: sqlite3.Connection, items: NDArray[np.int64], entries: Postings) -> None:
-    """Write a segment of items; entries come in any order of words, but those of a word by slot."""
+    """Write a segment of items; words may come in any order, but entries of one word must be sorted by slot."""
     segment = connection.execute(
         "INSERT INTO segments (items, lengths) VALUES (?, ?)",
         (items.astype(_ITEM).tobytes(), entries.lengths(len(items)).astype(_COUNT).tobytes()),
@@ -193,7 +193,7 @@ def _write_segment(connection: sqlite3.Connection, items: NDArray[np.int64], ent
 
 
 def _clear_slots(connection: sqlite3.Connection, segment: int, slots: NDArray[np.intp], words: Iterable[int]) -> None:
-    """Remove slots from a segment, and from the rows of the words that they have."""
+    """Remove slots from a segment, and from the rows of their words."""
     items, lengths = connection.execute("SELECT items, lengths FROM segments WHERE id = ?", (segment,)).fetchone()
     left, sizes = read_items(items).copy(), read_lengths(lengths).copy()
     left[slots], sizes[slots] = GONE, 0
@@ -216,7 +216,7 @@ def _clear_slots(connection: sqlite3.Connection, segment: int, slots: NDArray[np
 
 
 def _merge(connection: sqlite3.Connection) -> None:
-    """Put small segments together until fewer than `MERGED_AT_ONCE` of a magnitude are left."""
+    """Merge small segments until fewer than `MERGED_AT_ONCE` of each magnitude are left."""
     while True:
         sizes = [
             (int(np.count_nonzero(read_items(items))), segment)

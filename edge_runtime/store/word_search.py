@@ -1,4 +1,4 @@
-"""Scores past texts by BM25 from the index in the store's file: as `edge_runtime.store.bm25` scores a list of texts."""
+"""Scores past texts by BM25 from the index in the store's file, exactly as `edge_runtime.store.bm25` defines it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from edge_runtime.store.word_index import GONE, posting_id, read_items, read_len
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Snapshot:
-    """What every search needs of one state of the index.
+    """Data that every search needs from one state of the index.
 
     Attributes:
-        changes: which state.
-        items: (n,) int64 by place, `GONE` where an item was removed; segment by segment, recent items last.
-        norms: (n,) float64, what BM25 adds to a count in the denominator: k1 (1 - b + b length / mean length).
-        segments: id, first place and end of each.
-        recent: words of the recent items, by word; slots are places.
+        changes: number of the state.
+        items: (n,) int64 items by place, `GONE` for removed ones; segment by segment, recent items last.
+        norms: (n,) float64 terms that BM25 adds to a count in the denominator: k1 (1 - b + b length / mean length).
+        segments: id, first place and end of each segment.
+        recent: words of the recent items, sorted by word; slots are places.
         mean_weight: mean of all words' idf.
-        total: items.
+        total: number of items.
     """
 
     changes: int
@@ -39,7 +39,7 @@ class _Snapshot:
 
 
 class WordSearch:
-    """Searches one connection's index; what does not depend on the query is kept until the index changes."""
+    """Searches one connection's index; data that don't depend on the query are cached until the index changes."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -49,7 +49,7 @@ class WordSearch:
         """Score all items, in an open transaction.
 
         Args:
-            query: words that are in no item count nothing.
+            query: the query; words that are in no item are ignored.
 
         Returns:
             Ids of all items (n,), in no particular order, and their scores (n,).
@@ -77,7 +77,7 @@ class WordSearch:
         return snapshot.items[live], scores[live]
 
     def _weights(self, asked: Counter[str], snapshot: _Snapshot) -> dict[int, float]:
-        """Id of each word that is known, and its idf times how often it is asked for, in the order of the query."""
+        """Map the id of each known word, in the query's order, to its idf times its count in the query."""
         weights = {}
         for word, times in asked.items():
             row = self._connection.execute("SELECT id, items FROM words WHERE word = ?", (word,)).fetchone()
@@ -87,7 +87,7 @@ class WordSearch:
         return weights
 
     def _lists(self, words: list[int], snapshot: _Snapshot) -> dict[int, list[tuple[bytes, bytes] | None]]:
-        """Every word's rows, by segment; None where a segment has none."""
+        """Return every word's rows, by segment; None if a segment has none."""
         ids = {word: [posting_id(segment, word) for segment, _, _ in snapshot.segments] for word in words}
         wanted = json.dumps([row for rows in ids.values() for row in rows])
         query = "SELECT id, slots, counts FROM postings WHERE id IN (SELECT value FROM json_each(?))"
@@ -135,16 +135,16 @@ def _add(
     weight: float,
     room: NDArray[np.float64],
 ) -> None:
-    """Add one word's part to `scores`, at all places or at `slots`; `room` (2, n) is for what comes between.
+    """Add one word's part to `scores`, at all places or at `slots`; `room` (2, n) holds intermediate results.
 
-    Fresh arrays of this size would take six times as long, for the system hands out their memory page by page.
+    New arrays of this size would take six times as long, because the system maps their memory page by page.
     """
     part, whole = room[0, : len(counts)], room[1, : len(counts)]
     np.copyto(part, counts)
     if slots is None:
         np.add(part, norms, out=whole)
     else:
-        np.take(norms, slots, out=whole, mode="clip")  # any other mode would make a copy first
+        np.take(norms, slots, out=whole, mode="clip")  # other modes copy first
         whole += part
     part /= whole
     part *= weight * (K1 + 1)

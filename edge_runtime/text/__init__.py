@@ -1,1 +1,1 @@
-"""Text to tokens and back: tokenizer, chat template, prompt, streaming."""
+"""Converts between text and tokens: tokenizer, chat template, prompt, streaming."""

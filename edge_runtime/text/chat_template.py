@@ -1,4 +1,4 @@
-"""Renders a model's own chat template: a conversation becomes the one text that the model was trained to continue."""
+"""Renders a model's chat template: turns a conversation into the text that the model was trained to continue."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Message = Mapping[str, str]
 class ChatTemplate:
     """A Jinja chat template, rendered in a sandbox with the names that Hugging Face templates expect.
 
-    The template comes with the bundle and sees private text, but it is a pure function of its input: the sandbox
-    gives it no files, no modules and no way to change what it is handed.
+    The template comes with the bundle and sees private text, but it is a pure function of its input: in the sandbox it
+    can't use files or modules, and can't modify its arguments.
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
@@ -31,11 +31,11 @@ class ChatTemplate:
 
         Args:
             source: Jinja source, `chat_template` of the manifest.
-            bos_token: what the template's `bos_token` stands for.
-            eos_token: what the template's `eos_token` stands for.
+            bos_token: value of `bos_token` in the template.
+            eos_token: value of `eos_token` in the template.
 
         Raises:
-            BundleError: it is not a valid template.
+            BundleError: the source is not a valid template.
         """
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, LoopControlExtension]
@@ -54,13 +54,13 @@ class ChatTemplate:
 
         Args:
             messages: each with `role` ("system", "user" or "assistant") and `content`, oldest first.
-            add_generation_prompt: end with the words that make the model answer.
+            add_generation_prompt: end with the text that makes the model answer.
 
         Returns:
-            The text to tokenize without adding special tokens; the template wrote them.
+            The text. It already contains the special tokens, so tokenize it without adding them.
 
         Raises:
-            BundleError: the template fails on this conversation, or refuses it.
+            BundleError: the template fails on this conversation, or rejects it.
         """
         try:
             return self._template.render(
@@ -70,12 +70,12 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except Exception as error:  # a template is a program: it can fail with whatever its expressions raise
+        except Exception as error:  # a template is a program: its expressions can raise anything
             raise _broken(error) from None
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's words for training; to us it is its content and nothing more."""
+    """Renders `{% generation %}` blocks as their content; they mark the assistant's text for training."""
 
     tags = {"generation"}  # noqa: RUF012 (as the base class declares it)
 
@@ -108,5 +108,5 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes HTML, which no model has seen in training.
+    # Jinja's own filter escapes HTML, which models don't see in training.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

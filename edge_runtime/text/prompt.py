@@ -1,4 +1,4 @@
-"""Builds the edge model's prompt from private context and public instruction, fitted to a number of tokens."""
+"""Builds the edge model's prompt from private context and public instruction, within a token limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.relevance import rank
 from edge_runtime.text.tokenizer import Tokenizer
 
-# The sections are those of CoGenesis (Zhang et al., ACL 2024), so that models tuned on its data fit.
+# Same sections as CoGenesis (Zhang et al., ACL 2024), so models tuned on its data can be used.
 TASK_WITH_CONTEXT = (
     "You are a personal writing assistant. Write as the author of the texts below would, in the same style and tone. "
     "Be thorough and informative, and bring in what the user's profile tells you where it fits the task. "
@@ -22,13 +22,13 @@ TASK_WITH_OUTLINE = "Points that the text may follow:"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt that fits.
+    """A prompt within the token limit.
 
     Attributes:
-        token_ids: what the decoder is fed.
-        text: the same as text, chat template included.
-        kept: indices of the history items that are in it, ascending.
-        dropped: indices of those that are not, ascending.
+        token_ids: the decoder's input.
+        text: the prompt as text, including the chat template.
+        kept: indices of the history items in the prompt, ascending.
+        dropped: indices of the history items left out, ascending.
     """
 
     token_ids: tuple[int, ...] = field(repr=False)
@@ -47,19 +47,19 @@ def build_prompt(
 ) -> Prompt:
     """Build the prompt of the edge model.
 
-    With context it is CoGenesis' format in one user message; without, the instruction alone, which is also what the
-    cloud's model sees. History is dropped, the least relevant to the instruction first, until the prompt fits.
+    With context, the prompt is one user message in CoGenesis' format. Without context it is only the instruction, as
+    in the cloud's prompt. History items are dropped until the prompt fits, the least relevant to the instruction first.
 
     Args:
-        tokenizer: of the edge model.
-        template: its chat template.
-        instruction: what should be written.
-        context: what only the device knows; None or an empty one for none.
+        tokenizer: tokenizer of the edge model.
+        template: chat template of the edge model.
+        instruction: the writing task.
+        context: the private context; None or an empty context for none.
         outline: points to follow (sketch mode).
-        max_tokens: length that the prompt must not pass; leave room for the answer.
+        max_tokens: maximum length of the prompt; leave room for the answer.
 
     Raises:
-        ContextOverflowError: profile, instruction and outline alone are longer than that.
+        ContextOverflowError: profile, instruction and outline alone exceed `max_tokens`.
         BundleError: the chat template fails.
     """
     context = context or PrivateContext()
@@ -84,7 +84,7 @@ def build_prompt(
             return whole
     order = rank(instruction.text, [f"{item.title}\n{item.text}" for item in context.history])
     count, best = sizes.how_many_fit(order, room), shortest
-    # The estimate is off by the tokens at the seams: step down until the prompt fits, then up while it does.
+    # Tokens that span two items make the estimate inexact: step down until the prompt fits, then up while it does.
     while count > 0 and best is shortest:
         attempt = build(order[:count])
         if len(attempt.token_ids) <= max_tokens:
@@ -102,16 +102,16 @@ def build_prompt(
 def user_message(
     instruction: PublicInstruction, context: PrivateContext, outline: str | None, kept: Sequence[int]
 ) -> str:
-    """The user's message to the edge model, before the chat template.
+    """Build the user's message to the edge model, before the chat template.
 
     Args:
-        instruction: what should be written.
+        instruction: the writing task.
         context: profile and history.
         outline: points to follow, or None.
-        kept: indices of the history items to take in; they keep the order of the history.
+        kept: indices of the history items to include, in the order of the history.
 
     Returns:
-        The instruction alone, byte for byte, where there is neither profile nor history nor outline.
+        The message. Without profile, history and outline it is the instruction, byte for byte.
     """
     task = instruction.text
     if outline and outline.strip():
@@ -132,7 +132,7 @@ def _item_text(item: HistoryItem) -> str:
 
 
 class _ItemSizes:
-    """Token counts of history items, each counted when first needed and only once."""
+    """Token counts of history items, computed on first use and cached."""
 
     def __init__(self, tokenizer: Tokenizer, history: Sequence[HistoryItem]) -> None:
         self._tokenizer = tokenizer
@@ -145,7 +145,7 @@ class _ItemSizes:
         return self._sizes[index]
 
     def how_many_fit(self, order: Sequence[int], room: int) -> int:
-        """How many items, taken in this order, are about `room` tokens together."""
+        """Return how many items, taken in this order, fit into about `room` tokens."""
         for count, index in enumerate(order):
             room -= self._size(index)
             if room < 0:

@@ -15,26 +15,26 @@ DELTA = 1.0
 
 
 def words(text: str) -> list[str]:
-    """Case-folded words of `text`, in order."""
+    """Return the case-folded words of `text`, in order."""
     return _WORD.findall(text.casefold())
 
 
 def rank(query: str, documents: Sequence[str]) -> list[int]:
     """Order documents by BM25+ (Lv and Zhai, 2011; k1 1.5, b 0.75, delta 1).
 
-    This variant's word weights are never negative, as plain BM25's are for a word that is in most of a few documents.
+    In this variant, word weights are never negative. Plain BM25 gives a negative weight to a word in most documents.
 
     Args:
-        query: what the documents should be about.
+        query: text that relevant documents resemble.
         documents: oldest first.
 
     Returns:
-        Indices of all documents, best first; of equally good ones the later comes first.
+        Indices of all documents, best first; ties go to the later document.
     """
     asked, corpus = words(query), [words(document) for document in documents]
     if not asked or not any(corpus):
         return list(range(len(documents)))[::-1]
-    import bm25s  # only a history that doesn't fit needs it, so it is no part of a cold start
+    import bm25s  # needed only if the history doesn't fit, so a cold start skips it
 
     index = bm25s.BM25(method="bm25+", k1=K1, b=B, delta=DELTA, dtype="float64")
     index.index(corpus, show_progress=False)

@@ -1,4 +1,4 @@
-"""The bytes that each token stands for, so that text can be put together across tokens that hold half a character."""
+"""Maps tokens to bytes, so text can be assembled even if a token holds only part of a character."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 
 
 class TokenBytes:
-    """Bytes by token id; None for control tokens and for ids that the vocabulary lacks."""
+    """Bytes by token id; None for control tokens and for ids outside the vocabulary."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.backend.get_added_tokens_decoder()
         self._control = frozenset(token_id for token_id, token in added.items() if token.special)
         self._added: dict[int, str] = {token_id: token.content for token_id, token in added.items()}
-        # A tokenizer says how its pieces become text in its decoder alone.
+        # Only a tokenizer's decoder tells how its pieces become text.
         self._byte_level = "ByteLevel" in str(tokenizer.backend.decoder)
         self._known: dict[int, bytes | None] = {}
 
@@ -42,7 +42,7 @@ class TokenBytes:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """How byte-level vocabularies write bytes: printable Latin-1 as itself, the rest from 256 on."""
+    """Return the byte of each character in byte-level vocabularies: printable Latin-1 as itself, the rest from 256."""
     alphabet, free = {}, 256
     for byte in range(256):
         if 0x21 <= byte <= 0x7E or (0xA1 <= byte <= 0xFF and byte != 0xAD):

@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle: text to ids and back, and the fingerprint that tells whether two models can be fused."""
+"""The tokenizer of a bundle: encodes, decodes, and computes the fingerprint that shows which models can be fused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edge_runtime.errors import BundleError
 
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
-    """SHA-256 of a vocabulary, equal where token ids mean the same strings.
+    """Return the SHA-256 of a vocabulary; equal if token ids mean the same strings.
 
-    Hashed are the lines `id TAB token NEWLINE` (UTF-8) in the order of the ids, added tokens included. Two models can
-    be fused exactly when these agree; how text is split into tokens does not matter for that.
+    The hash covers the lines `id TAB token NEWLINE` (UTF-8) in the order of the ids, including added tokens. Two models
+    can be fused if and only if their fingerprints are equal. How text is split into tokens does not matter.
 
     Args:
-        vocabulary: token string to id, added tokens included.
+        vocabulary: maps token string to id, including added tokens.
 
     Returns:
         64 hex digits.
@@ -30,7 +30,7 @@ def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
 
 
 class Tokenizer:
-    """A `tokenizer.json` with the few calls the runtime needs."""
+    """A `tokenizer.json` with the few methods that the runtime needs."""
 
     def __init__(self, tokenizer: HFTokenizer) -> None:
         self.backend = tokenizer
@@ -40,7 +40,7 @@ class Tokenizer:
         """Read a `tokenizer.json`.
 
         Raises:
-            BundleError: the file is not one.
+            BundleError: the file is not a valid `tokenizer.json`.
         """
         try:
             tokenizer = HFTokenizer.from_file(str(path))
@@ -56,9 +56,9 @@ class Tokenizer:
         return vocabulary_fingerprint(self.backend.get_vocab(with_added_tokens=True))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens in it are recognised, none are added."""
+        """Return the token ids of `text`; special tokens in it are recognised, none are added."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `token_ids`."""
+        """Return the text of `token_ids`."""
         return str(self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))

@@ -1,4 +1,4 @@
-"""Rows as bytes: read back as docs/wire.md says, within the errors it names, and nothing malformed gets in."""
+"""Rows as bytes: decoded as docs/wire.md specifies, within its error bounds; malformed bytes are rejected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sparse(ids: list[int], probabilities: list[float], tail_mass: float) -> Spar
 
 
 def read_by_the_document(data: bytes, value_type: str) -> list[tuple[list[int], list[float], float]]:
-    """Rows as a reader in any language would: one bit, then one value at a time."""
+    """Decode rows like a reader in any language: one bit, then one value at a time."""
     found, at = [], 0
     while at < len(data):
         count = shift = 0
@@ -136,14 +136,14 @@ def test_ids_cost_two_bits_a_token_more_than_the_fewest_and_a_row_its_tail_and_t
 ) -> None:
     count = row.ids.size
     spent = len(encode_rows([row], value_type)) - count * BITS[value_type] / 8
-    # There are at least (vocabulary / count) ** count sets of so many ids.
+    # There are at least (vocabulary / count) ** count sets of that many ids.
     ids = count * (math.log2(49_152 / count) + 2) / 8
     tail = BITS[value_type] / 8
     padding = 0.5 if value_type == "bits12" else 0
     assert spent <= ids + 2.375 + tail + padding + (count > 127) + (count > 16_383)
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is rejected -------------------------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=120), st.integers(0, 3), VALUE_TYPES)

@@ -1,4 +1,4 @@
-"""The wire format: what is encoded decodes to the same, and nothing malformed gets through."""
+"""The wire format: encoding and decoding give the same message, and malformed input is rejected."""
 
 import subprocess
 import sys
@@ -102,7 +102,7 @@ def test_a_verified_reply_arrives_as_it_was(
     data = wire.encode_verified(number, Verified(tuple(rows), compute, queue), form)
     got = wire.decode_verified(data, number=number, count=len(rows), vocab_size=VOCABULARY, form=form)
     assert (got.compute_seconds, got.queue_seconds, got.superseded) == (compute, queue, False)
-    # What a row becomes is the row coding's business: only that these are they.
+    # Other tests cover how rows are encoded; this one checks only that these are the rows.
     assert [row.ids.tolist() for row in got.rows] == [row.ids.tolist() for row in rows]
 
 
@@ -166,7 +166,7 @@ def test_damaged_messages_raise_a_protocol_error_or_decode(data: st.DataObject) 
 
 
 def reply(**changes: object) -> bytes:
-    """A frame with one row for the second `verify`, with a checksum that is right for it."""
+    """Build a frame with one row for the second `verify`, with a correct checksum."""
     rows = changes.get("rows", encode_rows([HALVES], FORM.value_type))
     assert isinstance(rows, bytes)
     fields = {"number": 1, "rows": rows, "crc32": zlib.crc32(b"\x01\x00\x00\x00" + rows)} | changes
@@ -288,7 +288,7 @@ def test_the_generated_code_is_what_the_proto_gives(tmp_path: Path) -> None:
     arguments = ["-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", "cloud_bridge/bridge.proto"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], cwd=ROOT, check=True)
 
-    def descriptor(directory: Path) -> list[str]:  # other versions of protoc write other code around it
+    def descriptor(directory: Path) -> list[str]:  # other versions of protoc generate different code around it
         lines = (directory / "cloud_bridge" / "bridge_pb2.py").read_text(encoding="utf-8").splitlines()
         return [line for line in lines if line.startswith("DESCRIPTOR = ")]
 

@@ -1,4 +1,4 @@
-"""`cogenesis cloud serve` and `cogenesis cloud info` as a user runs them: one JSON line, one line an error."""
+"""`cogenesis cloud serve` and `cogenesis cloud info` as a user runs them: one line of JSON, or one line per error."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ def command(*arguments: object) -> list[str]:
 
 @contextmanager
 def serving(*arguments: object, log: Path, environment: dict[str, str] | None = None):
-    """A server in a process of its own: (process, what it said when it was ready)."""
+    """Run a server in its own process: (process, its JSON when it is ready)."""
     with log.open("w") as errors:
         process = subprocess.Popen(
             command("serve", *arguments), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
@@ -46,7 +46,7 @@ def serving(*arguments: object, log: Path, environment: dict[str, str] | None = 
 
 
 def as_engine(ready: dict) -> SimpleNamespace:
-    """What `RawStream.open` needs to know of the engine."""
+    """The engine's properties that `RawStream.open` needs."""
     info = json.loads(subprocess.run(command("info", ready["address"]), capture_output=True, check=True).stdout)
     return SimpleNamespace(**info)
 
@@ -72,7 +72,7 @@ def test_a_server_announces_itself_serves_logs_no_text_and_stops_on_sigterm(tiny
             assert 'cogenesis_sessions_opened_total{method="Score"} 1.0' in page.read().decode()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
-        assert process.stdout.read() == ""  # the one line was all
+        assert process.stdout.read() == ""  # that line was the only output
     text = log.read_text()
     for event in ("serving", "opened", "verified", "refused", "closed", "draining", "stopped"):
         assert re.search(rf"^\S+Z [A-Z]+ {event}\b", text, re.MULTILINE), event

@@ -1,4 +1,4 @@
-"""Control of an answer: closing it from anywhere, waiting for it with asyncio, and whose adapter writes it."""
+"""Control of an answer: closing it from anywhere, waiting for it with asyncio, and the choice of adapter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def assistant(tiny: TinyModel) -> Assistant:
 
 
 class SilentCloud:
-    """Takes every request and answers none."""
+    """Accepts every request and answers none."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -63,7 +63,7 @@ def test_closing_an_answer_that_waits_for_the_cloud_ends_it_at_once_and_frees_th
     assert not writer.is_alive()
     assert answer.result.finish_reason == "cancelled"
     assert cloud.closed
-    assert assistant.generate(INSTRUCTION, options=Options(4)).finish().token_ids  # it is free for the next one
+    assert assistant.generate(INSTRUCTION, options=Options(4)).finish().token_ids  # ready for the next answer
 
 
 def test_a_piece_that_a_caller_gave_up_waiting_for_is_not_lost(assistant):
@@ -83,7 +83,7 @@ def test_a_piece_that_a_caller_gave_up_waiting_for_is_not_lost(assistant):
 
 
 def test_delta_steering_uses_the_adapter_of_the_user_who_asks_with_context_and_without(assistant, tiny, other_tiny):
-    """An adapter that was in use for an earlier answer has no part in a later one."""
+    """An adapter used for an earlier answer has no effect on a later one."""
 
     def adapter(seed: int) -> Adapter:
         random = np.random.default_rng(seed)

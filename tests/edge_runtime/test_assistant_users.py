@@ -1,4 +1,4 @@
-"""One assistant answers for many users: each with their own adapter, and with nothing that another one left behind."""
+"""One assistant answers for many users: each with their own adapter, and without traces of another user."""
 
 from dataclasses import replace
 
@@ -95,7 +95,7 @@ def test_a_users_saved_prompt_is_theirs_alone(open_assistant, tmp_path):
 
 
 def test_a_saved_prompt_does_not_outlive_its_adapter(open_assistant, tiny, adapters, tmp_path):
-    """Trained anew, the user's adapter is another one, whatever it is called."""
+    """A retrained adapter replaces the user's old one, even under the same name."""
     store = AdapterStore(tmp_path / "adapters", tiny.bundle.base)
     store.install(adapters.path("anna").read_bytes())
     assistant = edge_runtime.load(tiny.bundle.root, threads=1, context_length=512, adapters=store.root)

@@ -1,4 +1,4 @@
-"""Request files: what is read, and which field a message names."""
+"""Request files: accepted content, and the field that a message names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters on the real model do what they do in torch PEFT: exactly where nothing is quantized, nearly where it is."""
+"""Adapters on the real model match torch PEFT: exactly without quantization, closely with it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from edge_runtime.text.tokenizer import Tokenizer
 from export.adapters.export import export_adapter
 from tests.support.commands import ROOT, cogenesis
 
-# Two programs of the real model that take adapters anywhere are lowered for this alone.
+# Two programs of the real model that take adapters at every site are lowered only for this test.
 BACKENDS = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))
 WEIGHTS = ("fp32", "fp16")
 GREEDY_TOKENS = 64
@@ -45,7 +45,7 @@ def conversations(smollm2_hf):
 
 @pytest.fixture(scope="module")
 def trained(peft, conversations, tmp_path_factory):
-    """PEFT directories of adapters that have learnt a little of the user's first texts."""
+    """PEFT directories of adapters that learned a little from the user's first texts."""
     root = tmp_path_factory.mktemp("trained")
     token_ids = [token for conversation in conversations[:LEARNT] for token in conversation]
     return {shape: peft.train(root / shape, shape, token_ids) for shape in SHAPES}
@@ -53,7 +53,7 @@ def trained(peft, conversations, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_adapters(trained, smollm2_hf, tmp_path_factory):
-    """Of a bundle, without a copy of its files, one that has the adapters in it."""
+    """Make a copy of a bundle, with links to its files, that has the adapters in it."""
 
     def make(bundle):
         out = tmp_path_factory.mktemp("adapted") / "bundle"
@@ -98,7 +98,7 @@ def use(bundle, decoder, user):
 
 
 def greedy(decoder, prompt):
-    """The rows of a prompt and of the tokens that follow it, and those tokens."""
+    """Return the rows of a prompt and of the greedy tokens after it, and these tokens."""
     rows = list(decoder.extend(prompt, rows=len(prompt)))
     tokens = []
     for _ in range(GREEDY_TOKENS):
@@ -117,7 +117,7 @@ def test_logits_agree_with_peft_to_a_thousandth_and_greedy_tokens_exactly(shape,
         found[weights] = greedy(decoder, prompt)
     tokens = found["fp32"][1]
     expected = peft.rows(prompt + tokens, trained[shape])
-    # Each token is the one that PEFT finds likeliest behind those before it, so PEFT's own greedy answer is this one.
+    # PEFT also finds each token likeliest after the tokens before it, so PEFT's greedy answer is the same.
     assert expected[len(prompt) - 1 : -1].argmax(axis=1).tolist() == tokens
     for weights, (rows, same_tokens) in found.items():
         assert same_tokens == tokens, weights
@@ -128,7 +128,7 @@ def test_logits_agree_with_peft_to_a_thousandth_and_greedy_tokens_exactly(shape,
 
 
 def agreement(peft, decoder, conversations, directory=None):
-    """Share of positions where torch and a decoder find the same token likeliest."""
+    """Return the share of positions where torch and a decoder find the same token likeliest."""
     same = []
     for token_ids in conversations[LEARNT:]:
         decoder.rewind(0)

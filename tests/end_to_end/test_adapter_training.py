@@ -1,4 +1,4 @@
-"""Training on the real model: its prompts are the device's, a few steps make a user's own words likelier."""
+"""Training on the real model: its prompts are the device's, and a few steps make a user's own words likelier."""
 
 from __future__ import annotations
 

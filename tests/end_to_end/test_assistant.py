@@ -1,4 +1,4 @@
-"""The Python API on the real model: streaming, async, stopping, schedules, what a caller can do wrong."""
+"""The Python API on the real model: streaming, async, stopping, schedules, and wrong calls."""
 
 import asyncio
 
@@ -159,4 +159,4 @@ def test_the_second_answer_about_a_profile_does_not_read_it_again(assistant):
     assistant.generate(PublicInstruction("Write a toast for a wedding."), long, options=options).finish()
     again = assistant.decoder.token_ids
     common = next(i for i, (a, b) in enumerate(zip(shared, again, strict=False)) if a != b)
-    assert common > 500  # so much of the KV cache was kept
+    assert common > 500  # this much of the KV cache was kept

@@ -46,7 +46,7 @@ def test_a_mode_that_needs_a_cloud_is_explained(bundle_keep):
 
 @pytest.fixture(scope="module")
 def personal_bundle(bundle_keep, tmp_path_factory):
-    """The bundle, without a copy of its files, and an adapter of anna's that makes her text another."""
+    """The bundle, with links to its files, and an adapter that changes anna's text."""
     bundle = tmp_path_factory.mktemp("personal") / "bundle"
     shutil.copytree(bundle_keep, bundle, copy_function=os.link)
     opened = open_bundle(bundle)

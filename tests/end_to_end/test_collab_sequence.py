@@ -1,4 +1,4 @@
-"""The whole learning side by its script, on tiny models: data, pair, tuning, combiner, answers, report; and again."""
+"""The learning script as a whole, on tiny models: data, pair, tuning, combiner, answers, report; then once more."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.tiny_models import make_model
 
 SCRIPT = ROOT / "examples" / "collab" / "run.sh"
 PAIR = ROOT / "benchmarks" / "pair.py"
-# The least that does every step.
+# The smallest settings that run every step.
 QUICK = {
     "SHRINK": "--layers 2 --max-tokens 600 --window 16 --threads 1",
     "BEGIN": "--epochs 1 --threads 1",
@@ -39,7 +39,7 @@ OUTLINE = "\n".join(f"{number}. Tell of the {thing}" for number, thing in enumer
 
 
 def authors_files(directory: Path) -> Path:
-    """Files of the authors' form, of made-up users."""
+    """Write files in the authors' format, with made-up users."""
     directory.mkdir()
     tasks = [
         {**record(f"1_{user}_0", items=1), "conversations": [
@@ -61,12 +61,12 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What the script left, how it was called, and its commands."""
+    """The script's results, its arguments, and its commands."""
     root = tmp_path_factory.mktemp("sequence")
     model = make_model(root / "model", model_type="llama", num_hidden_layers=3, max_position_embeddings=4096)
     data = authors_files(root / "data")
     settings = {"MODEL": model, "DATA": data, "OUT": root / "out", "SETS": "ctx", "PORT": free_port(), **QUICK}
-    # Random weights have nothing to outline.
+    # Random weights produce no outlines.
     with chat_server(lambda body: OUTLINE) as server:
         settings["SKETCH"] = f"--endpoint {server.url} --name outliner"
         yield root / "out", settings, run_script(SCRIPT, ROOT, **settings)

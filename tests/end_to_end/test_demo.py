@@ -1,4 +1,4 @@
-"""`cogenesis demo`, whole: four modes, the table, the ledger, the private words."""
+"""The complete `cogenesis demo`: four modes, the table, the ledger, the private words."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from tests.support.commands import run_cogenesis
 
 
 def test_the_demo_writes_in_four_modes_and_says_what_left(bundle_keep, smollm2_hf, tmp_path):
-    """As on its second run, when the models are there; the README's test runs the first."""
+    """Like a second run, with the models already there; the README's test does the first run."""
     shutil.copytree(bundle_keep, tmp_path / "bundle")
     (tmp_path / "cloud-model").symlink_to(smollm2_hf)
     done = run_cogenesis("demo", "--dir", tmp_path, "--max-new-tokens", 24, timeout=600)

@@ -1,4 +1,4 @@
-"""What leaves the device in every mode, from the ledger and from the bytes on the socket; also for hostile requests."""
+"""Messages sent in every mode, from the ledger and from the bytes on the socket; also for hostile requests."""
 
 import json
 
@@ -29,7 +29,7 @@ def assistant(bundle_keep):
 
 
 def write(assistant, cloud_address, mode, instruction, options=OPTIONS):
-    """One answer through a recording proxy: the result, and all messages up as (path, bytes)."""
+    """Write one answer through a recording proxy: the result, and all sent messages as (path, bytes)."""
     with RecordingProxy(cloud_address) as proxy:
         cloud = connect(proxy.address, call_timeout=120)
         answer = assistant.generate(instruction, CONTEXT, mode=mode, cloud=cloud, options=options, ledger=Ledger())
@@ -45,7 +45,7 @@ def test_only_the_instruction_and_accepted_tokens_leave(mode, instruction, assis
     up = [entry for entry in result.ledger.entries if entry.direction == "up"]
     messages = proxy.messages_up()
 
-    # The ledger is the wire: as many messages, of the same size.
+    # The ledger matches the wire: the same number of messages, of the same size.
     assert [entry.bytes for entry in up] == [len(message) for _, message in messages]
     assert result.stats.bytes_up == sum(len(message) for _, message in messages)
 
@@ -65,7 +65,7 @@ def test_only_the_instruction_and_accepted_tokens_leave(mode, instruction, assis
                 assert list(frame.verify.tokens) == list(entry.content["tokens"])
                 del tokens[frame.verify.keep :]
                 tokens.extend(frame.verify.tokens)
-    # Byte for byte the instruction, once; and of the answer its own tokens and their drafts, the last never needed.
+    # The instruction, byte for byte, once. Of the answer its own tokens and their drafts; the last is never needed.
     assert instructions == ([] if mode is Mode.EDGE else [instruction.text])
     accepted = list(result.token_ids)
     if mode is Mode.FUSED:
@@ -101,7 +101,7 @@ def test_headers_carry_nothing_but_grpcs_own(assistant, cloud_address):
 
 
 def test_a_cloud_sees_the_same_whatever_the_context(assistant, cloud_address):
-    """In the modes that send only the instruction, two users with different secrets are alike on the wire."""
+    """In modes that send only the instruction, two users with different secrets look the same on the wire."""
     for mode in (Mode.CLOUD, Mode.SKETCH):
         with RecordingProxy(cloud_address) as proxy:
             cloud = connect(proxy.address, call_timeout=120)
@@ -112,7 +112,7 @@ def test_a_cloud_sees_the_same_whatever_the_context(assistant, cloud_address):
 
 
 def test_the_example_requests_keep_their_profile_at_home(bundle_keep, cloud_address, tmp_path):
-    """The hostile example that ships, through the command line, with its ledger on disk."""
+    """The shipped hostile example, through the command line, with its ledger on disk."""
     from tests.support.commands import run_cogenesis
 
     (request,) = (ROOT / "examples" / "requests").glob("*hostile*.json")

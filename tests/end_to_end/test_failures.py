@@ -1,4 +1,4 @@
-"""Bad input and bad luck at the command line: one clear line, a non-zero exit code, no traceback, nothing lost."""
+"""Bad input and failures at the command line: one clear line, a non-zero exit code, no traceback, nothing lost."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def request_file(tmp_path_factory):
 
 @pytest.fixture
 def bundle(bundle_keep, tmp_path):
-    """A bundle of its own to damage; the large file is a hard link."""
+    """A bundle to damage; the large file is a hard link."""
     copy = tmp_path / "bundle"
     shutil.copytree(bundle_keep, copy, copy_function=os.link)
     return copy
@@ -46,7 +46,7 @@ def assert_failed(done: subprocess.CompletedProcess, code: int, says: str) -> No
 
 
 def rewrite(path, change):
-    """Replace a file without touching what it is linked to."""
+    """Replace a file without changing the other names of its hard link."""
     content = change(path.read_bytes())
     path.unlink()
     path.write_bytes(content)
@@ -197,13 +197,13 @@ def test_when_the_cloud_dies_in_mid_answer_the_device_finishes_it_and_says_so(
     assert client.returncode == 6, errors
     assert "Traceback" not in errors
     assert "finished the answer" in errors
-    assert len(rest.split()) > 20  # the cloud had written a word or two
+    assert len(rest.split()) > 20  # the cloud had sent a word or two
 
 
 def test_a_full_disk_during_export_leaves_nothing_half_written(tmp_path):
     out = tmp_path / "small" / "bundle"
     out.parent.mkdir()
-    # A file size limit makes the kernel refuse to write on, as a full disk does.
+    # A file size limit makes the kernel reject further writes, like a full disk.
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000));"
@@ -216,7 +216,7 @@ def test_a_full_disk_during_export_leaves_nothing_half_written(tmp_path):
 
 
 def test_two_answers_at_once_over_one_cloud_do_not_disturb_each_other(bundle_keep, request_file, cloud_address):
-    """The same request alone and beside another gives the same tokens."""
+    """A request gives the same tokens alone and in parallel with another."""
     command = generate(bundle_keep, request_file, "--mode", "fused", "--cloud", cloud_address)
     alone = json.loads(run_cogenesis(*command).stdout)["token_ids"]
     together = []

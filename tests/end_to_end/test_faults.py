@@ -1,4 +1,4 @@
-"""A thousand generations whose connections fail: a right answer or a typed error each, and nothing left behind."""
+"""A thousand generations with failing connections: each gives a correct answer or a typed error, and leaks nothing."""
 
 import threading
 
@@ -14,8 +14,8 @@ GENERATIONS = 1000
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """Two models of one vocabulary."""
-    # All ids are tokens: a random model would write those of a padded vocabulary, which a server refuses.
+    """Two models with one vocabulary."""
+    # All ids are tokens: a random model would generate ids from a padded vocabulary, which a server rejects.
     shape = {"model_type": "llama", "vocab_size": len(make_tokenizer())}
     edge = tiny_model(tmp_path_factory.mktemp("edge"), **shape, tie_word_embeddings=True)
     cloud = tiny_model(tmp_path_factory.mktemp("cloud"), **shape, tie_word_embeddings=False)
@@ -29,8 +29,8 @@ def test_whatever_fails_an_answer_is_right_or_an_error_typed_and_no_session_is_l
     assert tally.failures[:3] == []
     assert tally.generations == GENERATIONS
     assert (left["sessions_active"], left["sessions_parked"], left["cache_bytes"]) == (0, 0, 0)
-    assert left["sessions_opened"] <= left["sessions_closed"]  # some break before they are open
-    # It is a test of faults only if they struck, and of answers only if there were many.
+    assert left["sessions_opened"] <= left["sessions_closed"]  # some streams break before they are open
+    # The test is valid only if faults struck and many answers succeeded.
     assert set(tally.faults) == {kind.value for kind in Kind}
     assert left["server_kills"] >= GENERATIONS // 200
     assert tally.answers > 0.6 * GENERATIONS
@@ -39,4 +39,4 @@ def test_whatever_fails_an_answer_is_right_or_an_error_typed_and_no_session_is_l
     assert left["sessions_opened"] > 0.2 * GENERATIONS
     assert left["sessions_resumed"] > 0
     assert tally.fused > 0.3 * tally.tokens
-    assert threading.active_count() <= threads + 2  # those of gRPC's own
+    assert threading.active_count() <= threads + 2  # gRPC's own threads

@@ -1,4 +1,4 @@
-"""From profiles to trained retrievers and selectors, by the commands alone: each takes what the last wrote."""
+"""From profiles to trained retrievers and selectors, only by commands: each reads the files of the one before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fp32 bundle computes what torch computes, on long real prompts."""
+"""The fp32 bundle gives the same results as torch on long real prompts."""
 
 import numpy as np
 import pytest

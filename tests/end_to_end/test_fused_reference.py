@@ -1,7 +1,7 @@
-"""Fused generation over gRPC against a reference of its own in torch, with both models in one process.
+"""Fused generation over gRPC against a separate reference in torch, with both models in one process.
 
-Greedy decoding gives one answer: each token is the argmax of the fused row given those before it. The reference
-computes these rows for the tokens that came out, in one teacher-forced pass a strategy, with its own fusion; if the
+Greedy decoding gives one answer: each token is the argmax of the fused row after the previous tokens. The reference
+computes these rows for the generated tokens, in one teacher-forced pass per strategy, with its own fusion. If the
 argmax of every row is the token, the reference would have written the same answer, token for token.
 """
 
@@ -28,7 +28,7 @@ def torch_model(smollm2_hf):
 
 @pytest.fixture(scope="module")
 def cloud_directory(smollm2_hf, made_once):
-    """A cloud model that differs from the edge's, so that a mix-up of the two would show: its outer layers alone."""
+    """Make a cloud model that differs from the edge's, so mixing them up shows: it has only the outer layers."""
 
     def make(directory):
         model = AutoModelForCausalLM.from_pretrained(smollm2_hf, dtype=torch.float32)
@@ -57,7 +57,7 @@ def assistant(bundle_fp32):
 
 
 def complete(edge: torch.Tensor, cloud: torch.Tensor) -> torch.Tensor:
-    """Cut one cloud row to its top K; the rest of the mass gets the edge's shape, capped at half the least kept."""
+    """Cut one cloud row to its top K; distribute the remaining mass like the edge's, capped at half the least kept."""
     kept = torch.topk(cloud, TOP_K)
     outside = torch.ones_like(edge, dtype=torch.bool)
     outside[kept.indices] = False

@@ -1,4 +1,4 @@
-"""Answers with past texts of a store: by a retriever that is named, or by one that a trained selector picks."""
+"""Answers with past texts from a store, found by a named retriever or by a retriever that a trained selector picks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store whose newest text, nearest text and text with the most words in common are different ones."""
+    """A store whose newest text, nearest text and text with the most common words are three different texts."""
     path = tmp_path_factory.mktemp("store") / "profile.db"
     with ProfileStore(path) as opened:
         opened.set_profile("Name: Ada")
@@ -65,7 +65,7 @@ def generate(*arguments):
 
 
 def written_with(bundle: Path, *items: HistoryItem) -> str:
-    """The answer where just these past texts are known, besides the request's own and both profiles."""
+    """Write the answer with only these past texts, besides the request's own and both profiles."""
     own = HistoryItem("Own", "own text")
     context = PrivateContext("Likes tea.\nName: Ada", (own, *items))
     answer = load(bundle, threads=1).generate(PublicInstruction(INSTRUCTION), context, options=Options(5))
@@ -110,7 +110,7 @@ def test_a_selector_picks_what_it_scores_best(bundle, store, request_file, tmp_p
         candidates.append(selector.tokens(prompt, written_with(bundle, *items[1:])))
     with torch.no_grad():
         scores = selector.scores(candidates)
-        if scores.argmax() == 0:  # a selector that reads nothing would choose the first, too
+        if scores.argmax() == 0:  # a selector that reads nothing would also choose the first
             selector.module.head.weight.neg_()
             scores = selector.scores(candidates)
     assert len(set(scores.tolist())) == len(POOL) and scores.argmax() > 0

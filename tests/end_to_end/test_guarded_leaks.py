@@ -1,6 +1,6 @@
-"""Under the policy guarded no private fact leaves, says an auditor that shares nothing with the guard."""
+"""Under the guarded policy no private fact is sent, according to an auditor that shares nothing with the guard."""
 
-# ruff: noqa: RUF001 -- letters of other scripts are what this is about
+# ruff: noqa: RUF001 -- this test is about letters of other scripts
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def people(ctx_records: list[Record]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def assistants(bundle_keep: Path) -> list[Assistant]:
-    """One a core: two answers at once take less time than two threads an answer."""
+    """One per core: two answers in parallel take less time than two threads per answer."""
     return [edge_runtime.load(bundle_keep, threads=1, context_length=1024) for _ in range(default_threads())]
 
 
 def shortened(record: Record, index: int) -> PrivateContext:
-    """The whole profile; with a past text for every tenth record, since reading them takes most of the time."""
+    """The whole profile, and a past text for every tenth record, since reading past texts takes most of the time."""
     return PrivateContext(record.context.profile, record.context.history[:1] if index % 10 == 0 else ())
 
 
@@ -76,8 +76,8 @@ def write(
     policy: Policy = Policy.GUARDED,
     ledger: Ledger | None = None,
 ) -> tuple[LedgerEntry, ...]:
-    """What left for one sampled answer, a good part of which was fused."""
-    fusion = Fusion(weight=0.8 if instruction is INTRODUCE else 0.5)  # the device's own words, mostly
+    """Return the sent texts of one sampled answer; a good part of it was fused."""
+    fusion = Fusion(weight=0.8 if instruction is INTRODUCE else 0.5)  # mostly the device's own words
     options = Options(TOKENS, Sampling(0.7, seed=seed), fusion=fusion, policy=policy, patience=60.0)
     ledger = ledger or Ledger()
     answer = assistant.generate(
@@ -94,7 +94,7 @@ def local_answers(
     policy: Policy,
     first_seed: int = 0,
 ) -> list[tuple[LedgerEntry, ...]]:
-    """What left for each task, to a cloud of the same model that is shown the public prompt."""
+    """Return the sent texts for each task, to a cloud with the same model that sees the public prompt."""
 
     def work(worker: int) -> list[tuple[LedgerEntry, ...]]:
         assistant = assistants[worker]
@@ -141,7 +141,7 @@ def test_no_private_fact_of_fifty_records_leaves(first, assistants, ctx_records,
 def said_to_the_cloud(
     text: str, instruction: PublicInstruction, context: PrivateContext, tokenizer: Tokenizer, policy: Policy
 ) -> tuple[LedgerEntry, ...]:
-    """What leaves if the answer is this text."""
+    """Return the sent texts if this text is the answer."""
     ledger = Ledger()
     conversation = Gate(policy, ledger).conversation(instruction, context, tokenizer)
     sent = 0
@@ -160,7 +160,7 @@ def said_to_the_cloud(
     ["the reference answer", "the profile", "a past text"],
 )
 def test_an_answer_that_tells_private_facts_leaves_without_them(said, ctx_records, people, strangers, tokenizer):
-    """Under open the same answers give them away, so the auditor is not blind: a small model seldom tells as much."""
+    """The open policy sends facts in the same answers, so the auditor is not blind; a small model seldom tells many."""
     found, open_leaks = {}, 0
     for index, record in enumerate(ctx_records[:RECORDS]):
         texts = {
@@ -279,7 +279,7 @@ SECRETS = (
 
 
 def what_left(text: str, tokenizer: Tokenizer, *, policy: Policy, by_letter: bool) -> list[str]:
-    """All that a cloud saw that is asked at every token of a text."""
+    """Return everything that a cloud sees if it is asked at every token of a text."""
     ledger = Ledger()
     conversation = Gate(policy, ledger).conversation(PUBLIC, PRIVATE, tokenizer)
     sent = 0
@@ -307,9 +307,9 @@ def test_a_disguised_private_fact_does_not_leave(disguise, by_letter, tokenizer)
         found = {str(leak.unit) for view in views for leak in Auditor(SECRETS).read(view)}
         return views[-1], found | {secret for secret in secrets for view in views if secret in squeezed(view)}
 
-    # What is looked for is there to be found.
+    # The audited facts do occur in the text.
     assert left(Policy.OPEN)[1]
     view, found = left(Policy.GUARDED)
     assert not found, view
-    # And the words around it are not held back.
+    # The words around them are not held back.
     assert "Dear friend" in view

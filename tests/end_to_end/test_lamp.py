@@ -1,4 +1,4 @@
-"""Every task from questions to scores, by the commands: ranked, merged, answered and judged."""
+"""Every task from questions to scores, by commands: ranked, merged, answered and scored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(*arguments):
 
 
 def judged_by_others(task, expected, predicted):
-    """The task's main score by rouge_score or scikit-learn."""
+    """Compute the task's main score with rouge_score or scikit-learn."""
     known = LAMP_TASKS[task]
     if known.judging is Judging.TEXT:
         scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
@@ -50,7 +50,7 @@ def judged_by_others(task, expected, predicted):
 
 
 def chain(task: str, source: Path, outputs: Path, out: Path, *options, items: int = 2) -> dict[str, float]:
-    """Rank, merge, evaluate and score; what comes out is what outside judges say."""
+    """Rank, merge, evaluate and score; the result must equal the outside scores."""
     ranking, merged, answers = out / "ranking.json", out / "merged.json", out / "answers"
     run("rank", "--task", task, "-q", source, "-o", ranking)
     run("merge", "-q", source, "--outputs", outputs, "--ranking", ranking, "-o", merged)
@@ -87,7 +87,7 @@ def test_a_task_goes_from_questions_to_scores(task, kind, request, tmp_path):
 
 
 def test_a_model_that_learnt_the_answers_gives_them(llama, tmp_path):
-    """From training to scores: what goes in at one end comes out at the other."""
+    """From training to scores: the output of each command is the input of the next."""
     source = write_json(tmp_path / "questions.json", questions("LaMP-2"))
     outputs = write_json(tmp_path / "outputs.json", golds("LaMP-2"))
     merged, tuned = tmp_path / "gold.json", tmp_path / "tuned"

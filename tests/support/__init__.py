@@ -1,1 +1,1 @@
-"""What tests share."""
+"""Modules that several tests share."""

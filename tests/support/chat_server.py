@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on this machine that behaves as a test says: well, or badly in one of several ways."""
+"""A local OpenAI-compatible endpoint that behaves as a test says: correctly, or with one of several faults."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = Callable[[dict[str, Any]], str]
-"""What is answered to a request's body."""
+"""Computes the answer to a request's body."""
 
 
 @dataclass
 class ChatServer:
-    """What a test sees of the server.
+    """A test's view of the server.
 
     Attributes:
-        url: of its API.
-        requests: bodies and headers (`"headers"` among the body's fields) as they came.
-        faults: ways to misbehave, each for one request, first come first served: `nonsense`, `empty`, `prose` (no
-            JSON at all), `slow` (a byte a moment, for ever), `cut`, `close`, a status such as `500`, or `429 0.2`
-            with the seconds to wait.
+        url: URL of the server's API.
+        requests: received bodies, each with its headers as the field `"headers"`.
+        faults: faults to apply, each to one request, in order: `nonsense`, `empty`, `prose` (no JSON at all), `slow`
+            (one byte at a time, for ever), `cut`, `close`, a status such as `500`, or `429 0.2` with the retry delay in
+            seconds.
     """
 
     url: str
@@ -82,7 +82,7 @@ def chat_server(answer: Answer) -> Iterator[ChatServer]:
         def handle(self) -> None:
             try:
                 super().handle()
-            except ConnectionError:  # who asked has hung up, as some tests want
+            except ConnectionError:  # the client has disconnected, as some tests intend
                 self.close_connection = True
 
     stopped = threading.Event()

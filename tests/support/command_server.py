@@ -1,6 +1,6 @@
-"""Runs shell scripts whose `cogenesis` commands go to this process, where the libraries are loaded already.
+"""Runs shell scripts whose `cogenesis` commands are executed in this process, where the libraries are already loaded.
 
-A script stays as it is and is run by bash; its commands run one after the other by the real command line.
+Bash runs the script unchanged. Its commands run one after the other, through the real command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cloud_bridge.server.serve import ServerOptions, serving
 from cogenesis.cli import app
 from edge_runtime.errors import CogenesisError
 
-# What `cogenesis` is in the script: sends its arguments, prints what comes back, ends as the command did.
+# `cogenesis` in the script: sends its arguments, prints the reply, and exits with the command's status.
 _FUNCTION = r"""
 cogenesis() {
     local ended
@@ -36,10 +36,10 @@ exec bash "$@"
 
 
 def run_script(script: Path, folder: Path, **settings: object) -> list[list[str]]:
-    """Run a script in a folder, with settings in its environment; it must end well.
+    """Run a script in a folder, with settings in its environment; it must succeed.
 
     Returns:
-        Its commands.
+        The script's commands.
     """
     commands: list[list[str]] = []
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as served:
@@ -76,7 +76,7 @@ def _received(connection: socket.socket) -> list[str]:
 
 
 def _done(command: list[str]) -> bytes:
-    """How a command ended, and what it printed."""
+    """Run a command; return its exit code and output."""
     result = CliRunner().invoke(app, command)
     if isinstance(result.exception, CogenesisError):
         print(f"{' '.join(command)}: {result.exception}")

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, and things that are made once a run."""
+"""Runs the command line in separate processes, and makes expensive things once per run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_cogenesis(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a separate process."""
     command = [sys.executable, "-m", "cogenesis", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)  # type: ignore[call-overload]
 
 
 def cogenesis(*arguments: object) -> str:
-    """Run the command line, expect success, and give its output."""
+    """Run the command line, expect success, and return its output."""
     done = run_cogenesis(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -32,7 +32,7 @@ def cogenesis(*arguments: object) -> str:
 def serving(
     model: Path, *arguments: object, engine: str = "transformers"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A served model (for the engine onnx, a bundle): its address and its process."""
+    """Serve a model (for the engine onnx, a bundle); provide its address and its process."""
     source = ["--engine", "onnx", "--bundle"] if engine == "onnx" else ["--model"]
     command = [sys.executable, "-m", "cogenesis", "cloud", "serve", *source, str(model), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
@@ -46,6 +46,6 @@ def serving(
 
 @contextmanager
 def served(model: Path, *arguments: object, engine: str = "transformers") -> Iterator[str]:
-    """A served model's address."""
+    """Serve a model, and provide its address."""
     with serving(model, *arguments, engine=engine) as (address, _):
         yield address

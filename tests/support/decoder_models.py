@@ -1,4 +1,4 @@
-"""Tiny random models with their bundles for the decoders' tests, exported by the real exporter; torch is the oracle."""
+"""Tiny random models and their bundles for the decoder tests, made by the real exporter; torch is the oracle."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.support.tiny_models import make_model
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A model's directory and the bundle made of it."""
+    """A model's directory and the bundle made from it."""
 
     directory: Path
     bundle: Bundle
 
     def torch(self) -> Any:
-        """The model as transformers runs it, a new copy."""
+        """Load the model in transformers, a new copy each time."""
         return AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32).eval()
 
 
@@ -36,7 +36,7 @@ def tiny_model(directory: Path, quantize: Any = "fp32", **config: Any) -> TinyMo
 
 
 def torch_rows(model: Any, token_ids: list[int]) -> NDArray[np.float32]:
-    """All rows of logits by torch: (len(token_ids), vocabulary)."""
+    """Compute all rows of logits with torch: (len(token_ids), vocabulary)."""
     with torch.inference_mode():
         logits: NDArray[np.float32] = model(torch.tensor([token_ids])).logits[0].numpy()
     return logits

@@ -1,4 +1,4 @@
-"""A trainer that notes whom it trains and is killed once in the middle of one; by name in any process."""
+"""A trainer that logs each user and is killed once, during one of them; any process can import it by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from personalization.users.data import UserData
 
 
 class DoomedTrainer(AdapterTrainer):
-    """Trains as it should, but for one user, whose first training ends with the process."""
+    """Trains normally, except for one user: the first attempt on that user kills the process."""
 
     def __init__(self, spec: WorkerSpec, notes: Path, doomed: str, steps: int) -> None:
         super().__init__(spec)

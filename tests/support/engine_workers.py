@@ -1,4 +1,4 @@
-"""Jobs for the runners that do as their tests need: they count, fail, die and are interrupted."""
+"""Jobs for the tests of runners: they count, fail, die or get interrupted on request."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Trouble = Literal["none", "wrong", "flaky", "broken", "dies once", "dies always"
 
 @dataclass(frozen=True)
 class Walk:
-    """A random walk of its own seed, which ends well or not."""
+    """A random walk with its own seed, which succeeds or fails."""
 
     seed: int
     trouble: Trouble = "none"
 
 
 class Walker:
-    """Walks, and writes each walk into a file of its own; notes each try in a file beside it."""
+    """Writes each walk to its own file, and logs each try in a file next to it."""
 
     def __init__(self, directory: Path, *, raising: type[Exception] | None = None, dying: bool = False) -> None:
         if raising is not None:
@@ -57,30 +57,30 @@ class Walker:
         if walk.trouble == "slow":
             time.sleep(600)
         while walk.trouble == "meets" and not (self.directory / f"{walk.seed ^ 1}.tries").exists():
-            time.sleep(0.01)  # until a neighbour is under way, which takes another worker
+            time.sleep(0.01)  # until a neighbour has started, which needs another worker
         steps = np.random.default_rng(walk.seed).normal(size=1000).cumsum()
         (self.directory / f"{walk.seed}.walk").write_bytes(steps.tobytes())
         return walk.seed, float(steps[-1])
 
 
 def walk_all(directory: Path, walks: Sequence[Walk], runner: Runner, **worker: object) -> dict[int, object]:
-    """Run walks; what became of each, by index."""
+    """Run walks; return the outcome of each by index."""
     with run_jobs(partial(Walker, directory, **worker), walks, runner) as outcomes:
         return dict(outcomes)
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """The walks that were written."""
+    """Return the contents of the files of finished walks."""
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.walk"))}
 
 
 def tries(directory: Path, seed: int) -> list[int]:
-    """The processes that tried a walk, one for each time."""
+    """Return the process id of each try of a walk."""
     return [int(line) for line in (directory / f"{seed}.tries").read_text().split()]
 
 
 def drive(directory: str, runner: Runner, *walks: Walk) -> None:
-    """Run walks as a command does: a line of JSON for each that is finished; 130 when interrupted."""
+    """Run walks as a command does: print a line of JSON for each finished walk; exit with 130 when interrupted."""
     try:
         with run_jobs(partial(Walker, Path(directory)), walks, runner) as outcomes:
             for index, outcome in outcomes:

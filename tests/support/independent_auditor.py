@@ -1,4 +1,4 @@
-"""An auditor of what left the device that shares nothing with the guard: its own facts, word list and matching."""
+"""An auditor of sent messages that shares nothing with the guard: it has its own facts, word list and matching."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.support.private_facts import (
 )
 
 SQUEEZED_LENGTH = 5
-CONTEXT_LENGTH = 120  # characters before a message that it is read with
+CONTEXT_LENGTH = 120  # characters before a message that are read with it
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A private fact in a text that left."""
+    """A private fact in a sent text."""
 
     unit: Unit
     match: str
@@ -42,7 +42,7 @@ class Leak:
 
 @dataclass
 class Auditor:
-    """Looks for one record's private facts in texts that left."""
+    """Searches sent texts for one record's private facts."""
 
     units: Sequence[Unit]
     _by_word: dict[str, list[Unit]] = field(default_factory=lambda: defaultdict(list))
@@ -53,7 +53,7 @@ class Auditor:
                 self._by_word[form].append(unit)
 
     def read(self, text: str) -> list[Leak]:
-        """The private facts in a text."""
+        """Return the private facts in a text."""
         read = Text.read(text)
         found = [*self._in_words(read), *self._squeezed(read), *self._joined(read), *self._in_numbers(read)]
         return list({leak.unit: leak for leak in reversed(found)}.values())
@@ -66,7 +66,7 @@ class Auditor:
                 here = text.words[index : index + len(unit.words)]
                 if len(here) < len(unit.words) or not all(map(same, unit.words, (w.text for w in here))):
                     continue
-                # An ordinary word that is someone's name is that name only where it is written as one.
+                # A name that is also an ordinary word counts only where it is written as a name.
                 if not unit.capital or all(w.capital and not w.initial for w in here):
                     yield Leak(unit, "words", text.around(word.start, here[-1].end))
 
@@ -84,7 +84,7 @@ class Auditor:
                 at = letters.find(unit.squeezed, at + 1)
 
     def _joined(self, text: Text) -> Iterable[Leak]:
-        """Several private words written as one, and words spelled letter by letter."""
+        """Find several private words written as one, and words spelled letter by letter."""
         whole = {unit.words[0]: unit for unit in self.units if len(unit.words) == 1 and unit.words[0].isalpha()}
         singles = ""
         for word in (*text.words, Word("", False, True, 0, 0)):
@@ -120,7 +120,7 @@ class Auditor:
     def ledger(
         self, entries: Iterable[LedgerEntry], instruction: PublicInstruction, decode: Callable[[Sequence[int]], str]
     ) -> list[Leak]:
-        """The private facts in all that left, whether it was taken back later or not."""
+        """Return the private facts in all sent messages, including withdrawn tokens."""
         leaks: dict[Unit, Leak] = {}
         for text in texts_that_left(entries, instruction, decode):
             for leak in self.read(text):
@@ -134,7 +134,7 @@ def _in(ascending: Sequence[int], value: int) -> bool:
 
 
 def _split(word: str, parts: Iterable[str]) -> tuple[str, ...]:
-    """The word as a row of these parts; () if it is none."""
+    """Split a word into these parts; () if that is impossible."""
     known = set(parts)
     best: list[tuple[str, ...] | None] = [(), *[None] * len(word)]
     for end in range(1, len(word) + 1):
@@ -148,10 +148,10 @@ def _split(word: str, parts: Iterable[str]) -> tuple[str, ...]:
 def texts_that_left(
     entries: Iterable[LedgerEntry], instruction: PublicInstruction, decode: Callable[[Sequence[int]], str]
 ) -> list[str]:
-    """All texts that left but the public instruction, the last view of the cloud last.
+    """Return all sent texts except the public instruction; the cloud's last view comes last.
 
-    Whole are the views that the cloud held last or before some of it was taken back. For every message there is the
-    end of the view that it made, from some words before the message on: the words of a view, read as it grew.
+    Complete views are those that the cloud held at the end or before tokens were withdrawn. For every message, the end
+    of the resulting view is returned too, from some words before the message on.
     """
     texts: dict[str, None] = {}
     view: list[int] = []
@@ -163,8 +163,8 @@ def texts_that_left(
             assert content.pop("instruction") == instruction.text
             fingerprint = content.pop("tokenizer_fingerprint", "")
             assert re.fullmatch(r"[0-9a-f]{64}|", fingerprint)
-            content.pop("resume", None)  # a name that the cloud gave
-            content.pop("rows", None)  # how rows are cut: settings
+            content.pop("resume", None)  # an id that the cloud assigned
+            content.pop("rows", None)  # settings of rows
         if entry.kind == "verify":
             keep, tokens = content.pop("keep"), list(content.pop("tokens"))
             content.pop("rows")

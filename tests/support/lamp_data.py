@@ -1,4 +1,4 @@
-"""Small data sets in the form of each of LaMP's tasks, always the same."""
+"""Small, fixed data sets in the format of each LaMP task."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ INPUTS = {
 
 
 def questions(task: str, count: int = 4, items: int = 4) -> list[dict[str, Any]]:
-    """Questions of a task, each of another user."""
+    """Return questions of a task, each from a different user."""
     return [_question(task, number, items) for number in range(count)]
 
 
 def golds(task: str, count: int = 4) -> dict[str, Any]:
-    """Gold outputs of those questions."""
+    """Return the gold outputs of those questions."""
     labels = LAMP_TASKS[task].labels
     outputs = [labels[number % len(labels)] if labels else text((task, number, "gold"), 5) for number in range(count)]
     rows = [{"id": str(number), "output": output} for number, output in enumerate(outputs)]
@@ -34,7 +34,7 @@ def golds(task: str, count: int = 4) -> dict[str, Any]:
 
 
 def merged(task: str, count: int = 4, items: int = 4) -> list[dict[str, Any]]:
-    """Questions with their gold outputs, in the order of the file."""
+    """Return questions with their gold outputs, in the order of the file."""
     outputs = [gold["output"] for gold in golds(task, count)["golds"]]
     return [body | {"output": output} for body, output in zip(questions(task, count, items), outputs, strict=True)]
 

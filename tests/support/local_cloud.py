@@ -1,7 +1,7 @@
-"""A cloud without a network: a real decoder's rows, with replies that come late or not at all as a seed says.
+"""A cloud without a network: a real decoder's rows, with replies that are late or missing as a seed determines.
 
-Rows are computed one token at a time and remembered, so they are the same however requests are grouped: what differs
-between two answers is then the device's doing.
+Rows are computed one token at a time and cached, so they are the same however requests are grouped. Differences between
+two answers therefore come from the device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_runtime.privacy.messages import OpenRequest, VerifyRequest
 
 @dataclass
 class Weather:
-    """How often and how badly the link fails; all chances are per request."""
+    """How often and how badly the link fails; all probabilities are per request."""
 
     seed: int = 0
     latency: float = 0.0
@@ -39,7 +39,7 @@ class Weather:
 
 @dataclass
 class LocalCloud:
-    """What fused generation needs of an `edge_runtime.cloud.Cloud`, over a decoder and a prompt."""
+    """The part of an `edge_runtime.cloud.Cloud` that fused generation needs, over a decoder and a prompt."""
 
     decoder: Decoder
     prompt: tuple[int, ...]
@@ -55,7 +55,7 @@ class LocalCloud:
         return LocalSession(self, self.opened[-1].rows, f"session-{len(self.opened)}")
 
     def row(self, view: tuple[int, ...], form: RowFormat) -> SparseLogProbs:
-        """The row behind a view."""
+        """Return the row that follows a view."""
         with self._lock:
             if view not in self._rows:
                 tokens = self.prompt + view
@@ -72,7 +72,7 @@ class LocalCloud:
 
 
 class LocalSession:
-    """One stream: requests are answered in order by a thread of their own."""
+    """One stream: its own thread answers requests in order."""
 
     def __init__(self, cloud: LocalCloud, form: RowFormat, name: str) -> None:
         self._cloud = cloud
@@ -105,7 +105,7 @@ class LocalSession:
 
     def close(self) -> None:
         self._broken = True
-        self._thread.shutdown(wait=True, cancel_futures=True)  # a decoder serves one thread: leave none behind
+        self._thread.shutdown(wait=True, cancel_futures=True)  # a decoder serves one thread, so leave none running
 
     room: int | None = None
 

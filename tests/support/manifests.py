@@ -1,4 +1,4 @@
-"""A small whole bundle for the tests of manifest and bundle: real files, no model."""
+"""A small complete bundle for the tests of manifest and bundle: real files, no model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTENTS = {
 
 
 def small_manifest() -> Manifest:
-    """A valid manifest of `CONTENTS`."""
+    """Return a valid manifest of `CONTENTS`."""
     files = tuple(
         FileEntry(path, role, len(content), hashlib.sha256(content).hexdigest())
         for path, (role, content) in CONTENTS.items()

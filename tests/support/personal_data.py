@@ -1,4 +1,4 @@
-"""What tests of training share: tiny models of both kinds, users' texts, and plain torch and PEFT as the oracle."""
+"""Shared by training tests: tiny models of both kinds, users' texts, and plain torch and PEFT as the oracle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = (
 
 
 def make_t5(directory: Path) -> Path:
-    """Save a tiny random T5, whose tokenizer ends every text as T5's does."""
+    """Save a tiny random T5, whose tokenizer ends every text like T5's."""
     torch.manual_seed(3)
     shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
     special = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
@@ -41,18 +41,18 @@ def make_t5(directory: Path) -> Path:
 
 
 def text(seed: object, words: int) -> str:
-    """Some words, always the same for a seed."""
+    """Return some words, always the same for a seed."""
     return " ".join(random.Random(str(seed)).choices(WORDS, k=words))
 
 
 def user(name: str, items: int = 4, words: int = 12) -> UserData:
-    """A user who wrote some texts."""
+    """Return a user who wrote some texts."""
     pairs = tuple(Pair(f"Write {text((name, i), 4)}", text((name, i, "answer"), words + i)) for i in range(items))
     return UserData(name, "CoGenesis", pairs, profile=f"Name: {name}")
 
 
 def record(tid: str, items: int = 4, **fields: Any) -> dict[str, Any]:
-    """A CoGenesis record of a user who wrote some texts."""
+    """Return a CoGenesis record of a user who wrote some texts."""
     pairs = user(tid, items).pairs
     return {
         "tid": tid,
@@ -72,11 +72,11 @@ def write_json(path: Path, body: Any) -> Path:
 
 
 def torch_model(directory: Path) -> Any:
-    """A model as transformers loads it, a new copy."""
+    """Load a model in transformers, a new copy each time."""
     kind = AutoModelForSeq2SeqLM if "T5" in (directory / "config.json").read_text() else AutoModelForCausalLM
     return kind.from_pretrained(directory, dtype=torch.float32).eval()
 
 
 def peft_model(directory: Path, adapter: Path) -> Any:
-    """A model with an adapter as PEFT loads both."""
+    """Load a model and an adapter in PEFT."""
     return PeftModel.from_pretrained(torch_model(directory), adapter).eval()

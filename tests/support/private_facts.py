@@ -1,11 +1,11 @@
-"""What is private in a record, told without the guard's code or lists: the auditor's own idea of a private fact.
+"""Finds the private facts in a record, by the auditor's own definition, without the guard's code or lists.
 
-It is told what is private only by the record: the labelled lines of the profile and the past texts, minus what the
-record's public instruction says. What is ordinary English it learns from what strangers wrote: the published
-instructions and answers of other people, and their past texts.
+Private facts come only from the record: the labelled lines of the profile and the past texts, minus everything that the
+record's public instruction says. Ordinary English is learned from other people's texts: the published instructions and
+answers, and their past texts.
 """
 
-# ruff: noqa: RUF001 -- letters of other scripts are what this is about
+# ruff: noqa: RUF001 -- this module is about letters of other scripts
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ORDINALS = {"first": 1, "second": 2, "third": 3, "fifth": 5, "eighth": 8, "ninth
 ORDINALS |= {f"{word}th": value for word, value in NUMBER_WORDS.items() if value and word[-1] != "y"}
 ORDINALS |= {f"{word[:-1]}ieth": value for word, value in NUMBER_WORDS.items() if word[-1] == "y"}
 
-# A day of the week is nobody's secret; a date is, see `written_dates`.
+# A day of the week is not secret; a date is, see `written_dates`.
 CALENDAR = {*MONTHS, "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "am", "pm"}
 NAMED = {"named", "called", "nicknamed"}
 
@@ -62,7 +62,7 @@ PHRASE_LENGTH = 4
 
 @dataclass(frozen=True)
 class Unit:
-    """One private fact: its kind, its words as folded, and whether it is only a secret where it is capitalised."""
+    """One private fact: its kind, its folded words, and whether it is secret only if capitalised."""
 
     kind: str
     words: tuple[str, ...]
@@ -78,7 +78,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a text: folded, and how it stood there."""
+    """A word of a text: folded, and as it was written."""
 
     text: str
     capital: bool
@@ -89,7 +89,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Text:
-    """A text taken apart: without marks and invisible characters, look-alikes as Latin letters, compatibility forms."""
+    """A text split into words, without marks and invisible characters; look-alikes become Latin letters."""
 
     plain: str
     words: tuple[Word, ...]
@@ -120,7 +120,7 @@ class Text:
 
     @cached_property
     def squeezed(self) -> tuple[str, list[int], list[int], list[int]]:
-        """All letters and digits in a row, where pieces of words start and end in it, and where each was written."""
+        """The joined letters and digits, the starts and ends of word pieces, and each character's origin."""
         letters, starts, ends, origins = [], [], [], []
         before = " "
         for index, character in enumerate(self.plain):
@@ -149,7 +149,7 @@ def _latin(text: str) -> str:
 
 
 class Strangers:
-    """What other people write: which words and word sequences are nobody's secret."""
+    """Other people's texts: their words and word sequences are not secret."""
 
     def __init__(
         self,
@@ -160,9 +160,9 @@ class Strangers:
         """Learn from texts.
 
         Args:
-            texts: each with the person who wrote it.
-            public: those people's public instructions.
-            frequent: small-letter words so frequent that a tokenizer has a token for each.
+            texts: texts, each with its author.
+            public: public instructions of the same people.
+            frequent: lower-case words so frequent that a tokenizer has a token for each.
         """
         self._frequent = frequent
         self._lower: dict[str, set[str]] = defaultdict(set)
@@ -202,7 +202,7 @@ class Strangers:
         return cls(texts, public, frequent)
 
     def say(self, word: str, person: str) -> bool:
-        """Whether it is an ordinary word, or one that strangers name in public by the dozen."""
+        """Whether the word is ordinary, or a name that dozens of strangers use in public."""
         forms = stems(word) | plurals(word)
         return word in CALENDAR or any(form in self._frequent or self.write(form, person) for form in forms)
 
@@ -211,21 +211,21 @@ class Strangers:
         return self._runs.get(tuple(words), person) != person
 
     def write(self, word: str, person: str) -> bool:
-        """Whether strangers write it as an ordinary word."""
+        """Whether strangers use it as an ordinary word."""
         lower, initial, inside, public = (
             len(known.get(word, set()) - {person}) for known in (self._lower, self._initial, self._inside, self._public)
         )
-        # A word like "Furthermore" is seldom written small, but hardly ever capitalised inside a sentence either.
+        # A word like "Furthermore" is seldom lower-case, but hardly ever capitalised inside a sentence either.
         return lower >= 2 or (initial >= 3 and inside * 4 <= initial) or public >= 12
 
 
 def person_of(tid: str) -> str:
-    """Whose record it is: several records share a person."""
+    """Return the person of a record; several records share a person."""
     return tid.rsplit("_", 1)[0]
 
 
 def stems(word: str) -> set[str]:
-    """A word and what it may be an inflection of; generous, since it only says what is ordinary or known."""
+    """Return a word and its possible base forms; generous, because they only extend the ordinary or known words."""
     found = {word}
     for ending in ("s", "es", "ed", "d", "ing", "ly", "er", "est", "r"):
         if word.endswith(ending) and len(word) - len(ending) >= 3:
@@ -241,7 +241,7 @@ def stems(word: str) -> set[str]:
 
 
 def plurals(word: str) -> set[str]:
-    """A word and its plurals."""
+    """Return a word and its plurals."""
     forms = {word, word + "s"}
     if word.endswith(("s", "x", "z", "ch", "sh", "o")):
         forms.add(word + "es")
@@ -257,7 +257,7 @@ def same(a: str, b: str) -> bool:
 def facts(
     instruction: PublicInstruction, context: PrivateContext, strangers: Strangers, person: str = ""
 ) -> tuple[Unit, ...]:
-    """The private facts of a profile and of past texts that the public instruction does not tell."""
+    """Return the private facts in a profile and past texts, except those in the public instruction."""
     labels = dict(re.findall(r"^(\w+): (.*)$", context.profile, re.MULTILINE))
     titles = {item.title for item in context.history}
     texts = [value for label, value in labels.items() if label not in ("Name", "Location")] or [context.profile]
@@ -299,7 +299,7 @@ def written_numbers(text: str) -> Iterable[tuple[str, int, int]]:
 
 
 def spelled_numbers(words: Sequence[Word]) -> Iterable[tuple[int, int, int]]:
-    """Numbers written as words: the value, and where."""
+    """Find numbers written as words: value and position."""
     index = 0
     while index < len(words):
         value, start = NUMBER_WORDS.get(words[index].text, ORDINALS.get(words[index].text)), index
@@ -327,7 +327,7 @@ def _dates(text: str) -> set[Unit]:
 
 
 def written_dates(text: Text) -> Iterable[tuple[tuple[str, str], int, int]]:
-    """Month and day, both as folded words, however they are written."""
+    """Find month and day, both as folded words, in any notation."""
     words = text.words
     for index, word in enumerate(words):
         months = [name for name in MONTHS if word.text == name or (word.text == name[:3] and word.capital)]
@@ -363,7 +363,7 @@ def _words(text: str, strangers: Strangers, person: str, *, is_title: bool = Fal
             units.add(Unit("name", (word.text,), capital=True))
     for a, b in pairwise(words):
         together = not read.plain[a.end : b.start].strip() and a.capital and b.capital and not a.initial
-        # In a title every word is capitalised, which says nothing; "I" is always.
+        # In a title every word is capitalised, so case reveals nothing; "I" is always capitalised.
         if together and not is_title and "i" not in (a.text, b.text) and not strangers.run((a.text, b.text), person):
             ordinary = all(strangers.say(word.text, person) for word in (a, b))
             units.add(Unit("names", (a.text, b.text), capital=ordinary))
@@ -377,14 +377,14 @@ def _words(text: str, strangers: Strangers, person: str, *, is_title: bool = Fal
 
 
 def _is_what_strangers_say(word: Word, text: Text, strangers: Strangers, person: str) -> bool:
-    """Whether it is ordinary words written as one, as hashtags are."""
+    """Whether it consists of ordinary words written as one, like hashtags."""
     pieces = re.findall(r"[A-Z][a-z]+", text.plain[word.start : word.end])
     said = [piece.casefold() for piece in pieces]
     return "".join(said) == word.text and len(said) == 2 and strangers.run(said, person)
 
 
 def _told(units: Iterable[Unit], instruction: Text) -> set[Unit]:
-    """The units that the instruction tells."""
+    """Return the units that the instruction reveals."""
     known = {stem for word in instruction.words for stem in stems(word.text)}
     squeezed = instruction.squeezed[0]
     spelled = {str(value) for value, _, _ in spelled_numbers(instruction.words)}

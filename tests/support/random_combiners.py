@@ -1,4 +1,4 @@
-"""Combiners with random weights, as strong as trained ones."""
+"""Combiners with random weights as large as trained ones."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edge_runtime.fusion.sparse import THIN, RowFormat
 def random_combiner(
     seed: int, *, without: bool = False, base: str = "base", gap: float = 0.0, rows: RowFormat = THIN
 ) -> Combiner:
-    """A combiner whose experts are near what training begins with: the product, the edge, the cloud.
+    """Make a combiner whose experts are near the initial values of training: the product, the edge, the cloud.
 
-    Its schedule asks where the edge's two likeliest tokens are less than about `gap` nats apart: more behind a token
-    that is less likely than the one before.
+    Its schedule asks the cloud if the edge's two likeliest tokens are less than about `gap` nats apart. It asks more
+    often after a token that was less likely than the one before.
     """
     rng = np.random.default_rng(seed)
 

@@ -1,4 +1,4 @@
-"""Random rows of two models as a log-prob file keeps them, and the whole rows that they were cut from."""
+"""Random rows of two models in the format of a log-prob file, and the complete rows that they were truncated from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from personalization.collab.logprobs.file import LogProbs, LogProbsOf, joined
 
 @dataclass(frozen=True)
 class Whole:
-    """What the models said, uncut: `answers` in the order of the file's records."""
+    """The complete rows of both models: `answers` in the order of the file's records."""
 
     answers: list[AnswerRows]
     file: LogProbs
@@ -24,14 +24,14 @@ class Whole:
 def random_logprobs(
     seed: int, vocabulary: int, form: RowFormat, *, records: int = 1, length: int = 6, spread: float = 3.0
 ) -> Whole:
-    """Edge and cloud that agree in part; each record is another user's."""
+    """Make rows on which edge and cloud partly agree; each record has a different user."""
     rng = np.random.default_rng(seed)
     about = LogProbsOf("edge", "base", "cloud", vocabulary, form, 16, without_context=True)
     answers, parts = [], []
     for record in range(records):
         common = rng.standard_normal((length, vocabulary)) * spread
         edge, without, cloud = (_row(common, rng, spread) for _ in range(3))
-        # Mostly what both expect, as text is.
+        # As in real text, mostly tokens that both expect.
         target = np.array([rng.choice(vocabulary, p=_shares(row)) for row in common], np.int32)
         sent = [sparsify(row, form) for row in cloud]
         answers.append(AnswerRows(target, edge, sent, cloud[np.arange(length), target], without))

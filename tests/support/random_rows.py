@@ -19,7 +19,7 @@ FORMATS = st.builds(
 
 @st.composite
 def random_rows(draw: st.DrawFn, vocab_size: int = 300) -> SparseLogProbs:
-    """The likeliest tokens of a normalised row."""
+    """Draw the likeliest tokens of a normalised row."""
     seed, k, sharpness = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, vocab_size)), draw(st.floats(0, 60))
     logits = np.random.default_rng(seed).normal(size=vocab_size) * sharpness
     logits -= logits.max()

@@ -1,4 +1,4 @@
-"""A `Score` stream frame by frame, without the client: what a device may do, and what it must not."""
+"""A `Score` stream frame by frame, without the client, for valid and invalid behaviour of a device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 15) -> None:
 
 
 class RawStream:
-    """One stream on a channel of its own."""
+    """One stream on its own channel."""
 
     def __init__(self, address: str, *, key: str | None = None, channel: grpc.Channel | None = None) -> None:
         self.channel = channel or grpc.insecure_channel(address)
@@ -58,7 +58,7 @@ class RawStream:
         self._frames.put(frame)
 
     def ask(self, keep: int, tokens: list[int], rows: list[int]) -> None:
-        """Send a `verify`; its reply comes with `reply`."""
+        """Send a `verify`; `reply` returns its reply."""
         self.send(wire.encode_verify(VerifyRequest(keep, tuple(tokens), tuple(rows), "")))
         self._asked.append((len(rows), self._said))
 
@@ -77,16 +77,16 @@ class RawStream:
         return self.reply()
 
     def half_close(self) -> None:
-        """Say that the session is not needed any more."""
+        """Tell the server that the session is no longer needed."""
         self._frames.put(None)
 
     def vanish(self) -> None:
-        """Break the stream, as a lost connection does."""
+        """Break the stream, like a lost connection."""
         self.call.cancel()
         self._frames.put(None)
 
     def refusal(self) -> tuple[str, float | None]:
-        """Read to the end: the reason, and the seconds after which the server wants to be asked again."""
+        """Read to the end; return the reason and the server's retry delay in seconds."""
         try:
             for _ in self.call:
                 pass

@@ -1,6 +1,6 @@
-"""A TCP proxy that records what a device sends, and reads the gRPC messages and header names out of the bytes.
+"""A TCP proxy that records the bytes a device sends, and decodes the gRPC messages and header names in them.
 
-It takes HTTP/2 apart with hyperframe and hpack, which share no code with gRPC: what it shows was on the wire.
+It parses HTTP/2 with hyperframe and hpack, which share no code with gRPC, so it shows what was on the wire.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class _Connection:
 
 
 class RecordingProxy:
-    """Forwards every connection to `target` ("HOST:PORT") and keeps what went up, in the order it went.
+    """Forwards every connection to `target` ("HOST:PORT") and keeps the bytes sent to it, in order.
 
-    `address` is where to connect instead. `cut()` breaks all connections, `stall()` leaves them open and carries
-    nothing more, as lost networks do.
+    Connect to `address` instead of the target. `cut()` breaks all connections. `stall()` leaves them open but forwards
+    nothing more, like a lost network.
     """
 
     def __init__(self, target: str) -> None:
@@ -41,16 +41,16 @@ class RecordingProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def raw_up(self) -> bytes:
-        """Every byte that went up, connection after connection."""
+        """Return every byte sent, connection after connection."""
         with self._lock:
             return b"".join(bytes(connection.up) for connection in self._connections)
 
     def messages_up(self) -> list[tuple[str, bytes]]:
-        """(path, message) of every gRPC message that went up, in the order in which they were complete."""
+        """Return (path, message) of every gRPC message sent, in order of completion."""
         return [message for captured in self._captured() for message in _read(captured)[0]]
 
     def headers_up(self) -> list[tuple[str, str]]:
-        """(name, value) of every header that went up, trailers and repetitions included."""
+        """Return (name, value) of every header sent, including trailers and repetitions."""
         return [header for captured in self._captured() for header in _read(captured)[1]]
 
     def cut(self) -> None:
@@ -61,7 +61,7 @@ class RecordingProxy:
             _shut(one)
 
     def stall(self) -> None:
-        """Carry nothing more over the connections there are."""
+        """Stop forwarding on the existing connections."""
         with self._lock:
             self._stalled = set(self._sockets)
 
@@ -122,7 +122,7 @@ def _shut(one: socket.socket) -> None:
 
 
 def _read(captured: bytes) -> tuple[list[tuple[str, bytes]], list[tuple[str, str]]]:
-    """Messages and headers of one connection's bytes; an unfinished frame at the end is left out."""
+    """Decode the messages and headers of one connection; an unfinished frame at the end is ignored."""
     if not captured:
         return [], []
     assert captured.startswith(PREFACE), "not HTTP/2"

@@ -17,7 +17,7 @@ DATA = SHARED_DATA / "cogenesis"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One task: what may leave the device, what may not, the answer as published, and the authors' prompt of it all."""
+    """One task: public instruction, private context, published answer, and the authors' prompt of it all."""
 
     instruction: PublicInstruction
     context: PrivateContext
@@ -26,7 +26,7 @@ class Record:
 
 
 def ctx_records() -> list[Record]:
-    """All records, in the order of ctx_dev.json; ends the program with a message where the data are missing."""
+    """Return all records, in the order of ctx_dev.json; exit with a message if the data are missing."""
     if not DATA.is_dir():
         sys.exit(f"The evaluation data are missing: {DATA}. Put them beside the project.")
     prompts, structured, without = (

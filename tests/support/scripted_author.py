@@ -1,4 +1,4 @@
-"""A large model without a model: replies to the prompts of `collab data generate` as a good one would, in each form."""
+"""Stands in for a large model: answers the prompts of `collab data generate` as a good model would, in each format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = ("harbour", "letter", "winter", "garden", "market", "song", "river", "br
 
 
 def reply(body: dict[str, Any]) -> str:
-    """What is answered; the same prompt always gets the same."""
+    """Return the answer; the same prompt always gets the same one."""
     prompt = body["messages"][-1]["content"].split("\n\nAn earlier reply")[0]
     rng = random.Random(prompt)
     if prompt.startswith("List") and "groups" in prompt:

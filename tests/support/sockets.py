@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class Server:
-    """A TCP server on a port of its own; `handle` gets each connection."""
+    """A TCP server on its own port; `handle` receives each connection."""
 
     def __init__(self, handle: Callable[[socket.socket], None]) -> None:
         self._handle = handle
@@ -44,7 +44,7 @@ class Server:
 
 
 def send_back(connection: socket.socket) -> None:
-    """Echo until the other side has ended, then end."""
+    """Echo until the peer has closed, then close."""
     while data := connection.recv(65536):
         connection.sendall(data)
 
@@ -66,7 +66,7 @@ def connect(address: str, timeout: float = 10.0) -> socket.socket:
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes, or fewer where the other side ends before."""
+    """Receive exactly `size` bytes, or fewer if the peer closes first."""
     data = bytearray()
     while len(data) < size and (more := connection.recv(size - len(data))):
         data += more

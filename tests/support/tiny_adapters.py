@@ -1,4 +1,4 @@
-"""Random adapters of the tiny Llama, and files of them by the real exporter."""
+"""Random adapters of the tiny Llama, and their files made by the real exporter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = [(layer, name) for layer in (0, 1) for name in SHAPES]
 def make_adapter(
     base: str, ranks: Mapping[tuple[int, str], int], seed: int = 0, dtype: Any = np.float32, user: str = "test"
 ) -> Adapter:
-    """Random matrices: `ranks` gives the rank of every (layer, projection) that is touched."""
+    """Make random matrices; `ranks` gives the rank of every changed (layer, projection)."""
     rng = np.random.default_rng(seed)
     matrices = {
         (layer, name): (
@@ -40,6 +40,6 @@ def make_adapter(
 
 
 def adapter_file(base: str, user: str, seed: int = 0, rank: int = 4, weights: AdapterWeights = "fp16") -> bytes:
-    """The file of a user's adapter on q and v of both layers."""
+    """Return the file of a user's adapter on q and v of both layers."""
     places = [(layer, name) for layer in (0, 1) for name in ("q_proj", "v_proj")]
     return encode_adapter(make_adapter(base, dict.fromkeys(places, rank), seed, user=user), weights)

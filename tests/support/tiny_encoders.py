@@ -1,4 +1,4 @@
-"""Tiny random text encoders, and questions whose best items are known: topics are asked and told in other words."""
+"""Tiny random text encoders, and questions with known best items: question and item describe a topic in other words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VOCABULARY = (
 
 
 def make_encoder(directory: Path, kind: str = "bert", *, dropout: float = 0.0, **config: Any) -> Path:
-    """Save a tiny random encoder whose words are those of `topic_question`, and whose scores are not far apart."""
+    """Save a tiny random encoder that knows the words of `topic_question`, and whose scores are close together."""
     torch.manual_seed(5)
     shape = {
         "vocab_size": len(_VOCABULARY),
@@ -59,7 +59,7 @@ def make_encoder(directory: Path, kind: str = "bert", *, dropout: float = 0.0, *
 
 
 def topic_question(seed: object, items: int = 4, topics: int = TOPICS) -> RetrieverExample:
-    """A question about one of some topics, and items of different ones: that of the same topic alone is worth 1."""
+    """Make a question about one topic, and items about different topics; only the item on its topic is worth 1."""
     draw = random.Random(str(seed))
     told = draw.sample(range(topics), items)
     asked = draw.choice(told)
@@ -77,7 +77,7 @@ def _text(draw: random.Random, word: str) -> str:
 
 
 def write_feedback(directory: Path, examples: Sequence[RetrieverExample]) -> dict[str, Path]:
-    """Write examples as LaMP-5 questions and feedback on their profile items; options of `ropg` and their files."""
+    """Write examples as LaMP-5 questions with feedback on items; return options of `ropg` and their files."""
     questions, feedback = [], {}
     for number, example in enumerate(examples):
         profile = []

@@ -1,4 +1,4 @@
-"""Tiny random models of every family of the graph writer, with a small tokenizer of their own, and the oracle."""
+"""Tiny random models of every family that the graph writer supports, with their own small tokenizer, and the oracle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHAPE = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
-# Every variation of the Llama family that the graph has a part for.
+# Every variation of the Llama family that the graph supports.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
     "llama-untied-biases": {
@@ -66,7 +66,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE: any text has tokens, and there are chat markers."""
+    """Make a byte-level BPE tokenizer with chat markers; it has tokens for any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -83,7 +83,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(directory: Path, **config: Any) -> Path:
-    """Save a random model with weights large enough that every part of it matters."""
+    """Save a random model with weights so large that every part of it matters."""
     torch.manual_seed(sum(map(ord, str(sorted(config.items())))))
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**SHAPE, **config}))
     with torch.no_grad():
@@ -98,7 +98,7 @@ def make_model(directory: Path, **config: Any) -> Path:
 
 
 def torch_logits(directory: Path, token_ids: list[int]) -> NDArray[np.float32]:
-    """All rows of logits by transformers: the oracle."""
+    """Compute all rows of logits with transformers, the oracle."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.no_grad():
         logits: NDArray[np.float32] = model(torch.tensor([token_ids])).logits[0].numpy()

@@ -1,6 +1,6 @@
-"""How several workers of pytest-xdist (`pytest -n 2`) share the tests: hooks for conftest.py.
+"""Hooks for conftest.py that distribute the tests over several workers of pytest-xdist (`pytest -n 2`).
 
-Each has processors of its own. A file's tests stay together, so that its fixtures are made once; the files that take
+Each worker has its own CPU cores. The tests of a file stay together, so its fixtures are made once. The files that take
 longest are started first.
 """
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Files and folders of the long tests: what is started last should be short, or one worker waits for another at the end.
+# Files and folders of long tests. The last tests started should be short, or one worker waits for another at the end.
 LONGEST_FIRST = ("test_two_runtimes", "test_adapter_parity", "end_to_end", "export", "cloud_bridge", "personalization")
-# Tests whose cases take so long that each is handed out alone.
+# Files whose cases take so long that each is assigned separately.
 APART = ("test_every_strategy_writes_what_the_reference_writes", "test_no_private_fact_of_fifty_records_leaves")
 
 
 class FileByFile(LoadScopeScheduling):
-    """Hands out a file after the other, in the order of the collection."""
+    """Assigns one file after another, in the order of the collection."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileByFil
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give a worker its own processors, for all that it starts: threads of two on one would only take turns."""
+    """Pin a worker and its child processes to its own cores; threads of two workers on one core only take turns."""
     name = os.environ.get("PYTEST_XDIST_WORKER")
     if name is None or not hasattr(os, "sched_setaffinity"):
         return
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long tests first where workers share them."""
+    """Put long tests first if workers share the tests."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: _rank(item.path))
 

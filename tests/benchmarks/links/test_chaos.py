@@ -1,4 +1,4 @@
-"""The fault injector does to a connection what its faults say, at the byte they say, and nothing else."""
+"""The fault injector applies its faults to a connection, at the given bytes, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.sockets import Server, connect, receive, send_back, serving
 
 DATA = bytes(range(256)) * 40
 UNTIL_QUIET = 0.2
-"""Seconds of silence after which a test takes a connection to be stalled."""
+"""Seconds of silence after which a test considers a connection stalled."""
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ HARMLESS_TO_LENGTH = st.builds(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(faults=st.lists(HARMLESS_TO_LENGTH, max_size=5), data=st.binary(min_size=1, max_size=400))
 def test_faults_strike_alone_and_together_where_they_were_planned(shared, faults, data):
-    """The oracle applies each direction's faults to the bytes as a whole."""
+    """The oracle applies each direction's faults to all bytes at once."""
     shared.heal()
     shared.plan(*faults)
     with connect(shared.address) as connection:
@@ -225,12 +225,12 @@ def test_faults_strike_alone_and_together_where_they_were_planned(shared, faults
 
 
 def _broken(data: bytes, faults: list[Fault], direction: str) -> bytes:
-    """What becomes of `data`; positions count bytes that entered the direction."""
+    """Return `data` after the faults; positions count bytes that entered the direction."""
     result = list(data)
     missing: set[int] = set()
     end_of_hole = 0
     for fault in sorted((f for f in faults if f.direction == direction), key=lambda f: f.at):
-        # Inside a hole nothing can be struck: the fault is for the first byte behind it.
+        # Inside a hole no byte arrives, so the fault applies to the first byte after it.
         at = max(fault.at, end_of_hole)
         if at >= len(data):
             continue
@@ -288,7 +288,7 @@ def _proxies() -> set[threading.Thread]:
 
 
 def _is_silent(connection: socket.socket) -> bool:
-    """Whether the connection is open and gives nothing."""
+    """Whether the connection is open and sends nothing."""
     connection.settimeout(UNTIL_QUIET)
     try:
         connection.recv(1)

@@ -1,4 +1,4 @@
-"""One interface to both ways of emulating a link."""
+"""One interface for both ways to emulate a link."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_about_as_many_packets_are_lost_as_asked_for():
 def test_a_stream_sent_in_an_outage_comes_with_the_first_repetition_after_it():
     lane = Lane.of(Link("outages", rtt=0.1, outages=Outages(period=10, length=2)), "up", 0)
     patience = 0.1 + SMALLEST_TIMEOUT
-    # Sent at 8.0, repeated after 0.3, 0.9, 2.1 seconds: the third is after the outage's end at 10.
+    # Sent at 8.0 and repeated after 0.3, 0.9 and 2.1 seconds; the third repetition follows the end of the outage at 10.
     assert lane.stream(8.0, 10) == pytest.approx(8.0 + 7 * patience + 0.05)
     assert lane.stream(10.2, 10) == pytest.approx(10.25), "behind it, all flows again"
 

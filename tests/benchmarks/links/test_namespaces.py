@@ -1,4 +1,4 @@
-"""The namespace link: commands in two network namespaces, and nothing left of them afterwards."""
+"""The namespace link runs commands in two network namespaces, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_nothing_is_left_behind_by_a_crash():
 
 
 def _names() -> str:
-    """The namespaces that have names."""
+    """Return the namespaces that have names."""
     return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
 
 
 def _inhabitants(spaces: list[int]) -> list[str]:
-    """The processes in these namespaces."""
+    """Return the processes in these namespaces."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -76,7 +76,7 @@ def _inhabitants(spaces: list[int]) -> list[str]:
 
 
 def _wait_until(condition) -> None:
-    """Wait for a time that only a hang exceeds."""
+    """Wait up to a time that only a hang exceeds."""
     for _ in range(500):
         if condition():
             return

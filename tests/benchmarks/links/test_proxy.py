@@ -1,4 +1,4 @@
-"""The proxy link: real sockets through a real process. Times are only ever compared from below."""
+"""The proxy link: real sockets through a real process. Tests check only lower bounds of times."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_the_proxy_ends_when_its_starter_is_killed(echo):
 
 
 def _gone(pid: int) -> bool:
-    """Whether a process ends within a time that only a hang exceeds; one that nobody has waited for yet has ended."""
+    """Whether a process ends within a time that only a hang exceeds; a zombie has ended."""
     for _ in range(500):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":

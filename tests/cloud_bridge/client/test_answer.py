@@ -1,4 +1,4 @@
-"""The cloud's own answer: greedy equals transformers, sampling follows its seed, pieces are whole characters."""
+"""The cloud's own answer: greedy equals transformers, sampling follows its seed, pieces have only whole characters."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_the_greedy_answer_is_what_transformers_generates(client, oracle, tiny_m
     pieces = answer(client, tokens=40)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     prompt = torch.tensor([oracle.prompt(INSTRUCTION.text)])
-    # Ids of the padding are no tokens: neither side may choose them.
+    # Padding ids are not tokens, so neither side may choose them.
     padding = list(range(oracle.vocab_size, model.config.vocab_size))
     whole = model.generate(prompt, max_new_tokens=40, do_sample=False, suppress_tokens=padding, pad_token_id=0)
     expected = whole[0, prompt.shape[1] :].tolist()
@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(client):
 
 @pytest.mark.parametrize("seed", [*range(6), 2**64 - 1])
 def test_pieces_never_split_a_character_and_together_are_the_text(client, oracle, seed):
-    # Hot sampling of a random model over a byte-level vocabulary gives broken UTF-8 all the time.
+    # Hot sampling from a random model over a byte-level vocabulary often gives broken UTF-8.
     pieces = answer(client, temperature=3.0, seed=seed, tokens=60)
     whole = oracle.tokenizer.backend_tokenizer.decode(tokens_of(pieces), skip_special_tokens=True)
     text = text_of(pieces)
@@ -65,7 +65,7 @@ def test_pieces_never_split_a_character_and_together_are_the_text(client, oracle
 def test_an_end_token_stops_the_answer_and_is_no_part_of_it(client, oracle):
     ends = {"<|im_end|>", "<|endoftext|>"}
     reasons = set()
-    for seed in range(10):  # hot enough that the end comes up in some of these
+    for seed in range(10):  # hot enough for some of these to reach an end token
         pieces = answer(client, temperature=9.0, seed=seed, tokens=200)
         reasons.add(pieces[-1].finish_reason)
         assert not ends & set(oracle.tokenizer.convert_ids_to_tokens(tokens_of(pieces)))
@@ -101,7 +101,7 @@ def test_draws_come_from_the_smallest_set_that_reaches_top_p(seed, temperature, 
     heated = np.exp(log_probs.astype(np.float64) / temperature)
     heated /= heated.sum()
     token = choose(log_probs, temperature, top_p, rng)
-    # The mass of all likelier tokens does not reach top_p yet.
+    # The mass of all likelier tokens is still below top_p.
     assert heated[heated > heated[token]].sum() < top_p + 1e-9
 
 

@@ -1,4 +1,4 @@
-"""Every way a cloud can fail is its own error, for what is under way too, and leaves no thread behind."""
+"""Each way that a cloud can fail raises its own error, also for requests in flight, and leaves no thread behind."""
 
 import contextlib
 import itertools
@@ -57,13 +57,13 @@ def open_request(gate=None, fingerprint=FINGERPRINT, **others):
 
 
 def first_verify(session, gate=None):
-    """Ask for the row behind the instruction."""
+    """Request the row after the instruction."""
     gate = gate or new_gate()
     return session.verify(gate.conversation(INSTRUCTION, None, None).verify(keep=0, end=0, rows=(0,)))
 
 
 class Heard:
-    """The frames that a scripted server has read, and replies that fit them."""
+    """The frames that a scripted server has read, and matching replies."""
 
     def __init__(self, frames):
         self._frames = frames
@@ -97,7 +97,7 @@ def closed_port():
 
 @pytest.fixture
 def scripted():
-    """A real gRPC server whose `Score` does what a test says: `serve(behave)` gives its address."""
+    """A real gRPC server with a scripted `Score`: `serve(behave)` returns its address."""
     servers = []
 
     def serve(behave) -> str:
@@ -130,7 +130,7 @@ def test_nobody_listening_is_unavailable_for_every_call(closed_port):
 
 
 def test_a_network_that_swallows_everything_ends_at_the_time_limit():
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never speaks
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections but never replies
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with (
             connect(address, connect_timeout=0.3, call_timeout=20) as client,
@@ -175,7 +175,7 @@ def test_a_verify_without_a_reply_times_out_and_so_does_all_behind_it(scripted):
                 future.result(timeout=20)
         with pytest.raises(CloudTimeoutError):
             first_verify(session, gate).result(timeout=0)
-        # What is not sent is not in the ledger.
+        # Unsent messages are not in the ledger.
         assert [entry.direction for entry in gate.ledger.entries] == ["up", "up"]
     release.set()
 
@@ -260,7 +260,7 @@ def test_what_can_not_be_read_from_a_cloud_that_spoke_well_was_damaged_on_the_wa
             with pytest.raises(CloudUnavailableError, match="damaged") as caught:
                 first_verify(session).result(timeout=20)
             assert caught.value.transient
-        # The client remembers: the first reply of another stream may be the damaged one.
+        # The client remembers the fault: the first reply of another stream may be the damaged one.
         with client.open(open_request()) as session, pytest.raises(CloudUnavailableError, match="damaged"):
             first_verify(session).result(timeout=20)
 
@@ -295,7 +295,7 @@ def test_the_cloud_says_when_to_come_back(scripted, hint, seconds):
 
 
 def test_replies_resolve_their_own_futures(scripted):
-    """Ten requests are under way at once; each reply has another row."""
+    """Ten requests are in flight at once; each reply has a different row."""
 
     def rows(number: int) -> Verified:
         values = np.log(np.array([0.5, 0.25], np.float32))
@@ -356,7 +356,7 @@ def test_each_reason_has_its_error(scripted, reason, kind):
     with connect(scripted(refuse)) as client, client.open(open_request()) as session, pytest.raises(kind) as caught:
         first_verify(session).result(timeout=20)
     assert "because of" in str(caught.value)
-    assert str(caught.value).isprintable()  # what a cloud says can't command the terminal
+    assert str(caught.value).isprintable()  # text from a cloud can't control the terminal
 
 
 def test_another_vocabulary_is_reported_by_the_first_verify(client):
@@ -373,7 +373,7 @@ def test_closing_a_session_fails_what_is_under_way_and_frees_the_server(server, 
     session.close()
     for future in (pending, first_verify(session)):
         try:
-            future.result(timeout=0)  # its reply may have come first
+            future.result(timeout=0)  # its reply may have arrived first
         except CloudUnavailableError as error:
             assert "was closed" in str(error)
     until(lambda: server.sessions.active == 0)
@@ -388,7 +388,7 @@ def test_closing_does_not_wait_for_the_network(scripted):
         yield OPENED
         context.add_callback(broken.set)
         asked.set()
-        broken.wait(20)  # it never ends the stream
+        broken.wait(20)  # the server never ends the stream
 
     with connect(scripted(deaf)) as client:
         session = client.open(open_request())
@@ -397,7 +397,7 @@ def test_closing_does_not_wait_for_the_network(scripted):
         session.close()
         with pytest.raises(CloudUnavailableError, match="was closed"):
             pending.result(timeout=0)
-        assert broken.wait(20)  # the device breaks it instead
+        assert broken.wait(20)  # the device breaks the stream instead
 
 
 def test_closing_the_client_ends_its_sessions_in_order(server, engine):
@@ -432,7 +432,7 @@ def test_a_session_whose_stream_broke_is_resumed(server, engine):
 
 
 def test_a_new_session_connects_at_once_when_the_server_is_back(engine):
-    """However often connecting failed meanwhile: gRPC's own pauses would have grown to seconds."""
+    """After any number of failed connections; gRPC's own back-off would have grown to seconds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -546,11 +546,11 @@ def test_no_thread_outlives_its_session(server, engine):
             with client.open(open_request(fingerprint=engine.tokenizer_fingerprint)) as session:
                 first_verify(session).result(timeout=20)
             list(answer(client))
-            next(iter(answer(client)))  # dropped half-way
+            next(iter(answer(client)))  # abandoned half-way
         deadline = time.monotonic() + 10
         while ours() - before and time.monotonic() < deadline:
             time.sleep(0.02)
-        # gRPC keeps one thread of its own while a channel is open.
+        # gRPC keeps one thread while a channel is open.
         assert {thread.name for thread in ours() - before if "cogenesis" in thread.name} == set()
         assert len(ours() - before) <= 1
 
@@ -563,7 +563,7 @@ def test_when_the_ledger_can_not_be_written_nothing_leaves(server, engine, tmp_p
         with client.open(open_request(gate, engine.tokenizer_fingerprint)) as session:
             first_verify(session, gate).result(timeout=20)
             assert ledger._file is not None
-            ledger._file.close()  # as a full disk would
+            ledger._file.close()  # like a full disk
             with pytest.raises(LedgerError):
                 first_verify(session, gate)
         for call, request in zip((client.info, client.open, client.sketch), requests, strict=True):
@@ -583,7 +583,7 @@ def test_a_server_killed_in_mid_stream_fails_the_pending_future(tiny_model):
             fingerprint = client.info(new_gate().info()).tokenizer_fingerprint
             with client.open(open_request(fingerprint=fingerprint)) as session:
                 first_verify(session).result(timeout=60)
-                process.send_signal(signal.SIGSTOP)  # it can't answer what comes now
+                process.send_signal(signal.SIGSTOP)  # it can't answer the next requests
                 pending = first_verify(session)
                 process.send_signal(signal.SIGKILL)
                 with pytest.raises(CloudUnavailableError, match=address):

@@ -1,4 +1,4 @@
-"""Rows that come over the wire equal an independent full pass of the model, whatever was kept, added or asked again."""
+"""Rows from the wire equal an independent full pass of the model, whatever was kept, appended or requested again."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,7 +38,7 @@ def open_session(client, engine, *, form=WIDE, instruction=INSTRUCTION):
 
 
 def asked(tokenizer, answer, keep, rows):
-    """A message that asks for rows of `answer`, of which the session has the first `keep` tokens."""
+    """Build a message that requests rows of `answer`; the session already has the first `keep` tokens."""
     conversation = new_gate().conversation(INSTRUCTION, None, tokenizer)
     for token in answer:
         conversation.push(token)
@@ -50,13 +50,13 @@ def verify(session, tokenizer, answer, keep, rows):
 
 
 def assert_rows(got, dense, top_k, *, atol=2e-4):
-    """`got` are the `top_k` likeliest of each dense row, with the mass of all others."""
+    """Check that `got` has the `top_k` likeliest tokens of each dense row, and the mass of the others."""
     assert len(got) == len(dense)
     for sparse, row in zip(got, dense, strict=True):
         k = min(top_k, len(row))
         assert sparse.ids.size == k
         np.testing.assert_allclose(sparse.log_probs, row[sparse.ids], atol=atol)
-        # No token left out is likelier than one kept, up to rounding.
+        # No dropped token is likelier than a kept one, up to rounding.
         left_out = np.delete(row, sparse.ids)
         assert left_out.size == 0 or left_out.max() <= sparse.log_probs.min() + atol
         np.testing.assert_allclose(sparse.tail_mass, np.exp(left_out).sum(), rtol=5e-4, atol=1e-30)
@@ -89,7 +89,7 @@ def test_a_row_keeps_the_fewest_likeliest_tokens_that_reach_the_mass(
         rows = verify(session, tokenizer, answer, 0, [0, 2, 3])
     for row, dense in zip(rows, oracle.rows(INSTRUCTION.text, answer)[[0, 2, 3]], strict=True):
         reached = np.exp(np.sort(dense)[::-1]).cumsum()
-        # Up to rounding: a token more or less where the mass is reached to the sixth digit.
+        # Up to rounding: the mass may be reached one token earlier or later.
         fewest, most = (min(int(np.searchsorted(reached, mass * (1 + e))) + 1, top_k, 512) for e in (-1e-4, 1e-4))
         assert fewest <= row.ids.size <= most
         assert_rows([row], dense[None], row.ids.size)
@@ -158,7 +158,7 @@ def test_one_session_serves_several_threads(client, engine, oracle, tokenizer):
     dense = oracle.rows(INSTRUCTION.text, [40])
     with open_session(client, engine, form=RowFormat(8)) as session, ThreadPoolExecutor(4) as pool:
         verify(session, tokenizer, [40], 0, [1])
-        # Nothing is taken back, or a request would supersede the others.
+        # Nothing is withdrawn, or a request would supersede the others.
         for rows in pool.map(lambda _: verify(session, tokenizer, [40], 1, [0, 1]), range(12)):
             assert_rows(rows, dense, 8)
 

@@ -1,4 +1,4 @@
-"""What is on the socket is what the ledger says, byte for byte: the instruction and answer tokens, nothing else."""
+"""The bytes on the socket match the ledger exactly: the instruction and answer tokens, nothing else."""
 
 import itertools
 import re
@@ -21,14 +21,14 @@ HEADERS |= {"user-agent", "grpc-accept-encoding", "grpc-timeout"}
 
 
 class Words:
-    """A tokenizer whose text would be found on the socket."""
+    """A tokenizer whose text would be visible on the socket."""
 
     def decode(self, token_ids, *, skip_special_tokens):
         return "what they say"
 
 
 def converse(address: str, engine, *, api_key: str | None = None) -> Ledger:
-    """One of each call, over one connection."""
+    """Make one call of each kind over one connection."""
     ledger = Ledger()
     gate = Gate(Policy.OPEN, ledger)
     with connect(address, api_key=api_key) as client:
@@ -53,7 +53,7 @@ def converse(address: str, engine, *, api_key: str | None = None) -> Ledger:
 
 
 def encoded(kind: str, content: dict) -> bytes:
-    """The message that a ledger entry describes, written with protobuf alone."""
+    """Encode the message of a ledger entry with protobuf alone."""
     if kind == "open":
         rows = content["rows"]
         types = dict(zip(get_args(ValueType), pb.ValueType.values(), strict=True))
@@ -86,7 +86,7 @@ def test_the_instruction_leaves_unchanged_and_no_other_text_does(server, engine)
     assert raw.count(INSTRUCTION.text.encode()) == 4  # open twice, sketch, answer
     assert b"what they say" not in raw
     rest = b"".join(message.replace(INSTRUCTION.text.encode(), b"") for _, message in sent)
-    rest = re.sub(rb"[0-9a-f]{32,64}", b"", rest)  # the tokenizer's fingerprint, and the session to resume
+    rest = re.sub(rb"[0-9a-f]{32,64}", b"", rest)  # the tokenizer's fingerprint, and the id of the session to resume
     words = re.findall(rb"[A-Za-z]{5,}", rest)
     assert words == []
 
@@ -113,7 +113,7 @@ def test_what_comes_back_is_in_the_ledger_too(server, engine):
 
 
 def test_open_and_the_first_verify_travel_together(server, engine):
-    """The second message does not wait for the reply to the first: both are out before anything can come back."""
+    """The second message does not wait for the first reply: both are sent before any reply can arrive."""
     gate = Gate(Policy.OPEN, Ledger())
     with RecordingProxy(server.address) as proxy, connect(proxy.address) as client:
         opening = gate.open(INSTRUCTION, tokenizer_fingerprint=engine.tokenizer_fingerprint, rows=RowFormat(4))

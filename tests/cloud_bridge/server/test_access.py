@@ -1,4 +1,4 @@
-"""Who gets in: API keys and TLS."""
+"""Access control: API keys and TLS."""
 
 import datetime
 import ipaddress
@@ -77,7 +77,7 @@ def test_a_stream_without_the_right_key_gets_not_one_frame_nor_somebody_elses_se
                 with pytest.raises(grpc.RpcError) as refused:
                     next(thief.call)
                 assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        # A valid key, but another one, gets a session of its own.
+        # Another valid key gets its own session.
         with RawStream(locked.address, key="key-without-a-name").open(
             engine, resume=mine.opened.session_id
         ) as neighbour:

@@ -18,7 +18,7 @@ WHOLE = RowFormat(top_k=512)
 
 
 class HeldEngine:
-    """The real engine, whose next job can be held back, and which notes what is asked of it."""
+    """The real engine; its next job can be held back, and it logs its requests."""
 
     def __init__(self, engine) -> None:
         self._engine = engine
@@ -57,14 +57,14 @@ def held(engine):
 
 @pytest.fixture
 def holding(held):
-    """A server of the engine that can be held."""
+    """A server of the engine that can be held back."""
     with serving(held, ServerOptions(max_sessions=4, idle_seconds=600, resume_seconds=600)) as running:
         yield running
 
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
-    """How many positions each run of a model computed."""
+    """Record how many positions each run of a model computed."""
     from cloud_bridge.server.engines.cached_sequence import CachedSequence
 
     sizes: list[int] = []
@@ -98,13 +98,13 @@ def test_a_request_that_a_later_one_takes_back_is_not_computed_and_the_answer_is
     with RawStream(holding.address).open(held, form=WHOLE) as stream:
         stream.verify(0, [10, 11], [2])
         held.hold()
-        stream.ask(2, [12], [3])  # computed: nothing takes it back
+        stream.ask(2, [12], [3])  # computed: no later request withdraws it
         assert held.reached.wait(20)
-        stream.ask(3, [13, 14], [4, 5])  # taken back by the last
-        stream.ask(5, [15], [6])  # and so is this
+        stream.ask(3, [13, 14], [4, 5])  # withdrawn by the last request
+        stream.ask(5, [15], [6])  # withdrawn too
         stream.ask(4, [20], [4, 5])
         wait_until(lambda: metric(holding, "bytes_total", direction="in") > 0)
-        time.sleep(0.1)  # the frames are read while the engine works
+        time.sleep(0.1)  # the server reads the frames while the engine works
         held.release()
         first, second, third, last = (stream.reply() for _ in range(4))
         assert [one.superseded for one in (first, second, third, last)] == [False, True, True, False]
@@ -160,7 +160,7 @@ def test_half_closing_frees_the_session_while_the_engine_works_for_it(held, hold
         assert held.reached.wait(20)
         stream.half_close()
         wait_until(lambda: len(holding.sessions) == 0)
-        assert list(stream.call) == []  # ends well
+        assert list(stream.call) == []  # ends without error
         held.release()
     assert metric(holding, "sessions_closed_total", cause="done") == 1
 
@@ -181,7 +181,7 @@ def test_a_broken_stream_is_resumed_without_computing_anything_again(ending, hel
         reply = again.verify(0, [*tokens, 50], [len(tokens) + 1])
         assert_row(reply.rows[0], oracle.rows(INSTRUCTION, [*tokens, 50])[-1])
         assert (holding.sessions.active, holding.sessions.parked) == (1, 0)
-        assert sum(computed) - before == 1  # the one token that was new
+        assert sum(computed) - before == 1  # only the one new token
     assert metric(holding, "sessions_resumed_total") == 1
 
 
@@ -218,7 +218,7 @@ def test_a_session_is_not_resumed_for_another_instruction(server, engine, oracle
         with RawStream(server.address).open(engine, "Write a poem.", resume=id_, form=WHOLE) as other:
             assert not other.await_opened().resumed
             assert_row(other.verify(0, [1], [1]).rows[0], oracle.rows("Write a poem.", [1])[1])
-        assert first.verify(1, [2], [2]).rows  # goes on
+        assert first.verify(1, [2], [2]).rows  # still works
 
 
 def test_a_session_that_was_ended_is_not_resumed(server, engine):
@@ -238,7 +238,7 @@ def test_a_long_prompt_is_read_in_parts_and_holds_nobody_up(engine, computed):
         with RawStream(running.address).open(engine, long) as other:
             assert other.await_opened().prompt_tokens > 600
             other.verify(0, [1], [1])
-        assert len(computed) == 3 and max(computed) < 600  # one for the short prompt, two for the long one
+        assert len(computed) == 3 and max(computed) < 600  # one pass for the short prompt, two for the long one
         assert metric(running, "engine_parts_total") == len(computed)
 
 

@@ -1,4 +1,4 @@
-"""The table of sessions by a clock of its own: places, parking, memory and quotas."""
+"""The table of sessions on a fake clock: places, parking, memory and quotas."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ class Clock:
 
 
 class Table(SessionTable):
-    """A table whose sessions have a state, and which notes what it frees."""
+    """A table whose sessions have a state; it logs the sessions that it frees."""
 
     def __init__(self, limits: SessionLimits = LIMITS, **options) -> None:
         self.released: list = []
@@ -125,9 +125,9 @@ def test_memory_is_taken_from_the_parked_then_the_idle_then_the_last_that_asked(
     assert (table.cache_bytes, table.released, table.dropped) == (100, [parked], [])
     table.cache_grew(busy, 41)
     assert (table.cache_bytes, table.dropped) == (71, [idle])
-    table.cache_grew(busy, 71)  # the older request is done first
+    table.cache_grew(busy, 71)  # the older request finishes first
     assert (table.cache_bytes, table.dropped) == (30, [idle, busy])
-    table.cache_grew(older, 110)  # nobody else has any: one session alone may be larger
+    table.cache_grew(older, 110)  # no other session has a cache, and a single session may exceed the limit
     assert (table.cache_bytes, table.dropped) == (110, [idle, busy])
     table.close(idle, "done")
     with pytest.raises(RefusalError, match="memory") as refused:
@@ -141,14 +141,14 @@ def test_refused_clients_are_asked_back_one_after_the_other():
     table = Table(replace(LIMITS, max_sessions=4))
     for _ in range(4):
         table.touch(table.enter()[0], working=True)
-    table.clock.now = 8.0  # sessions are 8 seconds old, so one of 4 places frees every 2 seconds or so
+    table.clock.now = 8.0  # sessions are 8 seconds old, so one of 4 places becomes free about every 2 seconds
     waits = []
     for _ in range(20):
         with pytest.raises(RefusalError) as refused:
             table.enter()
         waits.append(refused.value.retry_after)
     assert waits[:4] == [2.0, 4.0, 6.0, 8.0]
-    assert waits[-1] == 30.0  # nobody is sent away for longer
+    assert waits[-1] == 30.0  # the longest retry delay
 
 
 def test_newcomers_are_refused_while_requests_wait_for_too_long_and_told_for_how_long():
@@ -160,7 +160,7 @@ def test_newcomers_are_refused_while_requests_wait_for_too_long_and_told_for_how
     with pytest.raises(RefusalError, match="requests wait") as refused:
         table.enter()
     assert (refused.value.reason, refused.value.retry_after) == ("overloaded", 5.1)
-    assert table.resume(session.id, PHONE, lambda _: None, topic=TOPIC) is session  # its place is its own
+    assert table.resume(session.id, PHONE, lambda _: None, topic=TOPIC) is session  # it keeps its own place
 
 
 def test_a_key_has_so_many_sessions_at_once_and_others_do_not_count():
@@ -195,7 +195,7 @@ def test_a_quota_fills_steadily_and_says_when_to_come_back():
     clock = Clock()
     quota = TokenQuota(60, clock)
     quota.check("phone")
-    quota.charge("phone", 90)  # what a request costs is known when it is done
+    quota.charge("phone", 90)  # the cost of a request is known when it finishes
     with pytest.raises(RefusalError) as refused:
         quota.check("phone")
     assert refused.value.reason == "quota" and refused.value.retry_after == pytest.approx(31)

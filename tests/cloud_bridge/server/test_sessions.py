@@ -1,4 +1,4 @@
-"""Sessions of the server: how many, who gives way, what they may take, and that random frames do no harm."""
+"""Sessions of the server: their number, eviction, limits, and resistance to random frames."""
 
 import threading
 import time
@@ -64,7 +64,7 @@ def test_an_idle_session_is_evicted_for_a_new_client_and_told_so(engine):
         first_verify(first)
         with RawStream(server.address).open(engine) as second:
             first_verify(second)
-            assert first.refusal() == ("evicted", None)  # though it asks for nothing
+            assert first.refusal() == ("evicted", None)  # though it sends no requests
             assert len(server.sessions) == 1
 
 
@@ -178,11 +178,11 @@ def test_one_address_without_a_key_has_its_quota_of_sessions_and_tokens(engine):
         with RawStream(server.address).open(engine) as second:
             assert second.refusal()[0] == "quota"
         rows = list(range(61 - prompt))
-        assert first.verify(0, rows, rows).rows  # may overdraw, once
+        assert first.verify(0, rows, rows).rows  # may exceed its quota once
         first.ask(0, [], [0])
         reason, after = first.refusal()
         assert reason == "quota" and after is not None and 0.5 < after < 3
-        # The session waits for its device to come back in time.
+        # The session stays available for its device to resume.
         assert server.sessions.parked == 1
         with RawStream(server.address).open(engine, resume=first.opened.session_id) as early:
             assert early.refusal()[0] == "quota"
@@ -231,7 +231,7 @@ def test_random_frames_end_in_a_reason_and_never_in_a_fault(opens, frames, serve
 
         def outgoing():
             yield from [opening] * opens + frames
-            done.wait(0.05)  # a stream that ends takes back what it asked for
+            done.wait(0.05)  # a stream that ends withdraws its requests
 
         call = channel.stream_stream(wire.method_path("Score"))(outgoing(), timeout=30)
         try:

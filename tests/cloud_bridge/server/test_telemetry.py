@@ -1,4 +1,4 @@
-"""What the operator sees: metrics that add up, a health that flips, and logs without a word of what users write."""
+"""The operator's view: correct metrics, a health check that changes, and logs without any user text."""
 
 import io
 import json
@@ -21,7 +21,7 @@ KEY = "key-that-must-not-show"
 
 
 def scrape(server) -> dict[str, float]:
-    """Every sample of the metrics page, as `name{label="value"}`."""
+    """Return every sample of the metrics page, as `name{label="value"}`."""
     with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=20) as page:
         text = page.read().decode()
     samples = {}
@@ -81,11 +81,11 @@ def test_a_metrics_port_in_use_is_refused(watched, engine):
 
 @contextmanager
 def logged(formatter: logging.Formatter):
-    """Everything that loggers write meanwhile, ours at every level."""
+    """Capture all log output in the block, ours at every level."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
-    # Not gRPC's at DEBUG: it logs a server in the server's own destructor, which no handler may keep.
+    # Not gRPC's at DEBUG: it logs a server in the server's own destructor, and no handler may keep that reference.
     root, ours = logging.getLogger(), logging.getLogger("cloud_bridge")
     levels = root.level, ours.level
     root.addHandler(handler)

@@ -27,7 +27,7 @@ QUICK = ("--epochs", 1, "--threads", 1)
 
 
 def run(*arguments):
-    """Run a command in this process: its output, or the error that would be printed."""
+    """Run a command in this process; return its output, or the error message."""
     result = CliRunner().invoke(commands.app, list(map(str, arguments)))
     if isinstance(result.exception, CogenesisError):
         return result.stdout, result.exception
@@ -47,7 +47,7 @@ def records(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(llama, tmp_path_factory):
-    """Three users' adapters, not to be changed."""
+    """Three users' adapters, which tests must not change."""
     root = tmp_path_factory.mktemp("trained")
     answer, error = train(llama, write_json(root / "records.json", PEOPLE), root / "out")
     assert error is None
@@ -167,7 +167,7 @@ def test_users_who_fail_are_named_and_leave_the_others_alone(llama, trained, tmp
     for name in ("ann", "eve"):
         assert (out / name / WEIGHTS).read_bytes() == (trained[0] / name / WEIGHTS).read_bytes()
     assert sorted(path.name for path in out.iterdir()) == ["ann", "eve", "huge", "users.json"]
-    # With the context in the prompt the huge profile is in the way, and nobody else's.
+    # With the context in the prompt, the huge profile fails, and no other user does.
     answer, error = train(llama, mixed, tmp_path / "context", "--with-context", "--user", "huge", "--user", "eve")
     assert "huge" in str(error)
     assert [row["status"] for row in answer["users"]] == ["failed", "trained"]

@@ -1,4 +1,4 @@
-"""An evaluation of tiny models: its numbers are those of torch and of the runtime, and an interrupted one goes on."""
+"""An evaluation of tiny models: its numbers equal those of torch and the runtime, and an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def pair(llama, tmp_path_factory):
-    """A small and a larger model of one tokenizer, as directories and bundles, and records of three users."""
+    """A small and a larger model with one tokenizer, as directories and bundles, and records of three users."""
     root = tmp_path_factory.mktemp("pair")
     large = make_model(root / "large", model_type="llama", num_hidden_layers=3)
     export_onnx(llama, root / "edge-bundle", "fp32")
@@ -86,7 +86,7 @@ def cloud(pair):
 
 
 def torch_nll(directory, record, context, outline=None, *, known=False):
-    """Nats and tokens of a record's reference, by transformers alone; `known`: of the tokenizer's ids, as clouds."""
+    """Compute nats and tokens of a reference with transformers; `known` limits ids to the tokenizer's, as clouds do."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     context = context or PrivateContext()
     message = user_message(record.instruction, context, outline, range(len(context.history)))
@@ -190,7 +190,7 @@ SYSTEMS = ("edge-without", "cloud", "cloud-with", "sketch", "arithmetic:0.5", "m
 
 @pytest.fixture(scope="module")
 def written(pair, cloud):
-    """What `evaluate` says of answers, how it was called, and what a judge was asked."""
+    """The answers' part of `evaluate`, its arguments, and the judge's requests."""
 
     def say(body):
         return "[[6]] [[6]]"

@@ -1,4 +1,4 @@
-"""`lamp compare`: one command from questions to a table, and its numbers are those of the single commands."""
+"""`lamp compare`: one command turns questions into a table; its numbers equal those of the single commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_table_says_what_the_single_commands_say(llama, files, tmp_path):
     assert (tmp_path / "c" / "table.md").read_text() == table
     written = json.loads((tmp_path / "c" / "comparison.json").read_text())["systems"]
     assert [one["system"] for one in written] == names
-    # The same by rank, merge, evaluate and score.
+    # The same with rank, merge, evaluate and score.
     ranking, merged = tmp_path / "r.json", tmp_path / "m.json"
     run("rank", "--task", "LaMP-4", "-q", source, "--ranker", "recency", "-o", ranking)
     run("merge", "-q", source, "--outputs", outputs, "--ranking", ranking, "-o", merged)
@@ -56,7 +56,7 @@ def test_the_table_says_what_the_single_commands_say(llama, files, tmp_path):
     assert "against" not in written[0]
     for cell in (f"{single['scores']['rouge-l']:.4f}", f"{single['against']['rouge-1']['p']:.4f}"):
         assert cell in table.splitlines()[-1]
-    # A run that is begun again has nothing left to answer.
+    # A repeated run has nothing left to answer.
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("c/*/answers.jsonl")}
     assert len(done) == 5
     again = CliRunner().invoke(app, [*map(str, (*command, *options, "--json"))])

@@ -29,7 +29,7 @@ QUICK = ("--max-new-tokens", 6, "--threads", 1, "--batch", 2, "--beams", 1)
 
 
 def run(*arguments):
-    """Run a command in this process: its JSON, or the error that would be printed."""
+    """Run a command in this process; return its JSON, or the error message."""
     result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     if isinstance(result.exception, CogenesisError):
         return None, result.exception
@@ -44,7 +44,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(llama, file, tmp_path_factory):
-    """The answers of a whole run."""
+    """The answers of a complete run."""
     out = tmp_path_factory.mktemp("evaluated")
     answer, error = run("lamp", "evaluate", "--task", "LaMP-5", "-q", file, "-m", llama, "-k", 2, "-o", out, *QUICK)
     assert error is None
@@ -134,7 +134,7 @@ def test_feedback_on_items_is_what_each_alone_is_worth(task, llama, tmp_path):
     assert error is None
     found = read_item_feedback(tmp_path / "out" / "feedback.json")
     assert (answer["items"], list(found)) == (4, ["0-00", "0-01", "1-10", "1-11"])
-    # The same as evaluating questions whose only item is that one.
+    # The same as evaluating questions with only that item.
     known = LAMP_TASKS[task]
     bodies = [
         body | {"id": f"{body['id']}-{item['id']}", "profile": [item]}

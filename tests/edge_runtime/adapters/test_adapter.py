@@ -1,4 +1,4 @@
-"""An adapter changes the model exactly as adding B A to the weights would, and only where it belongs."""
+"""An adapter changes the model exactly like adding B A to the weights, and only at its sites."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A second reader of adapter files, written from docs/adapters.md alone: what the page says is enough to use one."""
+"""A second reader of adapter files, written from docs/adapters.md alone: the page suffices to use an adapter."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ TYPES = {"U8": np.uint8, "I8": np.int8, "F16": np.float16, "F32": np.float32}
 
 
 def port(content):
-    """What a Kotlin, Swift or C++ runtime would do: metadata, what was learned, and (A, B) by layer and projection."""
+    """Read like a Kotlin, Swift or C++ runtime: metadata, training texts, and (A, B) by layer and projection."""
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     metadata = header["__metadata__"]

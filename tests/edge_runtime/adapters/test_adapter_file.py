@@ -1,4 +1,4 @@
-"""An adapter file gives back what was written within its precision; only a whole and sane one is taken for one."""
+"""An adapter file reproduces its content within its precision; only complete and valid files are accepted."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from export.errors import AdapterExportError
 WIDTHS = {"q_proj": (48, 64), "v_proj": (48, 16), "down_proj": (96, 48)}
 BASE = "5" * 64
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-# Relative error of a product A B: two roundings, each of at most half a step of the row's largest number.
+# Relative error of a product A B: two roundings, each at most half a step of the row's largest number.
 ERRORS = {"fp32": 0.0, "fp16": 1e-3, "int8": 2e-2}
 
 
@@ -46,7 +46,7 @@ def write(path, adapter, weights="fp16"):
 
 
 def errors(written, read):
-    """Relative Frobenius error of each product."""
+    """Return the relative Frobenius error of each product."""
     for place, (a, b) in written.matrices.items():
         exact = a.astype(np.float64) @ b
         found = read.matrices[place][0].astype(np.float64) @ read.matrices[place][1]
@@ -174,7 +174,7 @@ def test_any_changed_byte_is_noticed(data, weights, tmp_path):
     except AdapterError as error:
         assert str(tmp_path / "changed") in str(error)
         return
-    # What is left is white space around the header's JSON.
+    # The rest is white space around the header's JSON.
     (tmp_path / "whole").write_bytes(whole)
     assert read.fingerprint == load_adapter(tmp_path / "whole").fingerprint
     assert bytes([whole[position]]) in b' "'
@@ -199,7 +199,7 @@ def raw(path, header, data=b""):
 
 
 def signed(path, tensors, metadata=None, data=b""):
-    """A file with any header, its digest right: only the checks of its content stand between it and the decoder."""
+    """Write a file with any header and a correct digest: only the checks of its content can reject it."""
     texts = {"format": ADAPTER_FORMAT, "base": BASE, "user": "anna", "ranks": '{"q_proj":[2]}'} | (metadata or {})
     header = {name: text for name, text in ({"__metadata__": texts} | tensors).items() if text is not None}
     canonical = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""What an adapter was trained on is as private as the profile: the guard keeps it from the cloud, or nothing leaves."""
+"""An adapter's training texts are as private as the profile: the guard hides them, or nothing is sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_the_adapter_learned_does_not_leave_under_guarded(assistant, tiny):
     assistant.use_adapter(adapter)
     written, entries = write(assistant, tiny, Policy.OPEN)
     learned = PrivateContext(profile=written)
-    assert audit(entries, INSTRUCTION, learned)  # that very text left when all may
+    assert audit(entries, INSTRUCTION, learned)  # this text is sent if the policy allows everything
     assistant.use_adapter(None)
     assistant.use_adapter(replace(adapter, learned=learned))
     _, entries = write(assistant, tiny, Policy.GUARDED)

@@ -1,4 +1,4 @@
-"""What was used last is kept, within a number of bytes."""
+"""The most recently used values are kept, within a number of bytes."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Packed adapters: the last users' are kept, in bounded memory, whatever the number of users."""
+"""Packed adapters of the latest users are cached, in bounded memory, for any number of users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users' adapters in a directory: every id has a place of its own, and nothing about one user touches another."""
+"""Users' adapters in a directory: every id has its own place, and operations on one user never affect another."""
 
 import re
 import stat
@@ -188,7 +188,7 @@ def test_the_list_says_what_each_adapter_is(store):
 
 
 def test_another_users_adapter_is_not_taken_for_ones_own(store):
-    """Two ids whose digests begin alike would share a directory; somebody may also have copied files."""
+    """Two ids whose digests start alike would share a directory; somebody may also have copied files."""
     install(store, "anna", "ben")
     store.path("anna").write_bytes(store.path("ben").read_bytes())
     with pytest.raises(AdapterError, match="'ben'"):
@@ -271,7 +271,7 @@ def test_memory_does_not_grow_with_the_number_of_users(tmp_path):
 
     for count in (20, 300):
         install(AdapterStore(tmp_path / str(count), BASE), *users[:count])
-    peak(tmp_path / "20", users[:20])  # what Python itself keeps from the first time
+    peak(tmp_path / "20", users[:20])  # exclude what Python itself keeps from the first call
     few, many = peak(tmp_path / "20", users[:20]), peak(tmp_path / "300", users)
-    # The names of the directories, 100 bytes each, are all that there is more of.
+    # The only growth is the directory names, 100 bytes each.
     assert many - few < 300 * 150

@@ -1,4 +1,4 @@
-"""The manifest: what is written is read, and whatever else is read is refused with a typed error."""
+"""The manifest: written manifests can be read, and everything else is rejected with a typed error."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ UNSAFE = [
 
 
 def sealed(body):
-    """JSON of a changed manifest with a checksum that fits, as someone who forges one would write it."""
+    """Return JSON of a changed manifest with a matching checksum, as an attacker would write it."""
     body = {key: value for key, value in body.items() if key != "checksum"}
     return json.dumps(body | {"checksum": _checksum(body)})
 
 
 def places(value, path=()):
-    """Paths to all values in a JSON document."""
+    """Return the paths to all values in a JSON document."""
     if path:
         yield path
     if isinstance(value, dict | list):
@@ -79,7 +79,7 @@ def changed(path, value):
 PLACES = sorted(places({key: value for key, value in VALID.items() if key != "checksum"}), key=str)
 
 
-# A missing minor version is no harm: nothing is decided by it.
+# A missing minor version is harmless: nothing depends on it.
 NAMED = [path for path in PLACES if isinstance(path[-1], str) and path != ("schema", "minor")]
 
 
@@ -172,7 +172,7 @@ def test_a_flipped_bit_is_noticed(data):
         manifest = read_manifest(bytes(text))
     except (ManifestError, UnsupportedVersionError, UnsafePathError):
         return
-    # White space between the fields carries nothing.
+    # White space between the fields has no meaning.
     assert manifest == small_manifest()
     assert chr(text[place]).isspace()
 

@@ -1,4 +1,4 @@
-"""Opening a bundle: every file in turn missing, cut short, changed, or a link to somewhere else."""
+"""Opening a bundle with each file in turn missing, truncated, changed, or a link to another place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The onnxruntime decoder feeds, rewinds and forks one model without ever changing what it computes."""
+"""The onnxruntime decoder feeds, rewinds and forks one model without ever changing its results."""
 
 import mmap
 import shutil
@@ -156,7 +156,7 @@ def test_a_restored_state_continues_exactly_as_the_saved_one(decoder):
     fork.restore(saved)
     assert fork.token_ids == tuple(IDS[:300])
     np.testing.assert_array_equal(fork.extend(IDS[300:330], rows=30), first)
-    # The saved state is a copy: going on did not change it.
+    # The saved state is a copy, so later steps did not change it.
     decoder.restore(saved)
     np.testing.assert_array_equal(decoder.extend(IDS[300:330], rows=30), first)
 
@@ -196,7 +196,7 @@ def test_memory_is_taken_only_as_tokens_come(tiny):
 
 @pytest.mark.parametrize(
     ("role", "damage"),
-    # Garbage of the right length is not here: all bytes are weights, and only the hash can tell.
+    # Garbage of the right length is left out: any bytes are valid weights, and only the hash can tell.
     [
         ("graph", "truncated"),
         ("graph", "garbage"),
@@ -258,7 +258,7 @@ def test_two_threads_in_one_sequence_are_refused_and_nothing_is_written_through_
                 decoder.rewind(0)
             except CogenesisError as error:
                 refused.append(error)
-            except ValueError:  # the other one has rewound
+            except ValueError:  # the other thread has rewound
                 pass
             if refused:
                 return

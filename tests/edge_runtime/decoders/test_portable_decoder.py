@@ -1,4 +1,4 @@
-"""The decoder over optimum's graph keeps the same promises as the one over ours."""
+"""The decoder over optimum's graph makes the same guarantees as the decoder over ours."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A prompt cache survives the disk unchanged, and nothing but a whole one is taken for one."""
+"""A prompt cache survives the disk unchanged, and only a complete one is accepted."""
 
 import json
 import stat
@@ -104,7 +104,7 @@ def test_any_changed_byte_is_noticed(data, path):
         read = read_prompt_cache(changed)
     except PromptCacheError:
         return
-    # What is left are spaces in the header and the names of the model and adapter, which `restore` compares.
+    # The rest are spaces in the header and the names of the model and adapter, which `restore` compares.
     np.testing.assert_array_equal(read.keys, original.keys)
     np.testing.assert_array_equal(read.values, original.values)
     assert read.token_ids == original.token_ids

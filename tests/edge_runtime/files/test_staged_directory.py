@@ -1,4 +1,4 @@
-"""Directories appear complete or not at all, whatever is in the way."""
+"""Directories appear complete or not at all, whatever occupies the target."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize("limit", [10_000, 60_000, 400_000])
 def test_a_file_system_that_is_full_leaves_nothing(model, tmp_path, limit):
-    """The kernel itself refuses to let files grow, as it does on a full disk, at several stages of an export."""
+    """The kernel refuses to let files grow, as on a full disk, at several stages of an export."""
     arguments = ["--model", str(model), "--out", str(tmp_path / "bundle"), "--quantize", "fp32"]
     done = subprocess.run(
         [sys.executable, "-m", "cogenesis", "export", "onnx", *arguments],
@@ -113,7 +113,7 @@ def test_a_file_system_that_is_full_leaves_nothing(model, tmp_path, limit):
 
 
 def test_a_small_disk_that_fills_up_leaves_nothing(model, tmp_path):
-    """A real file system of 256 KiB, where the process may mount one."""
+    """A real file system of 256 KiB, if the process may mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)

@@ -87,7 +87,7 @@ def test_the_mixture_is_its_formula_in_torch():
 def test_candidates_share_all_of_both_models_mass():
     row = Candidates.of(np.log([0.5, 0.2, 0.1]), np.log([0.5, 0.2, 0.1]), np.log([0.6, 0.2]), 0.2, 0.2, None)
     np.testing.assert_allclose(np.exp(row.edge).sum(), 1.0)
-    # The edge's third has a third of what the cloud leaves: less than half of the cloud's least.
+    # The edge's third token has a third of the cloud's tail: less than half of the cloud's least.
     np.testing.assert_allclose(np.exp(row.cloud), [0.6, 0.2, 0.2 / 3, 0.4 / 3])
 
 

@@ -1,4 +1,4 @@
-"""What the edge's rows tell: of any vocabulary the same number of numbers, all finite, on a device as in a file."""
+"""Features of the edge's rows: for any vocabulary the same count, all finite, equal on a device and in a file."""
 
 from __future__ import annotations
 

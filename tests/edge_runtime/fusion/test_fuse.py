@@ -1,4 +1,4 @@
-"""Fusion: what the strategies compute, and how the cloud's tail is completed."""
+"""Fusion: the results of each strategy, and how the cloud's tail is completed."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def edge_and_cloud(draw):
 
 
 def reference_tail(edge: np.ndarray, cloud: SparseLogProbs) -> np.ndarray:
-    """The definition, one token at a time: share in proportion to the edge, cap, share what the cap took away."""
+    """Follow the definition, one token at a time: share in proportion to the edge, cap, share the excess."""
     edge, kept = edge.astype(np.float64), cloud.log_probs.astype(np.float64)
     outside = [t for t in range(edge.shape[0]) if t not in set(cloud.ids.tolist())]
     share, capped, mass = {}, set(), max(cloud.tail_mass, 1e-9)
@@ -72,7 +72,7 @@ def test_a_completed_row_keeps_the_kept_sums_to_one_and_never_passes_the_smalles
 @settings(max_examples=150, deadline=None)
 def test_a_completed_row_follows_the_definition(case):
     edge, cloud, _ = case
-    # Masses, not logs: the last digit of a float32 tail mass decides a token of mass 1e-7.
+    # Masses, not logs: the last digit of a float32 tail mass matters for a token of mass 1e-7.
     np.testing.assert_allclose(
         np.exp(complete_tail(edge, cloud)), np.exp(reference_tail(edge, cloud)), atol=2e-6, rtol=1e-3
     )

@@ -1,4 +1,4 @@
-"""Sparse rows: what is kept, what the tail weighs, and what is refused."""
+"""Sparse rows: kept tokens, tail mass, and rejected values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_runtime.errors import RequestError
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify
 
 relaxed = settings(max_examples=300, deadline=None)
-# Few distinct values give ties; up to 3,000 tokens pass through every way of finding the likeliest.
+# Few distinct values give ties; up to 3,000 tokens exercise every way of finding the likeliest.
 rows = st.one_of(
     arrays(np.float32, st.integers(1, 300), elements=st.floats(-60, 60, width=32)),
     arrays(np.float32, st.integers(1, 3000), elements=st.integers(-3, 3).map(float), fill=st.just(0.0)),
@@ -29,7 +29,7 @@ floors = st.one_of(st.just(0.0), st.floats(1e-6, 0.5))
 
 
 def defined(row: np.ndarray, form: RowFormat) -> list[int]:
-    """The definition, one token at a time."""
+    """Follow the definition, one token at a time."""
     kept: list[int] = []
     mass = 0.0
     for token in sorted(range(row.size), key=lambda token: (-row[token], token)):

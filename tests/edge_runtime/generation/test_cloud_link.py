@@ -1,4 +1,4 @@
-"""The link: what is asked and when, and what becomes of an answer whose cloud is slow, gone or back."""
+"""The link: requests and their timing, and the answer when the cloud is slow, lost or back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def row(token: int) -> SparseLogProbs:
 
 
 class HandCloud:
-    """A cloud whose replies the test gives by hand."""
+    """A cloud whose replies come by hand from the test."""
 
     def __init__(self) -> None:
         self.opened: list[OpenRequest] = []
@@ -113,7 +113,7 @@ def link(cloud, clock) -> CloudLink:
 
 
 def started(link: CloudLink, cloud: HandCloud) -> CloudLink:
-    """With the first row there and its token settled."""
+    """Start a link, with the first row received and its token settled."""
     link.send()
     cloud.reply()
     link.poll()
@@ -155,7 +155,7 @@ def test_the_reply_to_a_draft_that_was_taken_back_is_dropped(link, cloud):
     link.push(10)
     cloud.reply()
     link.poll()
-    assert link.ready == 1  # the row behind 7 stays; the one behind 8 is nobody's
+    assert link.ready == 1  # the row after 7 stays; the row after 8 is dropped
     assert link.unsent == 1
 
 
@@ -227,17 +227,17 @@ def test_after_a_break_the_edge_decides_alone_until_the_session_is_resumed(link,
     assert link.error is GONE
     link.push(8)
     link.settled(2)
-    assert link.ready == 1  # reached while the cloud is gone: the edge's alone
+    assert link.ready == 1  # reached while the cloud is lost, so the edge decides alone
 
     link.poll()
     assert len(cloud.opened) == 1  # not yet
     clock.now += FIRST_SECONDS
     link.poll()
     assert cloud.opened[-1].resume == "session-1"
-    assert cloud.asked[-1] == VerifyRequest(0, (7, 8), (2,), "7 8")  # the whole view, for what the cloud has lost
+    assert cloud.asked[-1] == VerifyRequest(0, (7, 8), (2,), "7 8")  # the whole view, because the cloud has lost it
     link.push(9)
     link.settled(3)
-    assert link.row(0) is None  # no sign of the cloud yet
+    assert link.row(0) is None  # no reply from the cloud yet
 
     cloud.reply()
     link.poll()
@@ -295,7 +295,7 @@ def test_a_slow_cloud_is_not_waited_for_and_used_again_when_it_answers(link, clo
     cloud.reply()
     link.poll()
     assert link.error is None
-    assert len(cloud.opened) == 1  # the session was never given up
+    assert len(cloud.opened) == 1  # the session was never abandoned
     link.push(9)
     link.settled(3)
     link.send()
@@ -407,11 +407,11 @@ def test_a_fixed_window_waits_until_it_is_full_and_keeps_one_message_under_way()
 
 def test_the_adaptive_window_sends_as_much_as_the_cloud_can_keep_up_with():
     fast = AdaptiveWindow(Measured(step_seconds=0.02, server_seconds=0.01))
-    slow = AdaptiveWindow(Measured(step_seconds=0.01, server_seconds=0.033))  # which leaves it some rest
+    slow = AdaptiveWindow(Measured(step_seconds=0.01, server_seconds=0.033))  # leaves the cloud some idle time
     assert (fast.part, slow.part) == (1, 5)
-    assert slow.sends(1, 0, 0)  # nothing under way: at once
+    assert slow.sends(1, 0, 0)  # nothing in flight: send immediately
     assert [slow.sends(unsent, 1, 0) for unsent in (4, 5)] == [False, True]
-    assert not slow.sends(8, 1, 40)  # a cloud reads only so far ahead
+    assert not slow.sends(8, 1, 40)  # a cloud reads ahead only this far
 
 
 def test_the_adaptive_window_drafts_further_the_better_its_drafts_are():

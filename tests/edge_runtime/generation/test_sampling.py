@@ -1,4 +1,4 @@
-"""Sampling: filters as in transformers, exact distribution, noise that depends on nothing but its arguments."""
+"""Sampling: filters as in transformers, exact distribution, noise that depends only on its arguments."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_filters_keep_the_tokens_that_transformers_keeps(seed, vocabulary, tempe
         scores = MinPLogitsWarper(min_p)(None, scores)
     expected = set(np.flatnonzero(np.isfinite(scores[0].numpy())).tolist())
     kept = set(candidates(scaled, Sampling(temperature, top_k, top_p, min_p)).tolist())
-    # A token that lies on the edge of a float32 sum may fall on either side.
+    # A token at the edge of a float32 sum may fall on either side.
     assert len(expected ^ kept) <= 1
     assert int(scaled.argmax()) in kept
 
@@ -95,13 +95,13 @@ def test_noise_is_standard_gumbel_over_tokens_and_over_positions(seed):
 
 
 def test_noise_is_fixed_for_ever():
-    # Ports to other languages must give these; a change here changes every sampled answer.
+    # Ports to other languages must give these values; a change here changes every sampled answer.
     bits = _splitmix_noise(7, 3, 42)
     assert gumbel(7, 3, np.array([42]))[0] == pytest.approx(bits, rel=1e-12)
 
 
 def _splitmix_noise(seed: int, position: int, token: int) -> float:
-    """The definition in plain integers."""
+    """Follow the definition in plain integers."""
     mask = 2**64 - 1
 
     def mix(x: int) -> int:

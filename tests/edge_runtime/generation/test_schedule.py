@@ -1,4 +1,4 @@
-"""The P/K/T schedule against its published formula; the learned one keeps to its share, and to what is worth most."""
+"""The P/K/T schedule against its published formula; the learned schedule keeps its share and picks the best gains."""
 
 import numpy as np
 import pytest

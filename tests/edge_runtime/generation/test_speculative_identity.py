@@ -1,4 +1,4 @@
-"""Speculative fused decoding writes what one round trip per token writes, token for token, over any link."""
+"""Speculative fused decoding gives the same tokens as one round trip per token, over any link."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pair(tiny: TinyModel, other_tiny: TinyModel) -> Pair:
 def write(
     pair: Pair, cloud: LocalCloud, options: Options, length: int = LENGTH, ends: Collection[int] = ()
 ) -> tuple[list[Token], CloudLink]:
-    """What the device writes."""
+    """Write an answer on the device."""
     gate = Gate(options.policy, Ledger())
     measured = Measured()
     link = CloudLink(
@@ -82,7 +82,7 @@ def write(
 
 
 def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool]) -> list[int]:
-    """The same answer without drafts, links or windows: both models read the answer so far at every position."""
+    """Write the same answer without drafts, links or windows: both models read the answer so far at every position."""
 
     def rows(prompt: tuple[int, ...]) -> Iterator[np.ndarray]:
         pair.reference.rewind(0)
@@ -92,7 +92,7 @@ def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool
             token = yield log_softmax(pair.reference.extend([token])[0])
 
     def all_rows(prompt: tuple[int, ...], answer: list[int]) -> np.ndarray:
-        # One sequence serves both prompts, so the answer is read again at each position.
+        # One sequence serves both prompts, so it reads the answer again at each position.
         stream = rows(prompt)
         row = next(stream)
         for token in answer:
@@ -116,7 +116,7 @@ def one_by_one(pair: Pair, cloud: LocalCloud, options: Options, asked: list[bool
 
 
 def asking(schedule: Schedule | LearnedSchedule) -> Callable[[int, np.ndarray, list[float]], bool]:
-    """Whether the schedule asks at one position after the other, with no draft in between."""
+    """Return a function that tells whether the schedule asks at the next position, without any drafts."""
     decisions: list[Decision] = []
 
     def asks(position: int, row: np.ndarray, told: list[float]) -> bool:
@@ -131,7 +131,7 @@ def asking(schedule: Schedule | LearnedSchedule) -> Callable[[int, np.ndarray, l
 
 
 def view(pair: Pair, answer: list[int], policy: Policy) -> tuple[int, ...]:
-    """What a cloud that was shown this answer, and no draft, would have seen."""
+    """Return the view of a cloud that saw this answer, and no drafts."""
     shown = Guard(pair.tokenizer, INSTRUCTION, CONTEXT) if policy is Policy.GUARDED else OpenView()
     for token in answer:
         shown.push(token)
@@ -196,7 +196,7 @@ def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_t
 def test_on_a_good_link_the_cloud_has_a_part_wherever_schedule_and_policy_let_it(
     pair: Pair, fusion, sampling, schedule, window, policy, data: st.DataObject
 ) -> None:
-    """Also with tokens that end the answer, which the edge may draft where the fused choice is another."""
+    """Also with tokens that end the answer, which the edge may draft although the fused choice differs."""
     options = Options(sampling=sampling, fusion=fusion, schedule=schedule, window=window, patience=60, policy=policy)
     cloud = LocalCloud(pair.cloud, PUBLIC_PROMPT, Weather(latency=data.draw(st.sampled_from([0.0, 0.002]))))
     whole = [token.id for token in write(pair, cloud, options)[0]]

@@ -1,4 +1,4 @@
-"""Letting go of a model's file never touches memory that is no longer that file's."""
+"""Releasing a model's file never touches memory that no longer belongs to that file."""
 
 import ctypes
 import gc
@@ -15,7 +15,7 @@ from edge_runtime.decoders.open import open_decoder
 from tests.support.decoder_models import tiny_model
 
 PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = 3, 0x2 | 0x20 | 0x100000
-PROMPT = [5, 9] * 50  # long enough that its pages are let go of
+PROMPT = [5, 9] * 50  # long enough that its pages are released
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is advised")
 
@@ -28,7 +28,7 @@ def mappings(file):
 
 
 def fill(start, end):
-    """Take the addresses for memory of ones; gives its words."""
+    """Map memory at these addresses, filled with ones; return its words."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -51,7 +51,7 @@ def weights(bundle):
 
 
 def resident(file):
-    """KiB of the file's pages that count as this process's."""
+    """Return the KiB of the file's pages that count as this process's."""
     smaps = Path("/proc/self/smaps").read_text()
     parts = re.findall(r"^\S+-\S+ \S+ \S+ \S+ \S+ +(.+)\n(?:(?!\S+-).*\n)*?Rss: +(\d+)", smaps, re.MULTILINE)
     return sum(int(size) for name, size in parts if name == str(file.resolve()))

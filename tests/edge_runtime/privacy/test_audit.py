@@ -1,4 +1,4 @@
-"""The audit: finds what left in the ledger of any policy, joins messages, and says what is damaged."""
+"""The audit finds leaks in the ledger of any policy, joins messages, and reports damage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ledger(byte_level_tokenizer):
 
 
 class _Written(Ledger):
-    """A ledger with the messages of a generation; `view` is what its `keep` counts."""
+    """A ledger with the messages of a generation; `keep` counts tokens of `view`."""
 
     def __init__(self, tokenizer):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The privacy boundary: private text has no way to the wire, and nothing leaves without a ledger entry."""
+"""The privacy boundary: private text can't reach the wire, and nothing is sent without a ledger entry."""
 
 import json
 import stat
@@ -75,7 +75,7 @@ def test_every_sending_is_an_entry_of_its_own_and_so_is_every_reply():
 
 
 def converse(policy, text, tokenizer, instruction="Write a letter.") -> list[str]:
-    """Write `text` token by token, asking for a row wherever the policy allows it; what left, as text."""
+    """Write `text` token by token, asking for a row wherever the policy allows; return the sent texts."""
     ledger = Ledger()
     conversation = Gate(policy, ledger).conversation(PublicInstruction(instruction), CONTEXT, tokenizer)
     for token in tokenizer.encode(text):

@@ -1,4 +1,4 @@
-"""The guarded view: no private unit in it for any tokens, clean text unchanged, and a function of the tokens alone."""
+"""The guarded view never contains a private unit, keeps clean text unchanged, and depends only on the tokens."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ LEAKS = [
 
 
 def view_of(tokenizer, tokens, end=True):
-    """The view's text once everything was released that can be."""
+    """Return the view's text after everything releasable was released."""
     guard = Guard(tokenizer, INSTRUCTION, CONTEXT)
     for token in tokens:
         guard.push(token)
@@ -102,7 +102,7 @@ def test_a_private_unit_never_leaves_however_it_is_written(tokenizer, leak):
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_private_unit_never_leaves_however_it_is_split_into_tokens(byte_level_tokenizer, leak):
-    """Single bytes, and every split into two parts that are encoded apart."""
+    """Single bytes, and every split into two separately encoded parts."""
     text = f" so {leak} it is"
     alphabet = {byte_level_tokenizer.decode([token]): token for token in range(300)}
     single = [token for character in text for token in _tokens_of(byte_level_tokenizer, character, alphabet)]

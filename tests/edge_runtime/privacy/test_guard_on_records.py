@@ -1,4 +1,4 @@
-"""The guard on real profiles with the real model's tokenizer: recited profiles stay at home, answers stay useful."""
+"""The guard on real profiles with the real model's tokenizer: recited profiles are not sent, answers stay useful."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plain(text):
 
 @pytest.mark.parametrize("index", RECORDS)
 def test_a_recited_profile_loses_its_private_units(ctx_records, real_tokenizer, index):
-    """What an answer to "repeat my profile" would be, and the same spelled out, in capitals and joined."""
+    """Return an answer to "repeat my profile", and the same answer spelled out, in capitals and joined."""
     record = ctx_records[index]
     scanner = Scanner(private_units(record.context, record.instruction), Public.of(record.instruction).letters)
     name = re.search(r"Name: *(.+)", record.context.profile)[1].strip()

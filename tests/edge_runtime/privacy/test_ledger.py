@@ -1,4 +1,4 @@
-"""The ledger: complete, private to its owner, written before anything leaves."""
+"""The ledger is complete, private to its owner, and written before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private units: what counts as one, in which forms it is recognised, and what is public."""
+"""Private units: which exist, in which forms they are recognised, and what is public."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ relaxed = settings(max_examples=100, deadline=None)
 
 
 def found(text, context=CONTEXT, instruction=INSTRUCTION, kinds=None):
-    """What a text holds: (kind, as the text writes it); of overlapping forms of one unit the longest."""
+    """Return the units in a text: (kind, as written); of overlapping forms of one unit the longest."""
     units = private_units(context, instruction)
     longest = {}
     for hit in Scanner(units, Public.of(instruction).letters).find(text):

@@ -1,4 +1,4 @@
-"""Two rankings become one."""
+"""Two rankings are fused into one."""
 
 from __future__ import annotations
 

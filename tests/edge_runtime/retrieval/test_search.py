@@ -1,4 +1,4 @@
-"""Searching the store: the same rankings as offline by any retriever, and vectors that follow every change."""
+"""Searching the store: the same rankings as offline with any retriever, and vectors that follow every change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def kit_root(model):
-    """A directory with two encoders: `dense`, and `other`, which is another one."""
+    """A directory with two different encoders, `dense` and `other`."""
     root = model.parent / "kit"
     export_encoder(model, root / "dense")
     export_encoder(make_encoder(model.parent / "other", num_hidden_layers=2), root / "other")

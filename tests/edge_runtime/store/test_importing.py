@@ -1,4 +1,4 @@
-"""What a store takes over from files: the texts that LaMP ranks offline, of the one user that is meant."""
+"""Imports take the same texts that LaMP ranks offline, of the requested user only."""
 
 from __future__ import annotations
 

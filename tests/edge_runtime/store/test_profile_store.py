@@ -1,4 +1,4 @@
-"""The profile store: what goes in comes out, also after a kill, and only for its owner."""
+"""The profile store returns what it was given, also after a kill, and only to its owner."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_new_store_is_empty_and_private_to_its_owner(tmp_path):
             assert store.context() == PrivateContext()
             store.set_profile("Name: Ada")
             files = list((tmp_path / "new").iterdir())
-            assert len(files) >= 2  # the log lies beside it while the store is open
+            assert len(files) >= 2  # the log is next to it while the store is open
             assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
             assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     finally:
@@ -58,7 +58,7 @@ def test_a_store_that_others_could_read_is_closed_to_them(tmp_path):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Any sequence of changes and reopenings leaves what a plain dictionary would hold."""
+    """Any sequence of changes and reopenings gives the same content as a plain dictionary."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A second reader of profile stores, written from docs/store.md alone: what the page says is enough to search one."""
+"""A second reader of profile stores, written from docs/store.md alone: the page suffices to search a store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPACE = re.compile("[\x09-\x0d\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u
 
 
 class Port:
-    """What a port of the page has: the standard library, and none of our code."""
+    """A port from the page: it uses only the standard library, none of our code."""
 
     def __init__(self, path: Path) -> None:
         assert path.read_bytes()[:16] == b"SQLite format 3\0"
@@ -34,7 +34,7 @@ class Port:
         assert self.db.execute("PRAGMA user_version").fetchone() == (2,)
 
     def search(self, query: str) -> list[tuple[int, float]]:
-        """All items with their scores, best first."""
+        """Return all items with their scores, best first."""
         [total] = self.db.execute("SELECT items FROM totals").fetchone()
         lengths: dict[int, int] = {}
         segments = {}
@@ -70,7 +70,7 @@ class Port:
         return sorted(scores.items(), key=lambda entry: (-entry[1], -entry[0]))
 
     def postings(self, segment: int, word: int) -> dict[int, int]:
-        """How often the items of a segment's slots have a word."""
+        """Return how often each slot of a segment has a word."""
         query = "SELECT slots, counts FROM postings WHERE id = ?"
         row = self.db.execute(query, (segment * 2**40 + word,)).fetchone()
         found: Counter[int] = Counter()
@@ -81,7 +81,7 @@ class Port:
         return {slot: count for slot, count in found.items() if count}
 
     def by_vector(self, fingerprint: str, query: list[float]) -> list[int]:
-        """Items that an encoder has a vector of, best first."""
+        """Return the items with a vector of an encoder, best first."""
         rows = self.db.execute(
             "SELECT item, vector FROM vectors JOIN encoders ON encoders.id = encoder WHERE fingerprint = ?",
             (fingerprint,),
@@ -138,7 +138,7 @@ def filled_store(path: Path) -> Iterator[ProfileStore]:
         for item_id in draw.sample(ids, 150):
             store.update(item_id, text=text())
         store.remove(*draw.sample(ids, 60))
-        for _ in range(2):  # where the first fills a segment, the second stays
+        for _ in range(2):  # the first fills a segment, so the second stays in `recent`
             store.add("", text())
         yield store
 
@@ -146,7 +146,7 @@ def filled_store(path: Path) -> Iterator[ProfileStore]:
 def test_a_port_written_from_the_page_gives_the_same_scores_and_ranking(store):
     port = Port(store.path)
     kinds = Counter(bool(slots) for [slots] in port.db.execute("SELECT slots FROM postings"))
-    assert kinds[True] and kinds[False]  # both codings
+    assert kinds[True] and kinds[False]  # both encodings
     assert len({len(items) for [items] in port.db.execute("SELECT items FROM segments")}) > 1
     assert any(0 in numbers("q", items) for [items] in port.db.execute("SELECT items FROM segments"))
     assert port.db.execute("SELECT count(*) FROM recent").fetchone()[0]

@@ -1,4 +1,4 @@
-"""The search index in the store's file against rank_bm25, whatever comes, changes and goes."""
+"""The search index in the store's file against rank_bm25, after any additions, changes and removals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from edge_runtime.store.profile_store import ProfileStore
 from edge_runtime.store.word_index import MAX_RECENT
 from personalization.lamp.bm25 import Bm25
 
-# Few words in many texts: idf is negative for some, and their mean for some states, too.
+# Few words in many texts: some idfs are negative, and in some states their mean is too.
 word = st.sampled_from(["the", "of", "a", "garden", "roof", "rain", "Rain", "bees", "é\u0301", "boat."])
 text = st.lists(word, min_size=1, max_size=12).map(" ".join) | st.just("the " * 700 + "end")
 query = st.lists(word | st.just("unknown") | st.just("\ud800"), max_size=6).map(" ".join)
@@ -31,7 +31,7 @@ query = st.lists(word | st.just("unknown") | st.just("\ud800"), max_size=6).map(
 
 @pytest.fixture
 def small_segments(monkeypatch):
-    """Everything that happens to thousands of texts happens to a few."""
+    """Make a few texts trigger everything that otherwise takes thousands."""
     monkeypatch.setattr(word_index, "MAX_RECENT", 4)
     monkeypatch.setattr(word_index, "MERGED_AT_ONCE", 2)
     monkeypatch.setattr(word_index, "MAX_SLOTS", 16)
@@ -47,7 +47,7 @@ def assert_scores(store: ProfileStore, documents: dict[int, str], asked: str) ->
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """Any changes, in any order, by two connections, leave the scores that rank_bm25 gives what is there."""
+    """Any changes, in any order, by two connections, lead to the scores that rank_bm25 gives the stored texts."""
 
     def __init__(self):
         super().__init__()

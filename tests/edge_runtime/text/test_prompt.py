@@ -89,7 +89,7 @@ def test_the_least_relevant_history_goes_first_and_the_rest_keeps_its_order(byte
         assert prompt.kept == tuple(sorted(order[: len(prompt.kept)]))
         limit = len(prompt.token_ids)
         kept_sets.append(prompt.kept)
-    # The letter about the roof is the last to go; of the two that say nothing of it, the older went first.
+    # The letter about the roof is dropped last; of the two unrelated texts, the older was dropped first.
     assert kept_sets == [(0, 1, 2), (1, 2), (1,), ()]
 
 

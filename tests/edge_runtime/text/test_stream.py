@@ -1,4 +1,4 @@
-"""Streaming detokenization against the tokenizer's own decoding of the whole."""
+"""Streaming detokenization against the tokenizer's own decoding of the whole text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def stream(tokenizer, token_ids, **options):
 
 
 def truncated(text, stop_strings):
-    """The specification, character by character: what completes first wins; of two, the longer."""
+    """Follow the specification, character by character: the first completed stop string wins; of two, the longer."""
     for end in range(len(text) + 1):
         complete = [stop for stop in stop_strings if stop and text[:end].endswith(stop)]
         if complete:

@@ -1,4 +1,4 @@
-"""Trained adapters become adapters of a bundle: the right users', on the right base, and one bad one stops no other."""
+"""Trained adapters are exported to a bundle: for the right users, on the right base; a bad one stops no other."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def store_of(bundle):
 
 
 def train(directory, base, seed=0, note=None, rank=4):
-    """A PEFT directory with random matrices; `note` is what our own training adds."""
+    """Make a PEFT directory with random matrices; `note` is the file that our own training adds."""
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
@@ -200,7 +200,7 @@ def test_many_users_are_exported_at_once_and_bad_ones_named(base, other_base, bu
     (root / "notes.txt").write_text("not an adapter")
     told = []
     done, failed = export_adapters(root, bundle, progress=lambda *step: told.append(step))
-    # Of the two trainings of one user the first by name counts.
+    # Of two trainings of one user, the first by name counts.
     assert {one.user for one in done} == {"anna", "Ben", "chloé"}
     problems = {one.directory.name: one.error for one in failed}
     assert problems.keys() == {"foreign", "half", "nan", "user-0"}

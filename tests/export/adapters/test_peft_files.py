@@ -1,4 +1,4 @@
-"""What PEFT saved is read as PEFT itself would apply it, or refused with the reason."""
+"""Adapters saved by PEFT are read as PEFT itself would apply them, or rejected with a reason."""
 
 import json
 
@@ -18,7 +18,7 @@ from export.errors import AdapterExportError
 from export.onnx.export import export_onnx
 from tests.support.tiny_models import make_model
 
-# PEFT has something to say about most of the odd configurations here.
+# PEFT warns about most of the odd configurations here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft", "ignore::RuntimeWarning:peft")
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -37,7 +37,7 @@ def decoder(base, tmp_path_factory):
 
 
 def trained(base, **config):
-    """A PEFT model whose matrices are random, as if it had been trained."""
+    """Make a PEFT model with random matrices, as if it had been trained."""
     torch.manual_seed(3)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **config}
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**settings))
@@ -53,7 +53,7 @@ def read(directory, decoder):
 
 
 def changes(directory, base):
-    """The oracle: what PEFT adds to each weight as it merges a saved adapter, (in_features, out_features) by place."""
+    """The oracle: PEFT's change to each weight when it merges a saved adapter, (in_features, out_features) by site."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     after = PeftModel.from_pretrained(model, directory).to(torch.float64).merge_and_unload().state_dict()

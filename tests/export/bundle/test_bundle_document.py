@@ -1,4 +1,4 @@
-"""A second reader of bundles, written from docs/bundle.md alone: what the page says is enough to run the model."""
+"""A second reader of bundles, written from docs/bundle.md alone: the page suffices to run the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_runtime.bundle.reader import open_bundle
 
 
 class Port:
-    """What a Kotlin, Swift or C++ runtime would do, in numpy and onnxruntime."""
+    """Works like a Kotlin, Swift or C++ runtime, in numpy and onnxruntime."""
 
     def __init__(self, root: Path) -> None:
         manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))

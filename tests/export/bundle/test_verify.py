@@ -1,4 +1,4 @@
-"""`cogenesis export verify` notices every kind of damage."""
+"""`cogenesis export verify` detects every kind of damage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bundle(family_bundle, tmp_path):
 
 
 def rehash(bundle, **changes) -> None:
-    """Make the manifest agree with the files again, as whoever repackages a bundle could."""
+    """Make the manifest match the files again, as anyone who repackages a bundle could."""
     manifest = read_manifest((bundle / "manifest.json").read_bytes())
     files = tuple(
         dataclasses.replace(entry, size=(bundle / entry.path).stat().st_size, sha256=sha256_of(bundle / entry.path))
@@ -136,7 +136,7 @@ def test_vectors_are_what_the_decoder_gives(family_bundle):
     assert {vector["name"] for vector in golden["vectors"]} == {"words", "unicode", "several chunks", "chat"}
     for vector in golden["vectors"]:
         decoder.rewind(0)
-        # Another way through the cache than the one that made them: a token at a time.
+        # A different use of the cache than when they were made: one token at a time.
         for token in vector["token_ids"]:
             row = decoder.extend([token])[-1]
         assert row.argsort()[::-1][:20].tolist() == vector["top_ids"]

@@ -45,7 +45,7 @@ TEXTS = ["word1 word2 asks3", "", "tells0", "word3 " * 200, "nothing of it is kn
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A tiny BERT's directory, and what it was exported to."""
+    """A tiny BERT's directory, and its export."""
     root = tmp_path_factory.mktemp("tiny-encoder")
     model = make_encoder(root / "model")
     export_encoder(model, root / "exported")

@@ -1,4 +1,4 @@
-"""Conditioned inputs: the same product, with less of it lost to 8 bits a token."""
+"""Conditioned inputs: the same product, with less of it lost to 8 bits per token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def matrices(seed, bits=4):
 
 
 def uneven(seed, tokens=64):
-    """An input with a large block, and two channels that are larger by far."""
+    """Make an input with a large block, and two channels that are much larger."""
     x = np.random.default_rng(seed).normal(size=(1, tokens, COLUMNS)).astype(np.float32)
     x[..., 32:64] *= 20
     x[..., [7, 70]] *= 500
@@ -36,7 +36,7 @@ def error(module, sources, x):
         outputs = module(torch.from_numpy(x)).split([matrix.shape[0] for matrix in sources], -1)
     errors = []
     for found, matrix in zip(outputs, sources, strict=True):
-        # The large channels' share is the same for all, and hides what becomes of the others.
+        # The large channels' share is the same for all inputs, and hides the error of the other channels.
         expected = x @ matrix.dequantize().T
         small = x.copy()
         small[..., [7, 70]] = 0
@@ -57,7 +57,7 @@ def test_any_conditioning_leaves_the_product_what_it_was(bits, seed, exponents, 
     x = np.random.default_rng(seed + 1).normal(size=(1, 8, COLUMNS)).astype(np.float32)
     scales = np.repeat(np.float32(2.0) ** np.array(exponents, np.float32), 32)
     module.condition(Conditioning(scales, np.array(sorted(precise), np.int64)))
-    # As the conditioned input is, but for what 8 bits take from the blocks that are made small beside the others.
+    # The conditioned input, except for the error that 8 bits cause in blocks made small next to the others.
     with torch.no_grad():
         outputs = module(torch.from_numpy(x)).split([matrix.shape[0] for matrix in sources], -1)
         for found, matrix in zip(outputs, sources, strict=True):

@@ -1,4 +1,4 @@
-"""Matrices as XNNPACK multiplies them: exact where the source's blocks are, with inputs rounded as on the device."""
+"""Matrices as XNNPACK multiplies them: exact for the source's blocks, with inputs rounded as on the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from export.executorch.linear import JoinedLinear, embedding_module, head_module
 from export.model.quantized_matrix import QuantizedMatrix
 from export.quantization.quantize import quantize
 
-ROUNDING = 0.02  # of 8-bit inputs, beside outputs of unit spread
+ROUNDING = 0.02  # from 8-bit inputs, relative to outputs of unit spread
 BFLOAT16 = 2.0**-8
 
 
@@ -26,7 +26,7 @@ def product(x, matrix):
 
 
 def one_hot_columns(module, columns):
-    """The weights that a module computes with: a one-hot input survives 8-bit rounding."""
+    """Recover the weights that a module computes with: a one-hot input survives 8-bit rounding."""
     with torch.no_grad():
         return module(torch.eye(columns)[None])[0].numpy().T
 
@@ -50,7 +50,7 @@ def test_scales_that_are_negative_or_zero_are_carried_over():
 @pytest.mark.parametrize("bits", [4, 8])
 def test_inputs_are_rounded_to_8_bits_for_each_token(bits):
     matrix = matrix_of(1, bits=bits, grid="symmetric")
-    # Tokens of very different size: a scale for all of them would lose the small one.
+    # Tokens of very different magnitude: one scale for all of them would lose the small token.
     x = np.random.default_rng(2).normal(size=(1, 3, 96)).astype(np.float32) * np.array(
         [[[1], [1e-3], [1e3]]], np.float32
     )
@@ -62,7 +62,7 @@ def test_inputs_are_rounded_to_8_bits_for_each_token(bits):
 
 
 def test_an_offset_far_above_the_blocks_steps_does_not_cost_precision():
-    # Rounded like the rest of the input, sums of blocks would make an error of tens of percent here.
+    # Sums of blocks, rounded like the rest of the input, would cause an error of tens of percent here.
     codes = np.random.default_rng(3).integers(0, 16, (40, 96)).astype(np.uint8)
     offsets = np.random.default_rng(4).normal(size=(40, 3)).astype(np.float32) * 6
     matrix = QuantizedMatrix(4, 32, codes, np.ones((40, 3), np.float32), residual=offsets)

@@ -1,4 +1,4 @@
-"""The ExecuTorch program computes what transformers and PEFT compute, in the caller's own memory."""
+"""The ExecuTorch program gives the results of transformers and PEFT, in the caller's own memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from export.onnx.export import export_onnx
 from tests.support.commands import MadeOnce
 from tests.support.tiny_models import VOCABULARY, random_ids, torch_logits
 
-# Each has a part that the others don't: biases, scaled rotation, head norms, norm offsets and embedding scale.
+# Each has a part that the others lack: biases, scaled rotation, head norms, norm offsets and embedding scale.
 TRIED = ["llama-untied-biases", "qwen2-yarn", "qwen3", "gemma"]
 
 
 @pytest.fixture(scope="session")
 def program_bundle(made_once: MadeOnce, family_model):
-    """A family's bundle with an fp32 program, made once."""
+    """Make a family's bundle with an fp32 program, once."""
 
     def get(name):
         return made_once(
@@ -47,7 +47,7 @@ def test_every_row_of_logits_is_that_of_transformers(name, family_model, program
     ids = random_ids(300)
     expected = torch_logits(family_model(name), ids)
     decoder = decoder_of(program_bundle(name))
-    assert expected.std() > 0.3  # so that the tolerance means something
+    assert expected.std() > 0.3  # gives the tolerance a meaning
     np.testing.assert_allclose(decoder.extend(ids, rows=len(ids)), expected, atol=3e-4, rtol=0)
 
 
@@ -92,7 +92,7 @@ def test_the_program_writes_into_the_memory_that_it_is_given_and_keeps_nothing(p
     written = [bool(cache[:, :4].abs().min() > 0) for cache in mine]
     assert all(written)
     assert all(not cache[:, 4:].any() for cache in mine)
-    # What another sequence does, with caches of another size, is nothing to this one.
+    # Another sequence, with caches of another size, does not affect this one.
     before = [cache.clone() for cache in mine]
     expected = step(copy.deepcopy(mine), 4)
     step(other, 4)

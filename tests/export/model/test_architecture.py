@@ -1,4 +1,4 @@
-"""Shapes are read from configurations as transformers means them, and what the graph can't do is refused."""
+"""Configurations are read as transformers reads them, and features that the graph lacks are rejected."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_sliding_window_that_is_switched_off_does_not_count():
 
 
 def test_tensors_that_the_graph_would_leave_out_are_refused(tmp_path):
-    # A Qwen2 with its biases, labelled as a family without.
+    # A Qwen2 with its biases, labelled as a family without biases.
     model = make_model(tmp_path / "model", model_type="qwen2")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))

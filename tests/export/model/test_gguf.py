@@ -1,4 +1,4 @@
-"""GGUF files: blocks come over exactly, rows are put back in order, the tokenizer and its stop tokens are right."""
+"""GGUF files: blocks are copied exactly, rows are put back in order, the tokenizer and its stop tokens are right."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def gguf_name(name: str) -> str:
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """How llama.cpp's converter reorders query and key rows (published in its convert_hf_to_gguf.py)."""
+    """Reorder query and key rows like llama.cpp's converter (published in its convert_hf_to_gguf.py)."""
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def write_gguf(model: Path, path: Path, kinds: list[Kind]) -> Path:
-    """Convert a tiny model as llama.cpp would; its matrices take turns in the `kinds` of blocks."""
+    """Convert a tiny model as llama.cpp would; its matrices alternate between the `kinds` of blocks."""
     config = json.loads((model / "config.json").read_text())
     family = config["model_type"]
     writer = gguf.GGUFWriter(path, family)
@@ -103,7 +103,7 @@ def write_gguf(model: Path, path: Path, kinds: list[Kind]) -> Path:
 
 @pytest.fixture(scope="session")
 def gguf_model(tmp_path_factory):
-    """A tiny Llama as GGUF, its matrices in all kinds of blocks that are carried over."""
+    """A tiny Llama as GGUF; its matrices use all kinds of blocks that are copied."""
     root = tmp_path_factory.mktemp("gguf")
     model = make_model(root / "hf", model_type="llama", tie_word_embeddings=False)
     return write_gguf(model, root / "tiny.gguf", [Kind.Q8_0, Kind.Q4_0, Kind.Q4_1])
@@ -114,7 +114,7 @@ def test_blocks_are_the_numbers_that_the_gguf_package_reads(kind):
     rng = np.random.default_rng(int(kind))
     weights = rng.normal(0, 0.05, (24, 512)).astype(np.float32) + rng.normal(0, 0.02, (24, 1)).astype(np.float32)
     weights[3, :64] = 0  # blocks of zeros have a scale of zero
-    weights[4, :32] = 0.25  # and constant ones, too, but for their offset
+    weights[4, :32] = 0.25  # constant blocks too, except for their offset
     packed = gguf.quants.quantize(weights, kind)
     expected = gguf.quants.dequantize(packed, kind)
     blocks = exact_blocks(packed, kind)
@@ -162,7 +162,7 @@ def test_a_kept_bundle_says_what_it_holds(gguf_model, tmp_path):
     ],
 )
 def test_kept_blocks_compute_what_the_dequantized_model_does(kinds, noise, tied, tmp_path, monkeypatch):
-    # Activations unrounded, so that only the weights are compared.
+    # Activations are not rounded, so this compares only the weights.
     monkeypatch.setattr("export.onnx.linear.ACCURACY_LEVEL", 1)
     model = make_model(tmp_path / "hf", model_type="llama", tie_word_embeddings=tied)
     path = write_gguf(model, tmp_path / "tiny.gguf", kinds)
@@ -193,7 +193,7 @@ def test_the_tokenizer_and_its_special_tokens_are_the_files_own(gguf_model):
 
     ours, theirs = HFTokenizer.from_str(assets.json), make_tokenizer().backend_tokenizer
     for text in ("def f(x): return x", "Grüße, 東京 🙂", "<|im_start|>user\nHi<|im_end|>"):
-        assert ours.encode(text).ids == theirs.encode(text).ids  # with special tokens: none are added
+        assert ours.encode(text).ids == theirs.encode(text).ids  # special tokens are recognised, but none are added
         assert ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text
     assert Tokenizer(ours).fingerprint == Tokenizer(theirs).fingerprint
 
@@ -219,7 +219,7 @@ def test_a_hugging_face_directory_from_a_gguf_file_is_complete(gguf_model, tmp_p
     assert manifest.tokenizer.fingerprint == direct_manifest.tokenizer.fingerprint
     weights = [next(e.sha256 for e in m.files if e.role == "weights") for m in (manifest, direct_manifest)]
     assert weights[0] == weights[1]
-    # What is trained on the directory fits the bundle of the file.
+    # An adapter trained on the directory fits the bundle of the file.
     assert manifest.source == direct_manifest.source
     assert (manifest.model.id, manifest.model.license) == (direct_manifest.model.id, direct_manifest.model.license)
 

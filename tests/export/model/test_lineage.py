@@ -1,4 +1,4 @@
-"""A directory written from another model keeps that one's identity for as long as its weights are those."""
+"""A directory written from another model keeps that model's identity as long as its weights are the same."""
 
 import json
 from dataclasses import replace

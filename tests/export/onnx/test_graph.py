@@ -1,4 +1,4 @@
-"""Our graph computes what transformers computes, for every member of the family."""
+"""Our graph gives the results of transformers, for every model of the family."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_row_of_logits_is_that_of_transformers(name, family_model, family_
     ids = random_ids(300)
     expected = torch_logits(family_model(name), ids)
     decoder = decoder_of(family_bundle(name, "fp32"))
-    assert expected.std() > 0.3  # so that the tolerance means something
+    assert expected.std() > 0.3  # gives the tolerance a meaning
     np.testing.assert_allclose(decoder.extend(ids, rows=len(ids)), expected, atol=3e-4, rtol=0)
 
 
@@ -42,7 +42,7 @@ def test_only_the_rows_asked_for_go_through_the_head(family_bundle):
     producers = {output: node for node in graph.node for output in node.output}
     head = producers["logits"]
     chosen = producers[head.input[0]]
-    # The matrix product of the head sees rows that were gathered before it, so its cost is R, not S.
+    # The head's matrix product reads rows gathered before it, so its cost depends on R, not S.
     assert (chosen.op_type, chosen.input[1]) == ("Gather", "rows")
     logits = next(value for value in graph.output if value.name == "logits")
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["R", VOCABULARY]

@@ -1,4 +1,4 @@
-"""Architectures beyond the Llama family go through optimum, and compute what transformers computes."""
+"""Architectures beyond the Llama family are exported through optimum, and give the results of transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from export.errors import UnsupportedModelError, UnsupportedQuantizationError
 from export.onnx.export import export_onnx
 from tests.support.tiny_models import VOCABULARY, decoder_of, make_model, random_ids, torch_logits
 
-# Learnt positions, partial rotary positions, and a grouped cache: three kinds of graph.
+# Learned positions, partial rotary positions, and a grouped cache: three kinds of graph.
 MODELS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
     "gpt_neox": {"model_type": "gpt_neox", "num_attention_heads": 4},

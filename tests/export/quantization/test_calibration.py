@@ -61,7 +61,7 @@ def test_later_sites_see_what_replaced_weights_produce(family_model):
         calibrate(HFSource(directory), WINDOWS, shrink)
         hessians.append(found)
     np.testing.assert_allclose(hessians[0][0], hessians[1][0])  # nothing comes before the first site
-    # With values halved, what o_proj reads is halved too, and its second moment quartered.
+    # With values halved, the input of o_proj is halved too, and its second moment is a quarter.
     np.testing.assert_allclose(hessians[1][1], hessians[0][1] / 4, rtol=1e-3, atol=1e-5)
     assert not np.allclose(hessians[1][2], hessians[0][2])
 
@@ -89,7 +89,7 @@ def test_sensitivities_predict_the_loss_that_rounding_a_site_causes(family_model
         measured.append(float((before.exp() * (before - after)).sum(-1).mean()))
         predicted.append(cost)
     assert len(costs) == 2 * len(SITES)
-    # One sampled token a position makes each estimate noisy; their sum is not.
+    # One sampled token per position makes each estimate noisy; their sum is not.
     assert 0.5 < sum(predicted) / sum(measured) < 2
 
 
@@ -99,7 +99,7 @@ def test_the_most_sensitive_sites_fill_the_share_and_no_more():
     assert most_sensitive(costs, sizes, 0.5) == {(0, 0), (1, 0)}
     assert most_sensitive(costs, sizes, 0.0) == frozenset()
     assert most_sensitive(costs, sizes, 1.0) == set(costs)
-    # What counts is the gain a weight: a site ten times as large must gain ten times as much.
+    # The gain per weight counts: a site ten times as large must gain ten times as much.
     assert most_sensitive({(0, 0): 9.0, (0, 1): 5.0}, {(0, 0): 100, (0, 1): 10}, 0.1) == {(0, 1)}
 
 

@@ -1,4 +1,4 @@
-"""GPTQ: never worse than rounding, exact where rounding is, and equal to the published algorithm written plainly."""
+"""GPTQ: never worse than rounding, exact where rounding is, and equal to a plain version of the published algorithm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from export.quantization.quantize import BlockGrids, fit_grids, quantize, stored
 
 
 def problem(seed: int, rows: int = 24, columns: int = 96, tokens: int = 400):
-    """Weights, and inputs whose channels are correlated as a language model's are."""
+    """Make weights, and inputs with correlated channels, like a language model's."""
     rng = np.random.default_rng(seed)
     mixing = rng.standard_normal((columns, columns)) * (0.2 + rng.random(columns)) + 2 * np.eye(columns)
     x = (rng.standard_normal((tokens, columns)) @ mixing).astype(np.float32)
@@ -28,7 +28,7 @@ def test_outputs_change_less_than_with_plain_rounding(seed, grid):
     calibrated, rounded = gptq(w, 4, hessian, grid), quantize(w, 4, grid)
     after, before = (weighted_error(q.dequantize() - w, hessian) for q in (calibrated, rounded))
     assert after < before
-    # The weighted error is what it says: the mean squared change of outputs over the inputs.
+    # The weighted error follows its definition: the mean squared change of outputs over the inputs.
     change = ((x @ (calibrated.dequantize() - w).T) ** 2).sum() / len(x)
     assert change == pytest.approx(after, rel=1e-2)
 
@@ -38,7 +38,7 @@ def test_rounding_with_feedback_is_the_published_algorithm_column_by_column():
     grids = fit_grids(w, 4, "asymmetric")
     codes = round_with_feedback(w, grids, hessian, damping=0.02)
 
-    # Frantar et al., equations 2 and 3: quantize one column, move the others, take it out of the inverse Hessian.
+    # Frantar et al., equations 2 and 3: quantize one column, adjust the others, remove it from the inverse Hessian.
     damped = hessian.astype(np.float64) + 0.02 * np.diag(hessian).mean() * np.eye(64)
     inverse, left, expected = np.linalg.inv(damped), w.astype(np.float64), np.zeros_like(codes)
     scales, zeros = grids.scales.reshape(5, 2), grids.zeros.reshape(5, 2)

@@ -34,7 +34,7 @@ def test_every_code_and_zero_point_fits_its_bits_and_every_scale_is_a_float16(w,
 @given(weights, st.sampled_from(GRIDS))
 @settings(max_examples=100, deadline=None)
 def test_eight_bits_miss_no_weight_by_more_than_the_whole_range_over_250(w, grid):
-    # One step is at most the range of the block (and zero) over 254; half of it is the most that rounding takes away.
+    # One step is at most the range of the block (including zero) over 254; rounding changes at most half a step.
     q = quantize(w, 8, grid)
     blocks = w.reshape(len(w), -1, 32)
     reach = 2 * np.abs(blocks).max(axis=2, keepdims=True)

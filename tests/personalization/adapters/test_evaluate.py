@@ -1,4 +1,4 @@
-"""What an adapter is worth: likelihoods as transformers and PEFT compute them, and the interval of their mean."""
+"""The value of an adapter: likelihoods equal to those of transformers and PEFT, and the interval of their mean."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def people(llama, tmp_path_factory):
-    """A file of records, and its users' adapters."""
+    """Make a file of records, and its users' adapters."""
     root = tmp_path_factory.mktemp("people")
     records = write_json(root / "records.json", [*PEOPLE, record("2_0_0", user_id="without")])
     options = ("--targets", "all", "--rate", 1e-2, "--user", "ann", "--user", "ben")
@@ -46,7 +46,7 @@ def evaluate(model, records, adapters, *more):
 
 
 def by_hand(model, writer, pair, context):
-    """Mean loss of the answer's own tokens, without the mark of its end, by transformers' own loss."""
+    """Compute the mean loss of the answer's own tokens, without the end marker, with transformers' own loss."""
     example = writer.write(pair, context, 1 << 20)
     ids = torch.tensor([[*example.prompt, *example.answer[:-1]]])
     labels = torch.tensor([[-100] * len(example.prompt) + list(example.answer[:-1])])

@@ -1,4 +1,4 @@
-"""Training one user: what it computes, what it keeps, and that nothing else changes its bytes."""
+"""Training one user: its results, the saved files, and that nothing else changes their bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assert_same_bytes(one, other):
 
 
 def by_hand(base, data, settings):
-    """The adapter of a loop in plain torch and PEFT that takes one item a step, unpadded."""
+    """Train an adapter with a plain loop in torch and PEFT, one unpadded item per step."""
     model = get_peft_model(
         torch_model(base.path),
         LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=["q_proj", "v_proj"]),

@@ -1,4 +1,4 @@
-"""Users trained on a real cluster get the adapters that they get here, byte for byte, also when a worker is killed."""
+"""Training on a real cluster gives the same adapters as training here, byte for byte, even if a worker is killed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_an_endpoint_that_never_finishes_is_given_up_in_time(server):
     began = time.monotonic()
     reply = client(server, timeout=0.3).ask(HELLO, most_tokens=7)
     assert reply.usage.calls == 2
-    assert time.monotonic() - began >= 0.3  # each piece came much sooner
+    assert time.monotonic() - began >= 0.3  # each piece arrived much sooner
 
 
 def test_the_time_that_a_busy_endpoint_asks_for_is_waited_by_all(server):

@@ -1,4 +1,4 @@
-"""Answers are those of transformers and PEFT, one prompt at a time, whoever writes them and with whom in a batch."""
+"""Answers equal those of transformers and PEFT for single prompts, with any writer and in any batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def spec(source, **options):
 
 
 def by_transformers(model, directory, prompt, beams):
-    """One prompt alone, as transformers generates."""
+    """Generate for a single prompt with transformers."""
     base = Base(directory, threads=1)
     ids = torch.tensor([base.writer.prompt(prompt)])
     with torch.no_grad():
@@ -51,7 +51,7 @@ def by_transformers(model, directory, prompt, beams):
 
 @pytest.fixture(scope="module")
 def lively_t5(t5, tmp_path_factory):
-    """A tiny T5 that writes something else for everybody."""
+    """A tiny T5 that gives every prompt a different answer."""
     directory = shutil.copytree(t5, tmp_path_factory.mktemp("lively") / "t5")
     model = torch_model(t5)
     torch.manual_seed(1)
@@ -96,7 +96,7 @@ def test_what_a_model_says_of_sampling_is_left_out(llama, tmp_path):
 
 @pytest.fixture(scope="module")
 def adapters(llama_base, tmp_path_factory):
-    """Two users' adapters, strong enough to change what is written."""
+    """Two users' adapters, strong enough to change the answers."""
     out = tmp_path_factory.mktemp("adapters")
     settings = AdapterSettings(epochs=3, targets="all", rate=5e-2, threads=1)
     base = BaseIdentity(hf_provenance(llama_base.path).sha256, "tiny")

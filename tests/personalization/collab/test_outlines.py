@@ -1,4 +1,4 @@
-"""Outlines for a data set: their form, who sees what, and what becomes of those that fail."""
+"""Outlines for a data set: their format, their visibility, and the handling of failed ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_an_outline_in_form_stays_as_it_is():
 
 
 def test_a_clouds_outline_that_repeats_itself_is_taken_as_the_device_gets_it():
-    """As SmolLM2 wrote it over the bridge: the cloud promises points, not that all of them differ."""
+    """As SmolLM2 wrote it over the bridge: the cloud promises points, but not that all of them differ."""
     said = (
         *("A new 12-hour workweek", "New employee benefits", "A new employee's bonus", "Increased hours for employees"),
         *("Improved employee benefits package", "Better employee benefits package", "More holidays for employees"),

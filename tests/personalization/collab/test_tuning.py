@@ -1,4 +1,4 @@
-"""`collab tune`: examples of a row don't see each other, the loss is the answers', interruptions leave no trace."""
+"""`collab tune`: packed examples don't see each other, the loss covers the answers, interruptions change nothing."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def test_packs_hold_every_example_once_and_no_more_than_fits(lengths, most):
     assert sorted(example.prompt for pack in packs for example in pack) == [example.prompt for example in examples]
     sums = [sum(example.length for example in pack) for pack in packs]
     assert all(total <= most or len(pack) == 1 for total, pack in zip(sums, packs, strict=True))
-    # First fit: the smallest example of a pack had no room in any pack before.
+    # First fit: the smallest example of a pack had no room in any earlier pack.
     for index, pack in enumerate(packs):
         assert all(min(example.length for example in pack) + before > most for before in sums[:index])
 
 
 def by_torch(directory, settings):
-    """The same training as anybody would write it: an example a pass, transformers' labels, and the packs' shares."""
+    """The same training written plainly: one example per pass, transformers' labels, and the packs' shares."""
     base, model = Base(directory, threads=1), torch_model(directory)
     packs = packs_of(examples_of(base), 2 * LENGTH)
     tokens = sum(len(example.answer) for pack in packs for example in pack) / len(packs)
@@ -192,7 +192,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_bytes(lora, llama, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(llama, tmp_path / "part", judging=JUDGING, lora=lora, progress=interrupt)
     assert not (tmp_path / "part").exists()
-    if lora:  # what is saved of a run is the adapter, not the model
+    if lora:  # a run saves the adapter, not the model
         assert (tmp_path / ".part.training").stat().st_size < (llama / "model.safetensors").stat().st_size
     steps = []
     tune(llama, tmp_path / "part", judging=JUDGING, lora=lora, progress=lambda _what, done, _total: steps.append(done))

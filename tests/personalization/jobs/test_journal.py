@@ -1,4 +1,4 @@
-"""A run's journal: what was done is not done again, wherever the run was killed, and leaves no trace in the file."""
+"""A run's journal: finished work is never repeated, wherever the run was killed, and the file shows no difference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JOBS = {number: number for number in range(6)}
 
 
 class Squares:
-    """A worker that notes what it was asked, and fails where it is told to."""
+    """A worker that logs its jobs, and fails on request."""
 
     def __init__(self, asked=None, failing=()):
         self.asked = [] if asked is None else asked

@@ -1,4 +1,4 @@
-"""Many independent jobs in one process: no failure touches another job, and what may pass is tried again."""
+"""Many independent jobs in one process: no failure affects another job, and transient failures are retried."""
 
 from __future__ import annotations
 

@@ -140,13 +140,13 @@ def test_without_ray_it_is_said_what_to_install(tmp_path, monkeypatch):
 
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
-    """One for sockets, whose paths must be short."""
+    """A directory for sockets, whose paths must be short."""
     with tempfile.TemporaryDirectory() as directory:
         yield Path(directory)
 
 
 def drive(directory: Path, runner: str, *walks: str, **environment: str) -> subprocess.Popen[str]:
-    """Run walks in a process of its own."""
+    """Run walks in a separate process."""
     code = "\n".join(
         [
             "from tests.support.engine_workers import Walk, drive",

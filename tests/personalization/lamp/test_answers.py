@@ -1,4 +1,4 @@
-"""Questions are answered once each, and the files tell nothing of how, where and in how many goes that was."""
+"""Questions are answered once each; the files don't depend on the runner, the place or the number of runs."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def test_every_user_is_answered_with_their_own_adapter(questions, plan, llama_ba
     adapted = replace(plan, writer=replace(plan.writer, adapters=tmp_path / "adapters"))
     asked = with_first_items(questions, None, 2, own_adapter=True)
     found, reported = answer(asked, adapted, tmp_path / "out")
-    assert len(reported) == 7  # a batch has one user
+    assert len(reported) == 7  # a batch belongs to one user
     assert {key: one.prompt for key, one in found.items()} == {key: one.prompt for key, one in whole[0].items()}
     assert sum(found[key].output != whole[0][key].output for key in found) >= 5
-    # Adapters are part of what a run is: trained anew, they are another.
+    # Adapters are part of a run's identity: retrained ones make another run.
     places = [tmp_path / "adapters" / directory_name(f"user {number}") for number in range(7)]
     shutil.copytree(places[1], places[0], dirs_exist_ok=True)
     with pytest.raises(SettingsError, match="adapters "):

@@ -1,4 +1,4 @@
-"""Questions that are answered on a real cluster get the answers that they get here, byte for byte."""
+"""A real cluster gives the same answers as this process, byte for byte."""
 
 from __future__ import annotations
 

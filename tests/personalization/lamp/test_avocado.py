@@ -1,4 +1,4 @@
-"""LaMP-6 built from zip files of e-mails in the collection's form; the e-mails here are made up."""
+"""LaMP-6 built from zip files of e-mails in the collection's format; the e-mails here are made up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mail(subject, text):
 
 @pytest.fixture
 def mails(tmp_path):
-    """A directory of mailboxes as the collection has them, with other files in them, one of which leads outside."""
+    """Make a directory of mailboxes like the collection's, with other files, one of which leads outside."""
     directory = tmp_path / "text"
     directory.mkdir()
     for custodian in ("001", "017"):
@@ -50,7 +50,7 @@ def mails(tmp_path):
 
 
 def listed(tmp_path, split="dev", **changes):
-    """A list of e-mails: names stand in whatever field, as names or within a text."""
+    """Make a list of e-mails: names are in any field, alone or within a text."""
     body = {
         "id": "60",
         "user_id": 1,

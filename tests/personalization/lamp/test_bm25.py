@@ -23,7 +23,7 @@ LAMP_5 = SHARED_DATA / "lamp" / "LaMP_5" / "dev_questions.json"
 
 
 def reference(texts: list[str], query: str) -> np.ndarray:
-    """rank_bm25's scores; it can't take texts without any word."""
+    """Return rank_bm25's scores; it can't take texts without any word."""
     if not any(text.split() for text in texts):
         return np.zeros(len(texts))
     return BM25Okapi([text.split() for text in texts]).get_scores(query.split())
@@ -31,7 +31,7 @@ def reference(texts: list[str], query: str) -> np.ndarray:
 
 @given(st.lists(TEXT, max_size=12), TEXT)
 @example(["the rain", "the roof", "the bees"], "the the rain")  # idf of "the" is negative
-@example(["the", "the"], "the")  # and so is the mean idf of all words
+@example(["the", "the"], "the")  # so is the mean idf of all words
 @example(["", "rain"], "rain")
 @example([], "rain")
 def test_scores_are_those_of_rank_bm25(texts, query):

@@ -20,7 +20,7 @@ LABELS = ["LaMP-1", "LaMP-2", "LaMP-2-news"]
 TEXTS = ["LaMP-4", "LaMP-5", "LaMP-6", "LaMP-7"]
 RATING = LAMP_TASKS["LaMP-3"]
 ROUGE = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
-# Kelvin sign and dotted I become ASCII letters, or not, where text is lower-cased.
+# Lower-casing turns the Kelvin sign and dotted I into ASCII letters, or not.
 WORDS = st.sampled_from(
     ["The", "cat", "cats", "sat", "on", "3.14", "naïve", "K", "İ", "\u017f", "_", "--", "漢字", "\x00", "٣"]
 )

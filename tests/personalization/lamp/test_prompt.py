@@ -1,4 +1,4 @@
-"""LaMP's prompts: the papers' words, and never more tokens than there is room for."""
+"""LaMP's prompts: the papers' wording, and never more tokens than the limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 class Words:
-    """Counts words, so that a test can be counted by hand."""
+    """Counts words as tokens, so a test can be calculated by hand."""
 
     def count(self, text: str) -> int:
         return len(text.split())
@@ -95,7 +95,7 @@ def test_with_room_for_all_the_prompt_is_the_papers(task, items, question, promp
 def test_items_get_equal_shares_less_two_tokens_a_separator():
     # 24 less 4 of the input and 2 of the separator are 9 an item, of which its other words, with "", take 7.
     assert fitted("LaMP-5", "1 2 3 4", PAPERS, 24) == (
-        # The phrase behind the items is not counted: it costs the input its end.
+        # The phrase after the items is not counted, so the end of the input is truncated for it.
         '"T one" is the title for "a b" , and "T two" is the title for "e f" . Following the given patterns 1'
     )
 

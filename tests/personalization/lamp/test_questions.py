@@ -1,4 +1,4 @@
-"""Questions files of any size, read a question at a time."""
+"""Question files of any size, read one question at a time."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_question_of_each_task_is_read_with_its_fields(tmp_path, task):
 
 
 def test_a_question_without_a_user_is_asked_by_a_user_of_its_own(tmp_path):
-    """As in a split by users, where each has one question."""
+    """As in a split by users, where each user has one question."""
     bodies = questions("LaMP-5", count=2)
     for number, body in enumerate(bodies):
         del body["user_id"]

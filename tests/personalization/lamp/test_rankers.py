@@ -1,4 +1,4 @@
-"""How profiles are ordered, each way against a plain calculation."""
+"""Each way to rank profiles, against a plain calculation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cogenesis lamp rank` and `merge` as a user runs them: all tasks and rankers, interruptions, files that don't fit."""
+"""`cogenesis lamp rank` and `merge` as a user runs them: all tasks and rankers, interruptions, mismatched files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DENSE = (RankerName.DENSE, RankerName.HYBRID, RankerName.MIXED)
 
 
 def run(*arguments):
-    """Run a command in this process: what it prints as JSON, or the error that would be printed."""
+    """Run a command in this process; return its JSON, or the error message."""
     result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     if isinstance(result.exception, CogenesisError):
         raise result.exception

@@ -1,4 +1,4 @@
-"""Profiles ranked on a real cluster are ranked as here, byte for byte."""
+"""A real cluster ranks profiles exactly as this process does, byte for byte."""
 
 from __future__ import annotations
 

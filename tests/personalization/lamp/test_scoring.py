@@ -1,4 +1,4 @@
-"""`cogenesis lamp score` as a user runs it: files, zip files, comparisons, and all that does not fit together."""
+"""`cogenesis lamp score` as a user runs it: files, zip files, comparisons, and all kinds of mismatches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scores(*arguments):
 
 
 def predictions(task, right=6):
-    """The gold outputs, of which only the first few are kept."""
+    """Return the gold outputs, with only the first few kept correct."""
     body = golds(task, COUNT)
     rows = [row if number < right else row | {"output": "none"} for number, row in enumerate(body["golds"])]
     return {**body, "golds": rows}
@@ -68,7 +68,7 @@ def test_each_task_is_scored_by_its_metrics(tmp_path, task):
 
 @pytest.mark.parametrize("task", ["LaMP-2", "LaMP-2-news", "LaMP-6"])
 def test_the_file_says_of_which_task_it_is(tmp_path, task):
-    """Both variants of the second task are called LaMP_2, and are told by their labels."""
+    """Both variants of the second task are called LaMP_2; their labels tell them apart."""
     file = write_json(tmp_path / "golds.json", golds(task, COUNT))
     assert list(scores("--golds", file, "--preds", file)) == [task]
 
@@ -97,7 +97,7 @@ def test_two_systems_are_compared_by_every_metric(tmp_path, files):
     assert list(found["against"]) == ["rouge-1", "rouge-l"]
     compared = found["against"]["rouge-1"]
     assert (compared["score"], compared["baseline"], compared["difference"]) == (0.5, 0, 0.5)
-    # All six answers that differ are better: 2 of 2^6 ways to exchange them differ as much.
+    # All six differing answers are better: 2 of 2^6 exchanges give as large a difference.
     assert compared["p"] == pytest.approx(2 / 64, abs=0.006)
     assert 0 < compared["low"] < 0.5 < compared["high"] < 1
     assert "0.5000" in run("--golds", files[0], "--preds", files[1], "--against", worse)

@@ -1,4 +1,4 @@
-"""`cogenesis lamp split` as a user runs it: nothing lost, nothing shared that must not be."""
+"""`cogenesis lamp split` as a user runs it: nothing is lost, and the parts share nothing that they must not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ASKED = [
 
 
 def split(directory, *options, asked=ASKED, outputs=None):
-    """The parts' questions, by name."""
+    """Return the parts' questions, by name."""
     arguments = [
         "split",
         "-q",

@@ -1,4 +1,4 @@
-"""LaMP's tasks: what is searched, shown, asked and learnt of a question and a profile item."""
+"""LaMP's tasks: the searched, displayed, asked and learned parts of a question and a profile item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lamp train`: the steps are those of plain torch on transformers' own loss, and interruptions leave no trace."""
+"""`lamp train`: its steps equal plain torch on transformers' own loss, and interruptions change nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def train(model, out, training, judging=(), settings=SETTINGS, progress=silent, 
 
 
 def by_torch(directory, base, training, settings):
-    """The same training as anybody would write it: whole batches at once, and transformers' own loss."""
+    """The same training written plainly: whole batches at once, and transformers' own loss."""
     model = torch_model(directory)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
@@ -87,7 +87,7 @@ def by_torch(directory, base, training, settings):
 
 @pytest.fixture
 def still_t5(t5, tmp_path):
-    """The tiny T5 without dropout, whose masks an oracle would have to draw alike."""
+    """The tiny T5 without dropout, because an oracle would have to draw the same masks."""
     model = torch_model(t5)
     model.config.dropout_rate = 0.0
     model.save_pretrained(tmp_path / "still")
@@ -134,7 +134,7 @@ def test_the_epoch_is_kept_after_which_other_questions_are_answered_best(llama, 
     training, wild = lessons(file)[:2], TuningSettings(epochs=6, batch=1, rate=0.02, threads=1)
     report = train(llama, tmp_path / "out", training, lessons(file)[2:], wild).report
     assert report.gains[report.kept_epoch] == max(report.gains)
-    assert 0 < report.kept_epoch < 6  # what is learnt by heart in the end is no use to others
+    assert 0 < report.kept_epoch < 6  # the last epochs memorize, which does not generalize
     best = train(llama, tmp_path / "best", training, (), TuningSettings(epochs=6, batch=1, rate=0.02, threads=1))
     assert best.report.kept_epoch == 6
     assert (

@@ -1,4 +1,4 @@
-"""Words numbered out of bytes are the words that Python splits."""
+"""Words numbered from bytes are the same words that Python splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from personalization.lamp.word_table import WordTable
 
-# Of all sizes around 8 and 16 bytes, with beginnings in common, and with bytes that are 0.
+# Words of all sizes around 8 and 16 bytes, with common prefixes and zero bytes.
 PARTS = st.sampled_from(["a", "b", "ab", "abcdefg", "abcdefgh", "\x00", "é", "漢", "\U0001f41d"])
 WORDS = st.lists(PARTS, min_size=1, max_size=5).map("".join)
 SPACES = st.text(" \n\t\x1c\x85\xa0\u2003\u3000", min_size=1, max_size=2)

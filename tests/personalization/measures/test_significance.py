@@ -1,4 +1,4 @@
-"""Paired tests against scipy's, and by what they promise."""
+"""Paired tests against scipy's, and against their guarantees."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_p_value_is_that_of_scipys_permutation_test(shift):
 def test_for_right_and_wrong_answers_it_is_mcnemars_exact_test():
     one = np.array([1] * 30 + [0] * 9 + [1] * 20 + [0] * 15)
     other = np.array([0] * 30 + [1] * 9 + [1] * 20 + [0] * 15)
-    # Of 39 answers that only one of them has right, 9 are the other's.
+    # Of 39 answers that only one system has right, 9 are the other's.
     expected = stats.binomtest(9, 39).pvalue
     assert compare_systems(column(one), column(other), MEAN)["mean"].p == pytest.approx(expected, abs=5e-4)
 

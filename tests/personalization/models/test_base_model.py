@@ -1,4 +1,4 @@
-"""The base: its losses are those of transformers, and adapters come and go without a trace."""
+"""The base: its losses equal those of transformers, and adapters are attached and detached without a trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = AdapterSettings(epochs=1, threads=1)
 
 
 def one_by_one(model, example, seq2seq):
-    """Loss of every answer token by transformers' own shifting of labels."""
+    """Compute the loss of every answer token with transformers' own shift of labels."""
     with torch.no_grad():
         if seq2seq:
             labels = torch.tensor([example.answer])
@@ -81,7 +81,7 @@ def test_an_adapter_written_is_the_one_that_peft_loads(kind, request, tmp_path):
     )
     with base.saved_adapter(model.peft_config["default"], adapter.state):
         assert_losses(base, model, examples)
-    assert_losses(base, plain, examples)  # and taken away again it leaves the base alone
+    assert_losses(base, plain, examples)  # detaching it leaves the base unchanged
 
 
 def test_many_users_take_no_more_memory_than_one_and_leave_the_base_as_it_was(llama):
@@ -132,7 +132,7 @@ def test_targets_of_a_t5_are_found_by_its_own_names(t5_base):
 def test_a_layer_that_is_not_there_is_refused_with_those_that_are(llama_base):
     with pytest.raises(SettingsError, match=r"no linear layers for --targets c_attn.*down_proj.*q_proj"):
         train_user(llama_base, user("ann"), AdapterSettings(targets="c_attn", threads=1))
-    train_user(llama_base, user("ann"), SETTINGS)  # and the base is as good as before
+    train_user(llama_base, user("ann"), SETTINGS)  # the base is unchanged
 
 
 def test_an_adapter_that_does_not_fit_is_refused(llama_base):

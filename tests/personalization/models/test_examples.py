@@ -1,4 +1,4 @@
-"""Token ids of training: what the edge runtime feeds, then the user's own words."""
+"""Token ids for training: the edge runtime's input, then the user's own words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 
 @pytest.fixture(scope="module")
 def assistant(llama, tmp_path_factory):
-    """The edge runtime, on a bundle made from the directory that is trained on."""
+    """The edge runtime, on a bundle made from the training directory."""
     bundle = tmp_path_factory.mktemp("bundle") / "bundle"
     export_onnx(llama, bundle, "fp32")
     return load(bundle, threads=1)
@@ -94,14 +94,14 @@ def test_what_is_too_long_is_cut_to_fit_and_said_to_be(writer, task, answer, len
     try:
         example = writer.write(Pair(task, answer), context, length)
     except TrainingError:
-        assert with_context  # the frame of a context alone can take more than half
+        assert with_context  # only the template of a context can take more than half
         return
     whole = writer.write(Pair(task, answer), None, 1 << 20)
     assert example.length <= length
     assert example.cut == (example.ending == 0 or len(example.prompt) < len(whole.prompt))
     assert example.answer == whole.answer[: len(example.answer)]
     assert example.ending == (example.answer == whole.answer)
-    if not example.ending:  # only to make room for the task does an answer get less than the prompt leaves
+    if not example.ending:  # an answer gets less than the prompt leaves only to make room for the task
         assert len(example.answer) >= length // 2
 
 
@@ -111,7 +111,7 @@ def test_a_long_task_loses_its_end_and_the_answer_stays_whole(writer):
     shown = writer.tokenizer.decode(example.prompt)
     assert "Summarize: " in shown
     assert example.answer == (*writer.tokenizer.encode(pair.answer), END)
-    assert 190 <= example.length <= 200  # and no more of it is lost than needed
+    assert 190 <= example.length <= 200  # no more of it is lost than necessary
 
 
 def test_a_profile_that_fills_the_prompt_is_an_error(writer):
@@ -128,7 +128,7 @@ def test_a_profile_that_fills_the_prompt_is_an_error(writer):
             1,
         ),
         ("{% for m in messages %}{{ m['content'] }}<|im_start|>{% endfor %}", 0),
-        ("{{ messages[-1]['content'] }}", 0),  # shows no end of a turn: the first token that ends an answer
+        ("{{ messages[-1]['content'] }}", 0),  # no end of a turn: takes the first token that ends an answer
     ],
 )
 def test_an_answer_ends_as_the_template_ends_it(template, end):

@@ -1,4 +1,4 @@
-"""Text encoders: their vectors against transformers' own, and what can't be loaded."""
+"""Text encoders: their vectors against transformers' own, and models that can't be loaded."""
 
 from __future__ import annotations
 

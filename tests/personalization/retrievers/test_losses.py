@@ -1,4 +1,4 @@
-"""What retrievers learn by: against numeric gradients, scipy, and the expected gain written out."""
+"""Losses of retrievers: against numeric gradients, scipy, and the expected gain written out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_distillation_has_the_gradient_that_differences_give(scores, gains, temp
 
 @given(NUMBERS.filter(lambda scores: len(set(scores)) == len(scores)), NUMBERS)
 def test_reinforcing_what_is_drawn_raises_on_average_the_expected_gain(scores, gains):
-    """Over all draws, each as often as it comes, the gradients sum to that of sum p(i) gain(i)."""
+    """Over all draws, each weighted by its probability, the gradients sum to that of sum p(i) gain(i)."""
     learnt = tensor(scores, learnt=True)
     odds = torch.softmax(learnt.detach(), dim=0)
     sum(odds[i] * reinforce_loss(learnt, tensor(gains), i) for i in range(len(scores))).backward()

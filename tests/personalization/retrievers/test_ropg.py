@@ -1,4 +1,4 @@
-"""Retrievers trained by feedback: what they learn, that interruptions and processes change nothing, and bad data."""
+"""Retrievers trained by feedback: they learn, interruptions and processes change nothing, and bad data are rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.tiny_encoders import make_encoder, topic_question, write_feed
 WEIGHTS = "model.safetensors"
 ALL = range(100)
 HELD_OUT = range(100, 160)
-# Of distillation four items of six topics each, of reinforcement, which sees one draw a question, two of two.
+# Distillation: four items per question, six topics. Reinforcement, with one draw per question: two items, two topics.
 TASKS = {
     "train-kd": (topic_question, ("--rate", 1e-2, "--temperature", 0.2, "--batch", 4)),
     "train-rl": (lambda number: topic_question(number, items=2, topics=2), ("--rate", 3e-3, "--batch", 8)),
@@ -48,12 +48,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder with dropout: what it drops must be the same whenever it is trained."""
+    """An encoder with dropout; every training must draw the same masks."""
     return make_encoder(tmp_path_factory.mktemp("ropg") / "forgetful", dropout=0.2)
 
 
 def run(command, *arguments):
-    """Run a command in this process: its output, or the error that would be printed."""
+    """Run a command in this process; return its output, or the error message."""
     result = CliRunner().invoke(ropg_commands.app, [command, *map(str, arguments), "--json"])
     if isinstance(result.exception, CogenesisError):
         return {}, result.exception
@@ -66,7 +66,7 @@ def options(files):
 
 
 def mean_gain(encoder: Path, questions: Path, feedback: Path, out: Path) -> float:
-    """What the items are worth that `lamp rank` puts first with an encoder."""
+    """Return the mean gain of the items that `lamp rank` puts first with an encoder."""
     rank = ("rank", "--task", "LaMP-5", "-q", questions, "--ranker", encoder, "-o", out)
     assert CliRunner().invoke(lamp_commands.app, [*map(str, rank)]).exception is None
     worth = read_item_feedback(feedback)
@@ -105,7 +105,7 @@ def test_a_run_that_is_interrupted_anywhere_gives_the_same_bytes(forgetful, tmp_
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(whole, silent)
-    for step in range(6):  # in another step each time, so that all work is another run's
+    for step in range(6):  # at a different step each time, so all work comes from another run
 
         def stop(_what, done, total, step=step):
             if done > step or done == total:
@@ -121,12 +121,12 @@ def test_a_run_that_is_interrupted_anywhere_gives_the_same_bytes(forgetful, tmp_
 
 
 def test_two_processes_learn_what_one_does(forgetful, tmp_path):
-    # Of 7 questions in steps of 2 the last has one: a process is without.
+    # Of 7 questions in steps of 2 the last step has one, so one process has none.
     files = write_feedback(tmp_path / "data", [topic_question(number) for number in range(7)])
     arguments = [*options(files), "--task", "LaMP-5", "--encoder", forgetful, "--threads", 1]
     arguments += ["--epochs", 2, "--batch", 2, "--rate", 1e-3]
     alone, _ = run("train-kd", *arguments, "-o", tmp_path / "one")
-    # As `torchrun` starts them, without the seconds that it takes itself.
+    # Like `torchrun`, without the seconds that it takes to start.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "cogenesis", "ropg", "train-kd", *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""Retriever selection: data of a pool, what selectors learn from prompts and outputs, bounds, predictions."""
+"""Retriever selection: data of a pool, learning from prompts and outputs, bounds, predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from personalization.training.settings import TuningSettings
 from tests.support.tiny_encoders import FILLERS, make_encoder
 
 POOL = ("none", "bm25", "recency")
-# What was of use, and what was not; nothing else tells them apart.
+# Useful and useless texts; nothing else distinguishes them.
 USEFUL, USELESS = "tells0", "tells1"
 
 
@@ -48,7 +48,7 @@ def tokenizer(encoder: Path) -> Tokenizer:
 
 
 def run(*arguments):
-    """Run a command in this process: its output, or the error that would be printed."""
+    """Run a command in this process; return its output, or the error message."""
     result = CliRunner().invoke(rspg_commands.app, [*map(str, arguments), "--json"])
     if isinstance(result.exception, CogenesisError):
         return {}, result.exception
@@ -57,7 +57,7 @@ def run(*arguments):
 
 
 def write_pool(root: Path, numbers, tells: str) -> list[str]:
-    """Feedback on a pool of which another retriever is the best for each question, as "input" or "output" tells."""
+    """Write feedback on a pool; the best retriever differs by question, as "input" or "output" reveals."""
     scores: dict[str, dict] = {name: {} for name in POOL}
     for number in numbers:
         draw = random.Random(number)

@@ -1,4 +1,4 @@
-"""Users as LaMP's questions and CoGenesis' records tell of them."""
+"""Users read from LaMP's questions and CoGenesis' records."""
 
 from __future__ import annotations
 

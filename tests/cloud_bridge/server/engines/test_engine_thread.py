@@ -1,4 +1,4 @@
-"""Turns at the engine: short jobs as they come, long work in the order it was asked for, both side by side."""
+"""Scheduling at the engine: short jobs run as they arrive, long work in order of request, both interleaved."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from cloud_bridge.server.engines.engine_thread import EngineThread
 
 
 def run(scenario):
-    """Run a coroutine with a thread whose first job waits until everything else has been given to it."""
+    """Run a coroutine with a thread whose first job waits until all other jobs have been submitted."""
 
     async def main():
         thread = EngineThread()
@@ -52,7 +52,7 @@ def test_short_jobs_and_long_work_take_turns_and_older_work_is_finished_first():
         return [asyncio.ensure_future(work) for work in works]
 
     order = run(scenario)
-    # First parts and short jobs as they came, and in between what is left of the work, the oldest first.
+    # First parts and short jobs as they arrive, interleaved with the rest of the long work, the oldest first.
     assert [one for one in order if one[0] in "abc" or one[-1] == "0"][:6] == [
         "new0",
         "old0",
@@ -77,7 +77,7 @@ def test_a_cancelled_job_never_runs_and_a_failing_one_harms_nobody():
         thread.later(fail)
         last = asyncio.ensure_future(thread.run(order.append, "last"))
         await asyncio.sleep(0.01)
-        assert thread.waiting == 4 and thread.expected_wait == 0  # nothing is known yet of how long jobs take
+        assert thread.waiting == 4 and thread.expected_wait == 0  # job durations are still unknown
         cancelled.cancel()
 
         async def check():

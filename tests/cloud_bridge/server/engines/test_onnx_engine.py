@@ -1,4 +1,4 @@
-"""The ONNX engine serves bundles of every kind, with rows that are the same bits however tokens came in."""
+"""The ONNX engine serves bundles of every kind; its rows are bit-identical however tokens were grouped."""
 
 import itertools
 import shutil
@@ -22,7 +22,7 @@ from tests.support.decoder_models import TinyModel, tiny_model, torch_rows
 
 ALL = RowFormat(100_000)
 INSTRUCTION = "Write a few lines about the letters that a lighthouse keeper never sent."
-# The graphs whose kernels differ: floats, blocks of 8 and 4 bits, and optimum's own.
+# The graphs with different kernels: floats, blocks of 8 and 4 bits, and optimum's own graph.
 GRAPHS = {
     "fp32": {"quantize": "fp32", "model_type": "llama"},
     "int8": {"quantize": "int8", "model_type": "llama"},
@@ -61,7 +61,7 @@ def real(bundle_keep) -> OnnxEngine:
 
 
 def rows_one_at_a_time(engine: OnnxEngine, instruction: str, answer: list[int]) -> list[bytes]:
-    """Every row of the answer, by a session that is told one token a call."""
+    """Compute every row of the answer in a session that receives one token per call."""
     state = engine.open(instruction)
     rows = [engine.score(state, keep=0, tokens=[], rows=[0], form=ALL)[0]]
     for index, token in enumerate(answer):
@@ -71,7 +71,7 @@ def rows_one_at_a_time(engine: OnnxEngine, instruction: str, answer: list[int]) 
 
 
 def score_in_any_way(engine: OnnxEngine, instruction: str, answer: list[int], rows: list[bytes], seed: int) -> None:
-    """Windows, rejected drafts, rows asked again or not at all, dropped caches: each row must be that of `rows`."""
+    """Try windows, rejected drafts, repeated or skipped rows and dropped caches; each row must equal that of `rows`."""
     rng = np.random.default_rng(seed)
     state = engine.open(instruction)
     known = 0

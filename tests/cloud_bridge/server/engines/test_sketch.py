@@ -1,4 +1,4 @@
-"""Outlines keep their form whatever the model writes: 8 to 15 numbered, distinct points of 3 to 8 words."""
+"""Outlines keep their form whatever the model generates: 8 to 15 numbered, distinct points of 3 to 8 words."""
 
 import re
 import unicodedata
@@ -50,7 +50,7 @@ def words(oracle) -> SketchWords:
 
 
 def outline_of(row_after, words: SketchWords) -> list[str]:
-    """The outline of a model whose next row is a function of all tokens before it."""
+    """Generate the outline of a model whose next row is a function of all previous tokens."""
     fed: list[int] = []
 
     def feed(start: int, tokens):

@@ -1,4 +1,4 @@
-"""The transformers engine scores any causal model exactly, sliding windows and missing row selection included."""
+"""The transformers engine scores any causal model exactly, even with sliding windows or without row selection."""
 
 import itertools
 
@@ -63,7 +63,7 @@ def test_rows_equal_a_pass_without_a_cache(random_model, oracle, selects_rows):
 
 @pytest.fixture
 def watched(engine, monkeypatch):
-    """A session, and how many tokens each pass of its model had."""
+    """A session, and the number of tokens in each pass of its model."""
     state = engine.open(INSTRUCTION)
     widths: list[int] = []
     forward = state.sequence._forward

@@ -1,4 +1,4 @@
-"""Training the learned schedule: it finds what many probes say together, and becomes what a device computes."""
+"""Training the learned schedule: it uses the joint information of many probes, and matches the device's computation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from personalization.collab.combiner.settings import CombinerSettings
 
 
 def states(seed: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features whose probes are logits of a hidden state of 12 dimensions; its third tells the worth, noisily."""
+    """Make features with probes that are logits of a 12-dimensional hidden state; its third predicts the noisy gain."""
     rng = np.random.default_rng(seed)
     state = rng.standard_normal((rows, 12))
     heads = np.random.default_rng(99).standard_normal((12, PROBES))

@@ -1,4 +1,4 @@
-"""Training combiners: they learn whom to trust where, the same again from the same rows, and know when to ask."""
+"""Training combiners: they learn which model to trust where, reproducibly, and when to ask the cloud."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = CombinerSettings(members=2, epochs=8, batch=64, rate=5e-3)
 
 
 def experts(seed: int, records: int, name: str) -> LogProbs:
-    """Rows in which the edge is right where it is certain, and the cloud where the edge is not."""
+    """Make rows in which the edge is right where it is certain, and the cloud is right elsewhere."""
     rng = np.random.default_rng(seed)
     about = LogProbsOf("edge", "base", "cloud", VOCABULARY, FORM, 16, without_context=False)
     parts = []
@@ -130,7 +130,7 @@ def test_the_reference_is_the_network_that_is_described_over_zero_filled_vectors
         sent = rows.is_sent[here]
         whole[index, VOCABULARY + ids[sent]] = torch.from_numpy(rows.completed[here][sent])
     torch.testing.assert_close(model(Inputs.of(rows)), dense(whole)[:, 0], atol=1e-5, rtol=1e-5)
-    # 2 x 49,152 tokens of SmolLM2: what CoGenesis' authors ship has about as many.
+    # 2 x 49,152 tokens of SmolLM2: the model of CoGenesis' authors has about as many weights.
     assert sum(parameter.numel() for parameter in model.parameters()) == 2 * VOCABULARY * 512 + 512 + 512 * 16 + 33
 
 

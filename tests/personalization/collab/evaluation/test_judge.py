@@ -1,4 +1,4 @@
-"""A judge is asked in both orders, and what it can't say is counted and asked again."""
+"""A judge sees both orders; unreadable verdicts are counted and requested again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def question(body):
 
 
 def biased(body):
-    """A judge that likes good texts, and gives 2 more to what it reads first."""
+    """Judge that likes good texts, and gives 2 more points to the text it reads first."""
     first = re.search(r"## First text\n(\w+)", question(body))[1]
     scores = (6 + 2, 3) if first == "good" else (3 + 2, 6)
     return f"The first is so, the second is so.\n[[{scores[0]}]] [[{scores[1]}]]"
@@ -76,7 +76,7 @@ def test_pairs_that_got_no_verdict_are_asked_again_by_the_next_run_and_no_others
         first = judge_pairs(source(server), some, Criterion.PUBLIC, path, report=silent)
     assert [verdict is None for verdict in first] == [False, False, True, False]
     with chat_server(biased) as server:
-        # Where the judge is, is no part of what it says.
+        # The judge's address does not affect its verdicts.
         again = judge_pairs(source(server), some, Criterion.PUBLIC, path, report=silent)
         assert len(server.requests) == 2
     assert {(verdict.ours, verdict.theirs) for verdict in again} == {(7.0, 4.0)}

@@ -1,4 +1,4 @@
-"""Measures of answers say what outside judges say, and tell what they are for."""
+"""Measures of answers equal those of other packages, and respond to the property that they measure."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_users_not_records_are_resampled():
     ).confidence_interval
     assert found.difference == pytest.approx(sum(totals) / sum(weights))
     assert (found.low, found.high) == (pytest.approx(outside.low, abs=0.03), pytest.approx(outside.high, abs=0.03))
-    assert found.high - found.low > 0.5  # 60 independent records would have half of that
+    assert found.high - found.low > 0.5  # 60 independent records would give half of that
 
 
 def test_a_ratio_without_weight_is_nothing_not_an_error():

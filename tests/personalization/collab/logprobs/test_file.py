@@ -1,4 +1,4 @@
-"""The log-prob file: fusion computed from it is exact, and a damaged one is refused."""
+"""The log-prob file: fusion computed from it is exact, and a damaged file is rejected."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_no_damage_is_believed(tmp_path: Path):
             found = read_logprobs(path)
         except DataError:
             refused += 1
-        else:  # a number that could as well be another
+        else:  # the changed number is still valid
             assert found.target_at.shape == (found.size,)
     assert refused > 30
 

@@ -1,4 +1,4 @@
-"""Scoring reference answers: the same rows from every source, resumable, and just what fused generation fuses."""
+"""Scoring reference answers: the same rows from every source, resumable, and exactly those that generation fuses."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def record(number: int, reference: str = "it is what the other one said, and tha
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models that share a tokenizer, as directories, and their bundles."""
+    """Two models with a shared tokenizer, as directories, and their bundles."""
 
     edge: Path
     cloud: Path
@@ -75,7 +75,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     root = tmp_path_factory.mktemp("pair")
-    # Peaked enough for the models to differ.
+    # Peaked enough to make the models differ.
     edge = make_model(root / "edge", model_type="llama", initializer_range=0.2)
     cloud = make_model(root / "cloud", model_type="llama", initializer_range=0.2, rope_theta=500.0)
     for name, source in (("edge", edge), ("cloud", cloud)):
@@ -97,7 +97,7 @@ def test_rows_are_those_of_transformers_over_the_devices_prompt(pair: Pair):
         model = AutoModelForCausalLM.from_pretrained(getattr(pair, name), dtype=torch.float32).eval()
         ids = torch.tensor([[*prompts[name], 5, 17, 300, 42]])
         with torch.inference_mode():
-            # A cloud offers no ids that its tokenizer does not know.
+            # A cloud never offers ids that its tokenizer lacks.
             known = len(AutoTokenizer.from_pretrained(pair.cloud)) if name == "cloud" else None
             expected = model(ids).logits[0, :, :known].double().log_softmax(-1)
         np.testing.assert_allclose(nll, [-expected[-5 + i, t] for i, t in enumerate([5, 17, 300, 42])], atol=1e-4)
@@ -115,7 +115,7 @@ def test_a_bundle_and_the_bridge_say_what_directories_say(pair: Pair):
 
 
 def test_rows_of_bundles_are_bit_for_bit_those_of_a_device_and_a_cloud(pair: Pair, tmp_path: Path):
-    """Also of quantised ones, whose kernels round a single row otherwise than several."""
+    """Also for quantised models, whose kernels round a single row differently than several."""
     bundle, one, answer = tmp_path / "int8", record(1), [5, 17, 300, 42, 7]
     export_onnx(pair.edge, bundle, "int8")
     spec = replace(pair.bundle_spec, source=bundle)
@@ -193,7 +193,7 @@ def test_the_command_tells_the_likelihoods_and_what_is_missing(pair: Pair, tmp_p
 
 
 def shown_as_it_is(one: CollabRecord, answer: tuple[int, ...], assistant: Assistant) -> bool:
-    """Whether the guard let the whole answer leave: what it replaces, the cloud's rows are not teacher-forced on."""
+    """Whether the guard released the whole answer; the cloud's rows can't be teacher-forced on replaced words."""
     guard = Guard(assistant.tokenizer, one.instruction, one.device_context)
     for token in answer:
         guard.push(token)
@@ -206,7 +206,7 @@ def shown_as_it_is(one: CollabRecord, answer: tuple[int, ...], assistant: Assist
 def test_learned_fusion_writes_what_its_evaluation_predicts(
     pair: Pair, tmp_path: Path, monkeypatch, window, policy, when, without
 ):
-    """Greedy, over a real connection: each fused row gives its token the log-prob that the file gives it."""
+    """Greedy, over a real connection: each fused row gives its token the same log-prob as the file."""
     assistant = load(pair.edge_bundle, threads=1)
     combiner = random_combiner(3, without=without, base=assistant.bundle.base, gap=0.7)
     said: dict[int, float] = {}
@@ -233,7 +233,7 @@ def test_learned_fusion_writes_what_its_evaluation_predicts(
                 break
     rows = LogProbWorker(pair.plan(edge=pair.bundle_spec)).score(one, result.token_ids)
     written = [-said[position] for position in range(len(result.token_ids))]
-    # The guard asks for no row while a word that may be private is being written: the edge decides alone.
+    # The guard requests no row while a possibly private word is being written: the edge decides alone.
     expected = np.where(result.fused, fused_nll(rows, fusion), rows.edge_nll)
     np.testing.assert_allclose(written, expected, atol=1e-4)
     wanted = asks(rows, schedule)
@@ -292,7 +292,7 @@ def test_a_bundle_brings_its_combiner_and_refuses_anothers(pair: Pair, tmp_path:
     with pytest.raises(WriteError, match="--force"):
         add_combiner(files[1], bundle)
     second = add_combiner(files[1], bundle, replace_existing=True)
-    load(bundle)  # every file is as the manifest says
+    load(bundle)  # every file matches the manifest
     assert list((bundle / "fusion").iterdir()) == [second.path]
     export_onnx(pair.edge, bundle, "fp32", force=True)
     assert load(bundle).bundle.manifest.file("combiner") is not None

@@ -1,4 +1,4 @@
-"""Records of writing tasks: from the authors' files and from our own, divided by user, counted; bad ones are named."""
+"""Records of writing tasks, from the authors' files and our own: split by user, counted; bad records are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`collab shrink`: layers that do nothing go without a trace, what is lost is healed, interruptions leave no trace."""
+"""`collab shrink`: useless layers go without loss, training recovers the rest, interruptions change nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory):
-    """A model of four layers; the second and third add little to what they get."""
+    """A model of four layers; the second and third change their inputs little."""
     directory = tmp_path_factory.mktemp("deep") / "model"
     make_model(directory, model_type="llama", num_hidden_layers=4, tie_word_embeddings=True)
     weaken(directory, 0.3)
@@ -70,7 +70,7 @@ def shrink(model, out, texts, *, layers=2, settings=SETTINGS, progress=silent, s
 
 @pytest.fixture(scope="module")
 def shrunk(deep, texts, tmp_path_factory):
-    """A sibling of two layers, not to be changed."""
+    """A sibling of two layers, which tests must not change."""
     return shrink(deep, tmp_path_factory.mktemp("shrunk") / "out", texts)
 
 
@@ -91,7 +91,7 @@ def test_healing_brings_the_sibling_nearer_to_the_whole_model(shrunk, deep):
     whole, own = torch_model(deep), torch_model(shrunk.path)
     assert note.share == pytest.approx(own.num_parameters() / whole.num_parameters())
     assert own.config.num_hidden_layers == len(note.kept) == 2
-    # Both models' words stay the same words.
+    # Both models keep the same vocabulary.
     torch.testing.assert_close(own.get_input_embeddings().weight, whole.get_input_embeddings().weight, atol=0, rtol=0)
 
 
@@ -128,7 +128,7 @@ def test_an_interrupted_shrinking_goes_on_to_the_same_bytes(phase, deep, texts, 
     assert not (tmp_path / "out").exists()
     seen = []
     shrink(deep, tmp_path / "out", texts, progress=lambda what, done, _total: seen.append((what, done)))
-    # What was chosen and fitted is not done again once the training has been saved.
+    # Once the training has been saved, choosing and fitting are not repeated.
     assert seen[0] == (("Training", 2) if phase == "Training" else ("Measuring the layers", 0))
     assert files(tmp_path / "out") == files(shrunk.path)
     assert shrink(deep, tmp_path / "out", texts).kept

@@ -1,4 +1,4 @@
-"""Which layers go, and how those that stay are fitted: against transformers' own states and numpy's least squares."""
+"""Which layers are removed, and how the rest are fitted: against transformers' states and numpy's least squares."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def deep(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def states(deep):
-    """What enters each layer, and what leaves the last: by transformers."""
+    """Return the input of each layer and the output of the last, from transformers."""
     model = torch_model(deep)
     last = []
     model.model.norm.register_forward_pre_hook(lambda _module, inputs: last.append(inputs[0]))
@@ -56,7 +56,7 @@ def test_a_layers_influence_is_how_far_it_turns_states(deep, states):
 
 
 def test_the_last_matrix_is_fitted_by_least_squares_to_the_states_behind_the_gap(deep, states):
-    """The first layer stays, the two behind it go: numpy solves the same problem with the ridge as further rows."""
+    """The first layer stays, the two after it go: numpy solves the same problem with the ridge as additional rows."""
     matrices = refitted_projections(LayerStack(HFSource(deep)), [0, 3], WINDOWS, EXACT, silent)
     layer = torch_model(deep).model.layers[0]
     inner = []

@@ -1,4 +1,4 @@
-"""Making a data set with a large model that answers well, nonsense, slowly or not at all."""
+"""Generating a data set with a large model whose replies are good, nonsense, slow or missing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> tuple[Generated, Path]:
-    """What an endpoint without faults gives."""
+    """The result of an endpoint without faults."""
     out = tmp_path_factory.mktemp("plain")
     with chat_server(scripted_author.reply) as server:
         return make(server, out), out
@@ -69,7 +69,7 @@ def test_people_write_texts_of_which_the_first_are_history_and_the_rest_are_reco
 
 def test_an_endpoint_that_misbehaves_in_every_way_gives_the_same_in_the_end(server, plain, tmp_path):
     faults = ["nonsense", "slow", "429 0.1", "500", "cut", "close", "prose", "empty", "503"]
-    server.faults += [one for fault in faults for one in (fault, "")]  # a few good ones, so that no question fails
+    server.faults += [one for fault in faults for one in (fault, "")]  # with good replies between, so no question fails
     made = make(server, tmp_path)
     assert made.records == plain[0].records
     assert made.usage.calls == plain[0].usage.calls + len(faults)
@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_files(server, plain
         stopped_in = rng.choice(["people.jsonl", "tasks.jsonl", "texts.jsonl"])
         for name in ("portraits.jsonl", "people.jsonl", "tasks.jsonl", "texts.jsonl"):
             own = lines[name]
-            if name == stopped_in:  # its jobs came in any order, the last line was cut
+            if name == stopped_in:  # its jobs ran in any order, and the last line was cut
                 some = rng.sample(own[1:], len(own) // 2)
                 (out / name).write_bytes(b"".join([own[0], *some])[:-5])
                 break
@@ -171,7 +171,7 @@ def test_an_endpoint_that_is_gone_leaves_nothing_but_failures(server, tmp_path):
 def test_people_and_texts_that_come_again_are_left_out(tmp_path):
     def answer(body: dict[str, Any]) -> str:
         prompt = body["messages"][-1]["content"]
-        if prompt.startswith("Invent"):  # the second of each group is the first again
+        if prompt.startswith("Invent"):  # the second of each group repeats the first
             body = {
                 "messages": [{"role": "user", "content": prompt.replace("person 2", "person 1").split("letter")[0]}]
             }

@@ -1,4 +1,4 @@
-"""JSON as models write it; the standard library is the oracle for all that is valid."""
+"""JSON as models write it; the standard library is the oracle for all valid input."""
 
 from __future__ import annotations
 
