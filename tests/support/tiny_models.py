@@ -75,7 +75,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=["<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    text = Path(__file__).read_text(encoding="utf-8")
+    text = Path(__file__).with_name("tokenizer_text.txt").read_text(encoding="utf-8")
     tokenizer.train_from_iterator(text.splitlines(), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", chat_template=TEMPLATE
