@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from edge_runtime.adapters.packed_cache import PackedAdapters
 from edge_runtime.bundle.manifest import DecoderSpec
 from edge_runtime.bundle.reader import Bundle
+from edge_runtime.decoders.model import DecoderModel
 from edge_runtime.errors import BundleError, CogenesisError
 from edge_runtime.machine.threads import default_threads
 
 INPUTS_BEFORE_CACHE = 3  # token ids, positions, rows
 
 
-class ExecuTorchProgram:
+class ExecuTorchProgram(DecoderModel):
     """The program and what all sequences over it share; it has no state, so any number of them may.
 
     Attributes:
-        spec: the decoder's description.
         chunk: tokens, and rows of logits, that one call takes at most.
         adapters: packed matrices of the last users.
         no_adapter: matrices of rank 1 that add nothing, in the order of the program's inputs.
@@ -43,12 +43,7 @@ class ExecuTorchProgram:
         """
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        manifest = bundle.manifest
-        self.spec = spec
-        self.path = bundle.path(spec.graph)
-        self.vocab_size = manifest.vocab_size
-        self.context_length = manifest.context_length
-        self.fingerprint = bundle.fingerprint(spec)
+        super().__init__(bundle, spec)
         self._runtime, self.tensor = load_runtime()
         self._calls = threading.Lock()
         try:
