@@ -18,6 +18,7 @@ from edge_runtime.bundle.manifest import DecoderSpec
 from edge_runtime.bundle.reader import Bundle
 from edge_runtime.decoders.model import DecoderModel
 from edge_runtime.errors import BundleError, CogenesisError
+from edge_runtime.extras import require_packages
 from edge_runtime.machine.threads import default_threads
 
 INPUTS_BEFORE_CACHE = 3  # token ids, positions, rows
@@ -37,7 +38,8 @@ class ExecuTorchProgram(DecoderModel):
         """Load a bundle's program.
 
         Raises:
-            CogenesisError: ExecuTorch is not installed.
+            MissingExtraError: ExecuTorch is not installed.
+            CogenesisError: what is installed of it can't be loaded.
             BundleError: the program can't be loaded, or is not the one that the manifest describes.
             ValueError: fewer than one thread.
         """
@@ -123,7 +125,12 @@ def load_runtime() -> tuple[Any, Any]:
     """ExecuTorch's Python runtime, and what makes one of its tensors of an array without copying.
 
     It brings torch, which nothing else on the device loads: hence here, and only when a program is opened.
+
+    Raises:
+        MissingExtraError: ExecuTorch is not installed.
+        CogenesisError: what is installed of it can't be loaded.
     """
+    require_packages("An ExecuTorch program", "executorch", "torch", extra="executorch")
     try:
         with quiet(), _one_openmp_thread():
             # The first two register kernels, of the embedding and of attention.
@@ -133,8 +140,7 @@ def load_runtime() -> tuple[Any, Any]:
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
         raise CogenesisError(
-            f"ExecuTorch is not installed ({error}). Run `pip install 'cogenesis-edge[executorch]'`, "
-            "or use --backend onnx."
+            f"ExecuTorch can't be loaded ({error}). Run `pip install --force-reinstall 'cogenesis-edge[executorch]'`."
         ) from None
     return portable_lib, torch.from_numpy
 
