@@ -106,7 +106,7 @@ def test_a_file_system_that_is_full_leaves_nothing(model, tmp_path, limit):
         cwd=ROOT,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert done.returncode == 7
+    assert done.returncode == 10
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: The disk is full")
     assert contents(tmp_path) == []
