@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.fusion.edge_features import EDGE_FEATURES, LEAST_MASS, edge_features, probes_of, schedule_features
 from edge_runtime.fusion.logprobs import mass_outside
-from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, likeliest
+from edge_runtime.fusion.sparse import LEAST_REST, UNSENT_CEILING, RowFormat, SparseLogProbs, likeliest
 
 EDGE_TOP = 16
 EXPERTS = 3
@@ -32,9 +32,6 @@ ROW_FEATURES = EDGE_FEATURES + 10
 WITHOUT_FEATURES = 4
 OUTPUTS = EXPERTS * (TOKEN_FEATURES + 1)
 
-LEAST_REST = 1e-9
-# What a token that the cloud left out may have of the least one it sent; see `edge_runtime.fusion.fuse`.
-UNSENT_CEILING = math.log(0.5)
 OF_THE_EDGE = 1e-6
 """The share of the edge's own distribution that is always mixed in."""
 
