@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-from edge_runtime.errors import MissingExtraError
+from edge_runtime.extras import require_packages
 
 _EXTRA = ("torch", "transformers", "onnx", "gguf", "optimum")
 
@@ -18,9 +16,4 @@ def require_extra(*more: str) -> None:
     Raises:
         MissingExtraError: a package is missing.
     """
-    missing = [name for name in (*_EXTRA, *more) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"Exporting needs packages that are not installed: {', '.join(missing)}. "
-            f"Run `pip install 'cogenesis-edge[{','.join(('export', *more))}]'`."
-        )
+    require_packages("Exporting", *_EXTRA, *more, extra=",".join(("export", *more)))

@@ -32,6 +32,16 @@ class TrainingError(PersonalizationError):
     """A user's adapter can't be trained."""
 
 
+def check_setting(name: str, value: object, holds: bool, form: str) -> None:
+    """Refuse a setting of the wrong form.
+
+    Raises:
+        SettingsError: it does not hold.
+    """
+    if not holds:
+        raise SettingsError(f"The setting {name} must be {form}, not {value}.")
+
+
 def listed(names: Sequence[str], most: int = 5) -> str:
     """Join at most `most` names for a sentence; count the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

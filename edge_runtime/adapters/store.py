@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from edge_runtime.adapters.adapter import Adapter, AdapterHeader, load_adapter, parse_adapter, read_adapter_header
 from edge_runtime.adapters.lru_cache import LruCache
 from edge_runtime.errors import AdapterError
+from edge_runtime.files.whole_file import private_file
 
 ADAPTERS_DIRECTORY = "adapters"
 """Directory of the users' adapters in a bundle."""
@@ -142,7 +142,8 @@ class AdapterStore:
                 raise AdapterError(f"The place of user '{adapter.user}' is taken by user '{there.user}': {path}.")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_private(path, content)
+            with private_file(path) as temporary:
+                temporary.write_bytes(content)
         except OSError as error:
             raise AdapterError(f"The adapter can't be written: {path} ({error.strerror}).") from None
         return path
@@ -224,16 +225,3 @@ def directory_name(user: str) -> str:
 def _refuse(path: Path, problem: str) -> None:
     if problem:
         raise AdapterError(f"The adapter can't be used: {path} ({problem}).")
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600 from the start
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from edge_runtime.adapters.packed_cache import PackedAdapters
 from edge_runtime.bundle.manifest import DecoderSpec
 from edge_runtime.bundle.reader import Bundle
+from edge_runtime.decoders.model import DecoderModel
 from edge_runtime.errors import BundleError, CogenesisError
+from edge_runtime.extras import require_packages
 from edge_runtime.machine.threads import default_threads
 
 INPUTS_BEFORE_CACHE = 3  # token ids, positions, rows
 
 
-class ExecuTorchProgram:
+class ExecuTorchProgram(DecoderModel):
     """The program and what all sequences over it share; it has no state, so any number of them may.
 
     Attributes:
-        spec: the decoder's description.
         chunk: tokens, and rows of logits, that one call takes at most.
         adapters: packed matrices of the last users.
         no_adapter: matrices of rank 1 that add nothing, in the order of the program's inputs.
@@ -37,18 +38,14 @@ class ExecuTorchProgram:
         """Load a bundle's program.
 
         Raises:
-            CogenesisError: ExecuTorch is not installed.
+            MissingExtraError: ExecuTorch is not installed.
+            CogenesisError: what is installed of it can't be loaded.
             BundleError: the program can't be loaded, or is not the one that the manifest describes.
             ValueError: fewer than one thread.
         """
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        manifest = bundle.manifest
-        self.spec = spec
-        self.path = bundle.path(spec.graph)
-        self.vocab_size = manifest.vocab_size
-        self.context_length = manifest.context_length
-        self.fingerprint = bundle.fingerprint(spec)
+        super().__init__(bundle, spec)
         self._runtime, self.tensor = load_runtime()
         self._calls = threading.Lock()
         try:
@@ -128,7 +125,12 @@ def load_runtime() -> tuple[Any, Any]:
     """ExecuTorch's Python runtime, and what makes one of its tensors of an array without copying.
 
     It brings torch, which nothing else on the device loads: hence here, and only when a program is opened.
+
+    Raises:
+        MissingExtraError: ExecuTorch is not installed.
+        CogenesisError: what is installed of it can't be loaded.
     """
+    require_packages("An ExecuTorch program", "executorch", "torch", extra="executorch")
     try:
         with quiet(), _one_openmp_thread():
             # The first two register kernels, of the embedding and of attention.
@@ -138,8 +140,7 @@ def load_runtime() -> tuple[Any, Any]:
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
         raise CogenesisError(
-            f"ExecuTorch is not installed ({error}). Run `pip install 'cogenesis-edge[executorch]'`, "
-            "or use --backend onnx."
+            f"ExecuTorch can't be loaded ({error}). Run `pip install --force-reinstall 'cogenesis-edge[executorch]'`."
         ) from None
     return portable_lib, torch.from_numpy
 

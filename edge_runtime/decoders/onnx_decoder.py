@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.adapters.adapter import Adapter
-from edge_runtime.adapters.packed_cache import PackedAdapters, adapter_identity
+from edge_runtime.adapters.packed_cache import PackedAdapters
 from edge_runtime.bundle.manifest import ROLE_WEIGHTS, DecoderSpec
 from edge_runtime.bundle.reader import Bundle
-from edge_runtime.decoders.kv_cache import KeyValueCache
-from edge_runtime.decoders.onnx_session import graph_error, open_session, ort_value
-from edge_runtime.decoders.prompt_check import check_prompt_cache, checked_context_length
-from edge_runtime.decoders.protocol import PromptCache
-from edge_runtime.decoders.sequence import TokenSequence
-from edge_runtime.errors import BundleError
+from edge_runtime.decoders.buffered_sequence import BufferedSequence
+from edge_runtime.decoders.model import DecoderModel
+from edge_runtime.decoders.onnx_session import graph_error, not_the_described_graph, open_session, ort_value
 from edge_runtime.machine.linux_memory import MappedFile
 
 # Tokens of one call while a prompt is read. Longer chunks are a few percent faster at most, and the activations and
@@ -26,16 +23,11 @@ PREFILL_CHUNK, LONG_PREFILL_CHUNK = 256, 128
 LONG_CACHE = 1024
 
 
-class SharedModel:
-    """The session and what all sequences over it share: limits, names, packed adapters."""
+class OnnxModel(DecoderModel):
+    """The session, its mapped weights, the names of its caches, and the packed adapters of the last users."""
 
     def __init__(self, bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> None:
-        manifest = bundle.manifest
-        self.spec = spec
-        self.path = bundle.path(self.spec.graph)
-        self.vocab_size = manifest.vocab_size
-        self.context_length = manifest.context_length
-        self.fingerprint = bundle.fingerprint(spec)
+        super().__init__(bundle, spec)
         self.cache_names = _cache_names(self.spec.layers)
         weights = next((entry for entry in bundle.decoder_files(spec) if entry.role == ROLE_WEIGHTS), None)
         self.mapped = MappedFile(self.path if weights is None else bundle.path(weights.path))
@@ -72,24 +64,19 @@ class SharedModel:
             or len(logits) != 2
             or logits[1] != self.vocab_size
         ):
-            raise BundleError(
-                f"The bundle's graph is not the one its manifest describes: {self.path}. Export the bundle again."
-            )
+            raise not_the_described_graph(self.path)
 
 
-class OnnxDecoder(TokenSequence):
+class OnnxDecoder(BufferedSequence):
     """A sequence over a graph of kind "shared_kv"; see `edge_runtime.decoders.protocol.Decoder`.
 
     Not for use from two threads at once; forks may run in different threads.
     """
 
-    def __init__(self, model: SharedModel, context_length: int) -> None:
-        super().__init__(model.vocab_size, context_length, model.fingerprint)
+    def __init__(self, model: OnnxModel, context_length: int) -> None:
+        super().__init__(model, context_length)
         self._model = model
-        self._adapter: Adapter | None = None
         self._lora: Mapping[str, Any] = {}
-        spec = model.spec
-        self._cache = KeyValueCache(spec.layers, spec.kv_heads, spec.head_dim, context_length)
         # Inputs of a step lie at fixed addresses, so that a step of one token binds nothing but its logits.
         self._last = np.zeros(1, np.int32)
         self._total = np.zeros(1, np.int32)
@@ -97,53 +84,7 @@ class OnnxDecoder(TokenSequence):
         self._one_row = np.zeros(1, np.int64)
         self._bound_shape = (0, 0)
         self._io: Any = None
-        self._bind_all()
-
-    @classmethod
-    def open(
-        cls,
-        bundle: Bundle,
-        spec: DecoderSpec,
-        *,
-        threads: int | None = None,
-        context_length: int | None = None,
-        spin: bool = True,
-    ) -> OnnxDecoder:
-        """Load the decoder's graph; see `edge_runtime.decoders.open.open_decoder`."""
-        model = SharedModel(bundle, spec, threads, spin=spin)
-        return cls(model, checked_context_length(context_length, model.context_length))
-
-    def use_adapter(self, adapter: Adapter | None) -> None:
-        """Use this adapter from the next `extend` on; where it differs from the one in use, the cache is emptied.
-
-        Raises:
-            AdapterError: it was trained on another base, or its shapes don't fit.
-        """
-        if adapter_identity(adapter) == adapter_identity(self._adapter):
-            return
-        lora = {} if adapter is None else self._model.adapters.get(adapter)
-        self._adapter, self._lora = adapter, lora
-        self._forget()
-        self._bind_all()
-
-    def save(self, length: int | None = None) -> PromptCache:
-        """Copy the KV state of the first `length` tokens (all where None)."""
-        length = self._checked_length(self.length if length is None else length)
-        keys, values = self._cache.copy_out(length)
-        return PromptCache(self.fingerprint, adapter_identity(self._adapter), self.token_ids[:length], keys, values)
-
-    def restore(self, cache: PromptCache) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            PromptCacheError: it was made by another model or with another adapter, or does not fit.
-        """
-        spec = self._model.spec
-        shape = (spec.layers, spec.kv_heads, len(cache.token_ids), spec.head_dim)
-        check_prompt_cache(cache, self, adapter_identity(self._adapter), shape)
-        self._make_room(len(cache.token_ids), 0)
-        self._cache.copy_in(cache.keys, cache.values)
-        self._forget(cache.token_ids)
+        self._bind_buffers()
 
     def fork(self) -> OnnxDecoder:
         """Another, empty sequence over the same weights and with the same adapter."""
@@ -151,22 +92,7 @@ class OnnxDecoder(TokenSequence):
         other.use_adapter(self._adapter)
         return other
 
-    def _feed(self, token_ids: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
-        self._make_room(self.length + len(token_ids), self.length)
-        logits = np.empty((rows, self.vocab_size), np.float32)
-        done, before_rows = 0, len(token_ids) - rows
-        # Parts of equal length: a last one of a single row would cost as much as one of eight.
-        longest = PREFILL_CHUNK if self._cache.capacity <= LONG_CACHE else LONG_PREFILL_CHUNK
-        for chunk in np.array_split(token_ids, -(-len(token_ids) // longest)):
-            end = done + len(chunk)
-            self._run(self.length + done, chunk, logits[max(done - before_rows, 0) : max(end - before_rows, 0)])
-            done = end
-            if len(chunk) >= LONG_PREFILL_CHUNK // 2:
-                self._model.mapped.release()
-        return logits
-
     def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """One call: `chunk` goes into the cache behind `past` tokens, its last rows' logits into `logits`."""
         count, rows = len(chunk), len(logits)
         io = self._io
         if count == 1 and rows == 1:
@@ -186,14 +112,20 @@ class OnnxDecoder(TokenSequence):
             self._model.session.run_with_iobinding(io)
         except Exception as error:
             raise graph_error(self._model.path, "can't be run", error) from None
+        if count >= LONG_PREFILL_CHUNK // 2:
+            self._model.mapped.release()
 
-    def _make_room(self, tokens: int, used: int) -> None:
-        if tokens > self._cache.capacity:
-            self._io = None  # it holds the old buffers, which are to go one by one as the new ones fill
-            self._cache.reserve(tokens, used)
-            self._bind_all()
+    def _longest_chunk(self) -> int:
+        return PREFILL_CHUNK if self._cache.capacity <= LONG_CACHE else LONG_PREFILL_CHUNK
 
-    def _bind_all(self) -> None:
+    def _bind_adapter(self, adapter: Adapter | None) -> None:
+        self._lora = {} if adapter is None else self._model.adapters.get(adapter)
+        self._bind_buffers()
+
+    def _release_buffers(self) -> None:
+        self._io = None
+
+    def _bind_buffers(self) -> None:
         io = self._model.session.io_binding()
         _bind_input(io, "seqlens_k", self._last)
         _bind_input(io, "total_sequence_length", self._total)

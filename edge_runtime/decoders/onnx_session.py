@@ -67,3 +67,8 @@ def graph_error(path: Path, problem: str, error: Exception) -> BundleError:
     """A `BundleError` that names the graph and carries onnxruntime's words, shortened."""
     words = " ".join(str(error).split())
     return BundleError(f"The bundle's graph {problem}: {path} ({words[:200]}). Export the bundle again.")
+
+
+def not_the_described_graph(path: Path) -> BundleError:
+    """A `BundleError` for a graph whose inputs or outputs differ from what the manifest says."""
+    return BundleError(f"The bundle's graph is not the one its manifest describes: {path}. Export the bundle again.")

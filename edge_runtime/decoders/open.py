@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.bundle.manifest import GRAPH_EXECUTORCH, GRAPH_PORTABLE
 from edge_runtime.bundle.reader import Bundle
+from edge_runtime.decoders.prompt_check import checked_context_length
 from edge_runtime.decoders.protocol import Decoder
 
 
@@ -31,15 +32,17 @@ def open_decoder(
         RequestError: the context length is not one that the bundle serves.
     """
     spec = bundle.decoder(backend)
+    length = checked_context_length(context_length, bundle.manifest.context_length)
     # Imported here: onnxruntime takes a tenth of a second, which commands that never decode need not wait for.
     if spec.kind == GRAPH_EXECUTORCH:
         from edge_runtime.decoders.executorch_decoder import ExecuTorchDecoder
+        from edge_runtime.decoders.executorch_program import ExecuTorchProgram
 
-        return ExecuTorchDecoder.open(bundle, spec, threads=threads, context_length=context_length)
+        return ExecuTorchDecoder(ExecuTorchProgram(bundle, spec, threads), length)
     if spec.kind == GRAPH_PORTABLE:
-        from edge_runtime.decoders.portable_decoder import PortableDecoder
+        from edge_runtime.decoders.portable_decoder import PortableDecoder, PortableModel
 
-        return PortableDecoder.open(bundle, spec, threads=threads, context_length=context_length, spin=spin)
-    from edge_runtime.decoders.onnx_decoder import OnnxDecoder
+        return PortableDecoder(PortableModel(bundle, spec, threads, spin=spin), length)
+    from edge_runtime.decoders.onnx_decoder import OnnxDecoder, OnnxModel
 
-    return OnnxDecoder.open(bundle, spec, threads=threads, context_length=context_length, spin=spin)
+    return OnnxDecoder(OnnxModel(bundle, spec, threads, spin=spin), length)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from edge_runtime.adapters.adapter import Adapter
 from edge_runtime.bundle.manifest import DecoderSpec
 from edge_runtime.bundle.reader import Bundle
-from edge_runtime.decoders.onnx_session import graph_error, open_session
-from edge_runtime.decoders.prompt_check import check_prompt_cache, checked_context_length
+from edge_runtime.decoders.model import DecoderModel
+from edge_runtime.decoders.onnx_session import graph_error, not_the_described_graph, open_session
+from edge_runtime.decoders.prompt_check import check_prompt_cache
 from edge_runtime.decoders.protocol import PromptCache
 from edge_runtime.decoders.sequence import TokenSequence
 from edge_runtime.errors import AdapterError, BundleError
@@ -20,16 +21,11 @@ from edge_runtime.errors import AdapterError, BundleError
 PREFILL_CHUNK = 64
 
 
-class PortableModel:
-    """The session and what all sequences over it share."""
+class PortableModel(DecoderModel):
+    """The session and the names of its inputs and outputs."""
 
     def __init__(self, bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> None:
-        manifest = bundle.manifest
-        self.spec = spec
-        self.path = bundle.path(self.spec.graph)
-        self.vocab_size = manifest.vocab_size
-        self.context_length = manifest.context_length
-        self.fingerprint = bundle.fingerprint(spec)
+        super().__init__(bundle, spec)
         self.session = open_session(bundle, spec, threads, spin=spin)
         inputs = {value.name: value for value in self.session.get_inputs()}
         self.has_positions = "position_ids" in inputs
@@ -46,32 +42,16 @@ class PortableModel:
                 value.type != "tensor(float)" or len(value.shape) != 4 or value.shape[1::2] != wanted for value in cache
             )
         ):
-            raise BundleError(
-                f"The bundle's graph is not the one its manifest describes: {self.path}. Export the bundle again."
-            )
+            raise not_the_described_graph(self.path)
 
 
 class PortableDecoder(TokenSequence):
     """A sequence over a graph of kind "portable"; see `edge_runtime.decoders.protocol.Decoder`. It has no adapters."""
 
     def __init__(self, model: PortableModel, context_length: int) -> None:
-        super().__init__(model.vocab_size, context_length, model.fingerprint)
+        super().__init__(model, context_length)
         self._model = model
         self._cache = self._empty()
-
-    @classmethod
-    def open(
-        cls,
-        bundle: Bundle,
-        spec: DecoderSpec,
-        *,
-        threads: int | None = None,
-        context_length: int | None = None,
-        spin: bool = True,
-    ) -> PortableDecoder:
-        """Load the decoder's graph; see `edge_runtime.decoders.open.open_decoder`."""
-        model = PortableModel(bundle, spec, threads, spin=spin)
-        return cls(model, checked_context_length(context_length, model.context_length))
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens.
@@ -106,8 +86,7 @@ class PortableDecoder(TokenSequence):
         Raises:
             PromptCacheError: it was made by another model or with another adapter, or does not fit.
         """
-        spec = self._model.spec
-        check_prompt_cache(cache, self, "", (spec.layers, spec.kv_heads, len(cache.token_ids), spec.head_dim))
+        check_prompt_cache(cache, self, "", self._model.spec)
         pairs = zip(cache.keys, cache.values, strict=True)
         self._cache = [array[None].copy() for pair in pairs for array in pair]
         self._forget(cache.token_ids)

@@ -7,8 +7,6 @@ no defence against someone who can write the user's files.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from safetensors.numpy import save_file
 
 from edge_runtime.decoders.protocol import PromptCache
 from edge_runtime.errors import PromptCacheError
+from edge_runtime.files.whole_file import private_file
 
 PROMPT_CACHE_FORMAT = "cogenesis-prompt-cache/1"
 _AGAIN = "Delete it; it is made anew from the profile."
@@ -45,19 +44,10 @@ def write_prompt_cache(cache: PromptCache, path: Path | str) -> None:
         "adapter": cache.adapter,
         "sha256": _digest(tensors),
     }
-    temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600 from the start
-        os.close(descriptor)
-        temporary = Path(name)
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(0o600)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with private_file(path) as temporary:
+            save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise PromptCacheError(f"The prompt cache can't be written: {path} ({error}).") from None
 
 

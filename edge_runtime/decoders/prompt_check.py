@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edge_runtime.bundle.manifest import DecoderSpec
 from edge_runtime.decoders.protocol import PromptCache
 from edge_runtime.decoders.sequence import TokenSequence
 from edge_runtime.errors import PromptCacheError, RequestError
@@ -22,9 +23,7 @@ def checked_context_length(wanted: int | None, limit: int) -> int:
     return wanted
 
 
-def check_prompt_cache(
-    cache: PromptCache, decoder: TokenSequence, adapter: str, shape: tuple[int, int, int, int]
-) -> None:
+def check_prompt_cache(cache: PromptCache, decoder: TokenSequence, adapter: str, spec: DecoderSpec) -> None:
     """Refuse a prompt cache that this decoder can't continue from.
 
     Raises:
@@ -41,6 +40,7 @@ def check_prompt_cache(
         )
     if any(not 0 <= token < decoder.vocab_size for token in cache.token_ids):
         raise PromptCacheError(f"The prompt cache holds tokens that the model does not know. {again}")
+    shape = (spec.layers, spec.kv_heads, len(cache.token_ids), spec.head_dim)
     for array in (cache.keys, cache.values):
         if array.shape != shape or array.dtype != np.float32:
             raise PromptCacheError(

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.decoders.model import DecoderModel
 from edge_runtime.errors import CogenesisError, ContextOverflowError
 
 
 class TokenSequence(ABC):
     """Half of a `edge_runtime.decoders.protocol.Decoder`; a backend adds `_feed` and the rest of the protocol."""
 
-    def __init__(self, vocab_size: int, context_length: int, fingerprint: str) -> None:
-        self.vocab_size = vocab_size
+    def __init__(self, model: DecoderModel, context_length: int) -> None:
+        self.vocab_size = model.vocab_size
         self.context_length = context_length
-        self.fingerprint = fingerprint
+        self.fingerprint = model.fingerprint
         self._token_ids: list[int] = []
         self._fed_by = threading.Lock()
 

@@ -38,7 +38,7 @@ def staged_directory(target: Path, *, replaceable: Callable[[Path], bool], repla
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-        staging.chmod(0o777 & ~_umask())
+        staging.chmod(usual_mode(0o777))
     except OSError as error:
         raise write_error(error, target) from None
     try:
@@ -50,6 +50,13 @@ def staged_directory(target: Path, *, replaceable: Callable[[Path], bool], repla
         raise write_error(error, target) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def usual_mode(most: int) -> int:
+    """The mode that a file or directory gets where nobody asks for a certain one: `most` without the umask's bits."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return most & ~mask
 
 
 def write_error(error: OSError, target: Path) -> WriteError:
@@ -106,9 +113,3 @@ def _synchronize_one(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

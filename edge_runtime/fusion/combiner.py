@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.fusion.edge_features import EDGE_FEATURES, LEAST_MASS, edge_features, probes_of, schedule_features
 from edge_runtime.fusion.logprobs import mass_outside
-from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, likeliest
+from edge_runtime.fusion.sparse import LEAST_REST, UNSENT_CEILING, RowFormat, SparseLogProbs, likeliest
 
 EDGE_TOP = 16
 EXPERTS = 3
@@ -36,9 +36,6 @@ ROW_FEATURES = EDGE_FEATURES + 10
 WITHOUT_FEATURES = 4
 OUTPUTS = EXPERTS * (TOKEN_FEATURES + 1)
 
-LEAST_REST = 1e-9
-# Log of the cap on an unsent token's probability, relative to the least sent one; see `edge_runtime.fusion.fuse`.
-UNSENT_CEILING = math.log(0.5)
 OF_THE_EDGE = 1e-6
 """The share of the edge's own distribution that is always mixed in."""
 

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 from edge_runtime.errors import RequestError
 from edge_runtime.fusion.combiner import Combiner
 from edge_runtime.fusion.logprobs import log_softmax, mass_outside
-from edge_runtime.fusion.sparse import SparseLogProbs
+from edge_runtime.fusion.sparse import LEAST_REST, UNSENT_CEILING, SparseLogProbs
 
-# A certain cloud reports a tail of 0, but no token may become impossible.
-_LEAST_TAIL_MASS = 1e-9
-# Log of the cap on the probability of a token that the cloud left out, relative to the least kept probability. Where
-# the edge expects more than the least kept probability, the cloud's is on average about half of it. A cap at the least
-# kept probability itself costs 7 % more divergence, and too often lets a token win that only the edge is certain of.
-_CEILING = math.log(0.5)
 _NO_MASS = 1e-300
 
 
@@ -55,7 +49,7 @@ class Fusion:
     """
 
     strategy: Strategy = Strategy.GEOMETRIC
-    weight: float = 0.5
+    weight: float = usual_weight(Strategy.GEOMETRIC)
     combiner: Combiner | None = None
 
     @property
@@ -122,9 +116,9 @@ def tail_of(edge: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
 
 
 def _tail(edge: NDArray[np.float32], left_out: NDArray[np.float32], cloud: SparseLogProbs) -> Tail:
-    tail_mass = max(cloud.tail_mass, _LEAST_TAIL_MASS)
+    tail_mass = max(cloud.tail_mass, LEAST_REST)
     least = float(cloud.log_probs.min())
-    ceiling = np.float32(least + _CEILING)
+    ceiling = np.float32(least + UNSENT_CEILING)
     if tail_mass > (edge.shape[0] - cloud.ids.shape[0]) * math.exp(ceiling):
         ceiling = np.float32(least)
     shift = np.float32(math.log(tail_mass) - math.log(max(mass_outside(edge, cloud.ids), _NO_MASS)))

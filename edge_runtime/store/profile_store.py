@@ -49,7 +49,8 @@ class Unembedded:
 class ProfileStore:
     """The store. Every change is one transaction, so a crash or power cut leaves it complete or undone.
 
-    Several processes may use one file; an object belongs to one thread. Removed data are overwritten in the file.
+    Several processes may use one file; an object belongs to one thread. Data that are removed or
+    replaced are overwritten in the file.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -82,6 +83,7 @@ class ProfileStore:
         """
         with self._file.transaction():
             self._set_profile(storable("profile", text))
+        self._file.leave_no_copy()
 
     @property
     def items(self) -> tuple[StoredItem, ...]:
@@ -215,6 +217,8 @@ class ProfileStore:
                 added += len(new)
                 if progress is not None:
                     progress(start + len(part), len(items))
+        if profile:
+            self._file.leave_no_copy()
         return Imported(added, len(items) - added, bool(profile))
 
     def context(self) -> PrivateContext:
@@ -283,6 +287,7 @@ class ProfileStore:
             removed = self._file.execute(f"DELETE FROM vectors WHERE {others}", list(encoders)).rowcount
             self._file.execute(f"DELETE FROM encoders WHERE fingerprint NOT IN ({marks})", list(encoders))
         self._vectors.clear()
+        self._file.leave_no_copy()
         return removed
 
     def newest(self, count: int) -> tuple[int, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 # Scripts written without spaces count each character as a word.
@@ -11,7 +13,6 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 K1 = 1.5
 B = 0.75
-DELTA = 1.0
 
 
 def words(text: str) -> list[str]:
@@ -20,7 +21,7 @@ def words(text: str) -> list[str]:
 
 
 def rank(query: str, documents: Sequence[str]) -> list[int]:
-    """Order documents by BM25+ (Lv and Zhai, 2011; k1 1.5, b 0.75, delta 1).
+    """Order documents by BM25 with the word weights of BM25+ (Lv and Zhai, 2011; k1 1.5, b 0.75).
 
     In this variant, word weights are never negative. Plain BM25 gives a negative weight to a word in most documents.
 
@@ -34,9 +35,13 @@ def rank(query: str, documents: Sequence[str]) -> list[int]:
     asked, corpus = words(query), [words(document) for document in documents]
     if not asked or not any(corpus):
         return list(range(len(documents)))[::-1]
-    import bm25s  # needed only if the history doesn't fit, so a cold start skips it
-
-    index = bm25s.BM25(method="bm25+", k1=K1, b=B, delta=DELTA, dtype="float64")
-    index.index(corpus, show_progress=False)
-    scores = index.get_scores(asked)
-    return sorted(range(len(documents)), key=lambda i: (-float(scores[i]), -i))
+    counts = [Counter(document) for document in corpus]
+    mean_length = sum(map(len, corpus)) / len(corpus)
+    scores = [0.0] * len(corpus)
+    for word in asked:
+        having = [place for place, count in enumerate(counts) if word in count]
+        for place in having:
+            times, length = counts[place][word], len(corpus[place])
+            share = times / (times + K1 * (1 - B + B * length / mean_length))
+            scores[place] += math.log((len(corpus) + 1) / len(having)) * share
+    return sorted(range(len(documents)), key=lambda place: (-scores[place], -place))

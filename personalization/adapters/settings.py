@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge_runtime.adapters.adapter import MAX_RANK
-from personalization.errors import SettingsError
+from personalization.errors import check_setting
 from personalization.training.rate_schedule import RateSchedule, parse_rate_schedule
 
 
@@ -62,22 +62,24 @@ class AdapterSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schedule", parse_rate_schedule(self.schedule))
-        _check("rank", self.rank, 1 <= self.rank <= MAX_RANK, f"in 1 .. {MAX_RANK}")
-        _check("alpha", self.alpha, 0 < self.alpha < math.inf, "above 0")
-        _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
-        _check("targets", self.targets, all(name.strip() for name in self.targets.split(",")), "names, by commas")
-        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
-        _check("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")
-        _check("rate", self.rate, 0 < self.rate < math.inf, "above 0")
-        _check("warmup", self.warmup, 0 <= self.warmup <= 1, "in 0 .. 1")
-        _check("batch", self.batch, self.batch >= 1, "at least 1")
-        _check("pass_tokens", self.pass_tokens, self.pass_tokens >= 1, "at least 1")
-        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        _check("clip", self.clip, 0 <= self.clip < math.inf, "at least 0")
-        _check("held_out", self.held_out, 0 <= self.held_out < 1, "at least 0 and below 1")
-        _check("patience", self.patience, self.patience >= 1, "at least 1")
-        _check("max_length", self.max_length, self.max_length >= SHORTEST, f"at least {SHORTEST}")
-        _check("threads", self.threads, self.threads >= 1, "at least 1")
+        check_setting("rank", self.rank, 1 <= self.rank <= MAX_RANK, f"in 1 .. {MAX_RANK}")
+        check_setting("alpha", self.alpha, 0 < self.alpha < math.inf, "above 0")
+        check_setting("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
+        check_setting(
+            "targets", self.targets, all(name.strip() for name in self.targets.split(",")), "names, by commas"
+        )
+        check_setting("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        check_setting("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")
+        check_setting("rate", self.rate, 0 < self.rate < math.inf, "above 0")
+        check_setting("warmup", self.warmup, 0 <= self.warmup <= 1, "in 0 .. 1")
+        check_setting("batch", self.batch, self.batch >= 1, "at least 1")
+        check_setting("pass_tokens", self.pass_tokens, self.pass_tokens >= 1, "at least 1")
+        check_setting("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
+        check_setting("clip", self.clip, 0 <= self.clip < math.inf, "at least 0")
+        check_setting("held_out", self.held_out, 0 <= self.held_out < 1, "at least 0 and below 1")
+        check_setting("patience", self.patience, self.patience >= 1, "at least 1")
+        check_setting("max_length", self.max_length, self.max_length >= SHORTEST, f"at least {SHORTEST}")
+        check_setting("threads", self.threads, self.threads >= 1, "at least 1")
 
     def document(self) -> dict[str, Any]:
         """The settings as JSON."""
@@ -86,8 +88,3 @@ class AdapterSettings:
 
 SHORTEST = 16
 """Fewest tokens of prompt and answer that a length may allow."""
-
-
-def _check(name: str, value: object, holds: bool, form: str) -> None:
-    if not holds:
-        raise SettingsError(f"The setting {name} must be {form}, not {value}.")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
 import os
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from edge_runtime.extras import require_packages
 from edge_runtime.generation.backoff import Backoff
 from personalization.errors import PersonalizationError, SettingsError
+
+if TYPE_CHECKING:
+    import httpx
 
 KEY_VARIABLE = "COGENESIS_CHAT_API_KEY"
 """Environment variable with the key; there is no option, since others can read a process' arguments."""
@@ -113,7 +115,9 @@ class ChatClient:
 
         Raises:
             SettingsError: the key has characters that no key has, or would travel in the clear.
+            MissingExtraError: the package that speaks HTTP is not installed.
         """
+        require_packages("Asking an endpoint", "httpx", extra="endpoint")
         from cloud_bridge.client.channel import is_loopback  # loads gRPC, which a help page need not wait for
 
         self.endpoint = endpoint
@@ -123,10 +127,14 @@ class ChatClient:
             raise SettingsError(f"The key has characters that no key has: {KEY_VARIABLE}.")
         if key and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise SettingsError(f"The key would travel to {parts.hostname} in the clear. Use an https:// address.")
-        self._make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port = parts.hostname or "", parts.port
-        self._path = parts.path.rstrip("/") + "/chat/completions"
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        self._url = endpoint.url.rstrip("/") + "/chat/completions"
+        # What a compressed response unpacks to could not be bounded.
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
+        self._trusted = ssl.create_default_context()  # the system's certificates, not those of a package
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._lock = threading.Lock()
@@ -207,41 +215,55 @@ class ChatClient:
 
     def _post(self, body: bytes) -> bytes:
         """One attempt: the content of a good response."""
-        end = time.monotonic() + self.endpoint.timeout
-        connection = self._make(self._host, self._port, timeout=self.endpoint.timeout)
+        import httpx  # a tenth of a second, which a help page need not wait for
+
         try:
-            connection.connect()
-            with _hang_up_at(end, connection.sock):
-                connection.request("POST", self._path, body, self._headers)
-                response = connection.getresponse()
-                content = response.read(_MOST_BYTES + 1)
-            broken = "it is cut off" if response.length else ""
-        except ssl.SSLCertVerificationError as error:
-            raise EndpointRefusedError(f"{self._named} is not who it says it is ({error.verify_message}).") from None
-        except http.client.HTTPException as error:
-            broken = type(error).__name__
-        except OSError as error:
-            broken = error.strerror or str(error)
-        finally:
-            connection.close()
-        if time.monotonic() >= end:
-            raise _PassingError(f"it takes longer than {self.endpoint.timeout:g} s")
-        if broken:
-            raise _PassingError(f"the response is broken ({broken})")
+            response, content = asyncio.run(self._exchange(body))
+        except TimeoutError:
+            raise _PassingError(f"it takes longer than {self.endpoint.timeout:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last of a host's name
+            cause = _cause(error)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise EndpointRefusedError(
+                    f"{self._named} is not who it says it is ({cause.verify_message})."
+                ) from None
+            raise _PassingError(f"the response is broken ({_in_words(cause)})") from None
         if len(content) > _MOST_BYTES:
             raise _PassingError(f"the response is longer than {_MOST_BYTES >> 20} MiB")
-        if response.status == HTTPStatus.OK:
+        code = response.status_code
+        if code == HTTPStatus.OK:
             return content
-        status = f"status {response.status}"
-        if response.status in _MAY_PASS or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            busy = response.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-            raise _PassingError(status, busy=busy, retry_after=_seconds(response.getheader("Retry-After")))
+        status = f"status {code}"
+        if code in _MAY_PASS or code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            busy = code in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+            raise _PassingError(status, busy=busy, retry_after=_seconds(response.headers.get("Retry-After")))
         said = _explanation(content)
-        if response.status in _NO_USE or response.status < HTTPStatus.BAD_REQUEST:
+        if code in _NO_USE or code < HTTPStatus.BAD_REQUEST:
             raise EndpointRefusedError(
                 f"{self._named} refuses us ({status}{said}). Check the address, the model's name and {KEY_VARIABLE}."
             )
         raise EndpointError(f"{self._named} refuses this question ({status}{said}).")
+
+    async def _exchange(self, body: bytes) -> tuple[httpx.Response, bytes]:
+        """Send one request, and read at most a byte more than `_MOST_BYTES`; the timeout holds for all of it."""
+        import httpx
+
+        # httpx' own timeouts hold for one piece each. Proxies and keys of the environment are none of our endpoint's.
+        async with (
+            asyncio.timeout(self.endpoint.timeout),
+            httpx.AsyncClient(verify=self._trusted, trust_env=False, follow_redirects=False, timeout=None) as client,
+        ):
+            request = httpx.Request("POST", self._url, headers=self._headers, content=body)
+            response = await client.send(request, stream=True)
+            try:
+                content = bytearray()
+                async for part in response.aiter_raw():
+                    content += part[: _MOST_BYTES + 1 - len(content)]
+                    if len(content) > _MOST_BYTES:
+                        break
+            finally:
+                await response.aclose()
+            return response, bytes(content)
 
 
 class _PassingError(Exception):
@@ -252,22 +274,19 @@ class _PassingError(Exception):
         self.busy, self.retry_after = busy, retry_after
 
 
-@contextmanager
-def _hang_up_at(end: float, connected: socket.socket) -> Iterator[None]:
-    """Limit the time of a whole exchange: a socket's own timeout is for each piece alone."""
-    # The plain socket's, since TLS' own would first take leave of the other side.
-    watchdog = threading.Timer(end - time.monotonic(), _shut, [connected])
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()
+def _cause(error: BaseException) -> BaseException:
+    """What an error of httpx came from: of the system, of TLS, or of the protocol."""
+    while isinstance(inner := error.__cause__ or error.__context__, Exception):
+        # One of several addresses of a host stands for all.
+        error = inner.exceptions[0] if isinstance(inner, ExceptionGroup) else inner
+    return error
 
 
-def _shut(connected: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        # asyncio puts an address in the place of the system's words; other errors have numbers and words of their own.
+        return os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
+    return str(error) or type(error).__name__
 
 
 def _reply(content: bytes, calls: int) -> Reply:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import pickle
 import shutil
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeAlias
 from urllib.parse import urlsplit
 
-from edge_runtime.errors import CogenesisError, MissingExtraError
+from edge_runtime.errors import CogenesisError
+from edge_runtime.extras import require_packages
 from personalization.errors import RunnerError
 from personalization.jobs.backlog import Attempt, Backlog, J, JobError, R, Worker, perform
 from personalization.jobs.runners import RayRunner, processors
@@ -244,11 +244,8 @@ def _session(ray: ModuleType, cluster: str, remedy: str, *, attempts: int = 1, *
 
 
 def _load_ray() -> ModuleType:
-    if importlib.util.find_spec("ray") is None:
-        raise MissingExtraError(
-            "Running on a cluster needs a package that is not installed: ray. Run `pip install 'cogenesis-edge[ray]'`."
-        )
-    # Read by Ray on import and by the processes that it starts.
+    require_packages("Running on a cluster", "ray", extra="ray")
+    # Read by Ray while it is imported, and by the processes that it starts.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Otherwise workers get a low priority, and other programs may leave them almost no CPU time.

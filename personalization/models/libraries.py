@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import warnings
 
-from edge_runtime.errors import MissingExtraError
+from edge_runtime.extras import require_packages
 
 _EXTRA = ("accelerate", "matplotlib", "peft", "torch", "transformers")
 
@@ -18,12 +17,7 @@ def require_training_libraries() -> None:
     Raises:
         MissingExtraError: a library is missing.
     """
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"Training needs packages that are not installed: {', '.join(missing)}. "
-            "Run `pip install 'cogenesis-edge[train]'`."
-        )
+    require_packages("Training", *_EXTRA, extra="train")
 
 
 def prepare_libraries() -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from personalization.errors import SettingsError
+from personalization.errors import check_setting
 from personalization.training.rate_schedule import RateSchedule
 
 
@@ -41,23 +41,18 @@ class TuningSettings:
     threads: int = 2
 
     def __post_init__(self) -> None:
-        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
-        _check("batch", self.batch, self.batch >= 1, "at least 1")
-        _check("rate", self.rate, 0 < self.rate < math.inf, "above 0")
-        _check("warmup", self.warmup, 0 <= self.warmup <= 1, "in 0 .. 1")
-        _check("clip", self.clip, 0 <= self.clip < math.inf, "at least 0")
-        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
-        _check("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
-        _check("save_every", self.save_every, self.save_every >= 1, "at least 1")
-        _check("threads", self.threads, self.threads >= 1, "at least 1")
+        check_setting("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        check_setting("batch", self.batch, self.batch >= 1, "at least 1")
+        check_setting("rate", self.rate, 0 < self.rate < math.inf, "above 0")
+        check_setting("warmup", self.warmup, 0 <= self.warmup <= 1, "in 0 .. 1")
+        check_setting("clip", self.clip, 0 <= self.clip < math.inf, "at least 0")
+        check_setting("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0")
+        check_setting("temperature", self.temperature, 0 < self.temperature < math.inf, "above 0")
+        check_setting("save_every", self.save_every, self.save_every >= 1, "at least 1")
+        check_setting("threads", self.threads, self.threads >= 1, "at least 1")
 
     def document(self) -> dict[str, Any]:
         """The settings as JSON, without those that change no bit of the result."""
         body = asdict(self)
         del body["save_every"]
         return body
-
-
-def _check(name: str, value: object, holds: bool, form: str) -> None:
-    if not holds:
-        raise SettingsError(f"The setting {name} must be {form}, not {value}.")

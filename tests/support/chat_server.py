@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ class ChatServer:
 
 
 @contextmanager
-def chat_server(answer: Answer) -> Iterator[ChatServer]:
+def chat_server(answer: Answer, *, tls: ssl.SSLContext | None = None) -> Iterator[ChatServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -88,7 +89,9 @@ def chat_server(answer: Answer) -> Iterator[ChatServer]:
     stopped = threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    state = ChatServer(f"http://127.0.0.1:{server.server_port}/v1")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    state = ChatServer(f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from personalization.errors import SettingsError
+from personalization.errors import check_setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,11 @@ class CombinerSettings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.calls <= 1.0:
-            raise SettingsError(f"--calls must lie above 0 and at most 1, not {self.calls:g}.")
+        check_setting("calls", self.calls, 0.0 < self.calls <= 1.0, "above 0 and at most 1")
         for name in ("members", "hidden", "gain_hidden", "epochs", "patience", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
-        if not self.rate > 0.0 or not self.decay >= 0.0:
-            raise SettingsError("--rate must be above 0, and --decay not below.")
+            check_setting(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        check_setting("rate", self.rate, self.rate > 0.0, "above 0")
+        check_setting("decay", self.decay, self.decay >= 0.0, "at least 0")
 
     def document(self) -> dict[str, Any]:
         """The settings as JSON."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import MissingExtraError
+from edge_runtime.extras import require_packages
 from edge_runtime.files.whole_file import whole_file
 from personalization.collab.evaluation.fusion_likelihood import NLL
 from personalization.collab.evaluation.measures import QUALITY
@@ -29,8 +28,7 @@ def draw_evaluation(body: Mapping[str, Any], directory: Path) -> list[Path]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("Plots need matplotlib. Run `pip install 'cogenesis-edge[train]'`.")
+    require_packages("Drawing plots", "matplotlib", extra="train")
     drawn = []
     if body["likelihood"]:
         drawn.append(_saved(_fusion(body["likelihood"]), directory / FUSION_PLOT))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edge_runtime.errors import RequestError
-from edge_runtime.fusion.fuse import Fusion, Strategy
+from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
 from edge_runtime.generation.schedule import LearnedSchedule, Schedule, parse_schedule
 from personalization.errors import SettingsError
 
@@ -65,9 +65,8 @@ def parse_system(name: str) -> System:
             f"There is no system '{name}'. Use one of {', '.join(plain)}, or a strategy ({', '.join(Strategy)}), with "
             "or without a weight and a schedule, such as arithmetic:0.8@0,1,1."
         )
-    usual = 1.0 if strategy == Strategy.DELTA else 0.5
     try:
-        fusion = Fusion(Strategy(strategy), float(weight) if weight else usual)
+        fusion = Fusion(Strategy(strategy), float(weight) if weight else usual_weight(Strategy(strategy)))
         return System(name, Writer.FUSED, fusion, parse_schedule(when) if when else Schedule())
     except RequestError as error:
         raise SettingsError(f"There is no system '{name}'. {error}") from None

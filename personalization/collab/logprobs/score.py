@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.errors import ContextOverflowError, TokenizerMismatchError
-from edge_runtime.files.staged_directory import write_error
+from edge_runtime.files.whole_file import write_whole_file
 from edge_runtime.fusion.sparse import RowFormat
 from personalization.collab.logprobs.cut import AnswerRows, cut_rows
 from personalization.collab.logprobs.file import FORMAT, LogProbs, LogProbsOf, decode_logprobs, encode_logprobs, joined
@@ -189,21 +189,12 @@ def score_records(
         raise DataError(f"No record could be scored. The first: {skipped[0].where}, {skipped[0].reason}")
     rows = joined(parts)
     path = out / LOGPROBS_NAME
-    _write(path, encode_logprobs(rows))
+    write_whole_file(path, encode_logprobs(rows))
     return Scored(path, rows, skipped)
 
 
 def _decoded(result: dict[str, str]) -> LogProbs:
     return decode_logprobs(base64.b85decode(result["rows"]))
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    try:
-        partial_path.write_bytes(content)
-        partial_path.replace(path)
-    except OSError as error:
-        raise write_error(error, path) from None
 
 
 def _name(cloud: ModelSpec | BridgeSpec) -> str:

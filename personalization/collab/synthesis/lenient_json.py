@@ -6,14 +6,16 @@ import json
 import re
 from typing import Any
 
+from edge_runtime.extras import require_packages
+
+# The repair's time grows with the square of the length: some seconds for this many characters at the worst.
+_LONGEST_REPAIR = 8192
 _START = re.compile(r"[{\[]")
-_SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
-_BARE = re.compile(r"[^\s,:{}\[\]\"]+(?:[ \t]+[^\s,:{}\[\]\"]+)*")
-_WORDS = {"true": True, "false": False, "null": None, "none": None}
-_QUOTES = {'"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019"}
-_AFTER_TEXT = re.compile(r"\s*(?:[,:}\]]|\Z)|\s+[\"\u201c]")
-_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
-_DEEPEST = 50
+# A text in double quotes, which is passed over, or one in single quotes, which may hold apostrophes.
+_QUOTED = re.compile(
+    r"""  "(?:\\.|[^"\\])*"(?=\s*(?:[,:}\]]|\Z))  |  (?<=[{\[,:])(\s*)'((?:\\.|[^\\])*?)'(?=\s*(?:[,:}\]]|\Z))  """,
+    re.DOTALL | re.VERBOSE,
+)
 
 
 def read_lenient_json(text: str) -> Any:
@@ -24,110 +26,46 @@ def read_lenient_json(text: str) -> Any:
     closed, without a value that had not begun.
 
     Raises:
-        ValueError: there is none, or it is nested too deeply.
+        ValueError: there is none, it is nested too deeply, or it is not valid and too long to be repaired.
+        MissingExtraError: it is not valid, and the package that repairs it is not installed.
     """
     start = _START.search(text)
     if start is None:
         raise ValueError("there is no JSON in it")
     try:
-        return json.JSONDecoder(strict=False).raw_decode(text, start.start())[0]
+        try:
+            return json.JSONDecoder(strict=False).raw_decode(text, start.start())[0]
+        except ValueError:
+            return _repaired(text[start.start() :])
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
-    except ValueError:
-        return _Reader(text, start.start()).value(0)
 
 
-class _EndError(Exception):
-    """The text ends where a value should begin."""
+def _repaired(text: str) -> Any:
+    if len(text) > _LONGEST_REPAIR:
+        raise ValueError(f"the JSON is not valid, and longer than the {_LONGEST_REPAIR:,} characters that are repaired")
+    require_packages("Repairing a model's JSON", "json_repair", extra="endpoint")
+    # The parser itself, because the package's functions mix all JSON of a text, or give the last. Imported here,
+    # because commands that ask no model work without it.
+    from json_repair.json_parser import JSONParser
+
+    found = JSONParser(_QUOTED.sub(_in_double_quotes, text), None, logging=False).parse_json()
+    if isinstance(found, dict) is not text.startswith("{"):
+        return {}  # of which no value had begun: the parser takes it for a set, and gives a list
+    return _whole_characters(found)
 
 
-class _Reader:
-    """A recursive descent over the grammar of JSON that goes on where something is wrong."""
-
-    def __init__(self, text: str, at: int) -> None:
-        self._text, self._at = text, at
-
-    def value(self, depth: int) -> Any:
-        if depth > _DEEPEST:
-            raise ValueError("the JSON is nested too deeply")
-        character = self._next()
-        if character == "{":
-            return self._object(depth)
-        if character == "[":
-            return self._list(depth)
-        return self._text_in_quotes(character) if character in _QUOTES else self._bare()
-
-    def _object(self, depth: int) -> dict[str, Any]:
-        self._at += 1
-        found: dict[str, Any] = {}
-        try:
-            while (character := self._next()) not in "}]":
-                if character in ",:":
-                    self._at += 1
-                    continue
-                if character in "{[":  # no key: not an object's any more
-                    break
-                key = self._text_in_quotes(character) if character in _QUOTES else str(self._bare())
-                if self._next() == ":":
-                    self._at += 1
-                found[key] = self.value(depth + 1)
-            else:
-                self._at += character == "}"  # a "]" closes the list around
-        except _EndError:
-            pass
-        return found
-
-    def _list(self, depth: int) -> list[Any]:
-        self._at += 1
-        found: list[Any] = []
-        try:
-            while (character := self._next()) not in "]}":
-                if character in ",:":
-                    self._at += 1
-                else:
-                    found.append(self.value(depth + 1))
-            self._at += character == "]"
-        except _EndError:
-            pass
-        return found
-
-    def _next(self) -> str:
-        match = _SPACE.match(self._text, self._at)
-        self._at = match.end() if match else self._at
-        if self._at >= len(self._text):
-            raise _EndError
-        return self._text[self._at]
-
-    def _text_in_quotes(self, opening: str) -> str:
-        closing, start = _QUOTES[opening], self._at + 1
-        at = start
-        while at < len(self._text):
-            if self._text[at] == "\\":
-                at += 2
-            elif self._text[at] == closing and _AFTER_TEXT.match(self._text, at + 1):
-                break  # other quotes are within the text
-            else:
-                at += 1
-        self._at = min(at + 1, len(self._text))
-        return _unescaped(self._text[start:at])
-
-    def _bare(self) -> Any:
-        match = _BARE.match(self._text, self._at)
-        if match is None:  # a lone bracket
-            self._at += 1
-            return None
-        self._at = match.end()
-        word = match.group()
-        if word.lower() in _WORDS:
-            return _WORDS[word.lower()]
-        try:
-            return json.loads(word)
-        except ValueError:
-            return word
+def _in_double_quotes(match: re.Match[str]) -> str:
+    space, content = match.groups()
+    if content is None:
+        return match.group()
+    return str(space) + json.dumps(content.replace("\\'", "'"), ensure_ascii=False)
 
 
-def _unescaped(text: str) -> str:
-    def one(match: re.Match[str]) -> str:
-        return str(json.loads(f'"{match.group()}"'))
-
-    return _ESCAPE.sub(one, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _whole_characters(value: Any) -> Any:
+    """Joins the halves of characters that JSON writes as two escapes."""
+    if isinstance(value, dict):
+        return {_whole_characters(key): _whole_characters(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole_characters(inner) for inner in value]
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value

@@ -1,8 +1,5 @@
 """Access control: API keys and TLS."""
 
-import datetime
-import ipaddress
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,6 +12,7 @@ from edge_runtime.context import PublicInstruction
 from edge_runtime.errors import CloudError, CloudRefusedError, CloudUnavailableError, RequestError
 from edge_runtime.privacy.gate import Gate, Policy
 from edge_runtime.privacy.ledger import Ledger
+from tests.support.certificates import self_signed
 from tests.support.raw_stream import RawStream, wait_until
 
 INSTRUCTION = PublicInstruction("Write a letter.")
@@ -149,37 +147,7 @@ def test_a_missing_keys_file_is_refused(tmp_path):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A self-signed certificate for localhost: (certificate file, key file)."""
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-def make_certificate(directory):
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = directory / "cert.pem", directory / "key.pem"
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert_file, key_file
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +164,7 @@ def test_tls_works_with_the_right_authority(encrypted, certificate):
 
 
 def test_a_certificate_of_an_unknown_authority_is_refused(encrypted, tmp_path):
-    other = make_certificate(tmp_path)[0].read_bytes()
+    other = self_signed(tmp_path)[0].read_bytes()
     for roots in (other, None):
         with (
             connect(encrypted.address, api_key="key-of-the-phone", tls=True, tls_root_certificates=roots) as client,
@@ -231,7 +199,7 @@ def test_certificates_that_are_not_pem_are_refused_at_once():
 
 def test_a_certificate_without_its_own_key_is_refused(engine, certificate, tmp_path):
     cert, key = certificate
-    other_key = make_certificate(tmp_path)[1]
+    other_key = self_signed(tmp_path)[1]
     empty = tmp_path / "empty.pem"
     empty.write_bytes(b"")
     for options, cause in [

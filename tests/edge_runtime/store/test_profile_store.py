@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -159,6 +160,33 @@ def test_removed_text_is_nowhere_in_the_files(tmp_path, store):
     files = [file.read_bytes() for file in tmp_path.iterdir()]
     assert not any(b"blue flowerpot" in content for content in files)
     assert any(b"stays" in content for content in files)
+
+
+def test_a_replaced_profile_is_nowhere_in_the_files(tmp_path, store):
+    secret = "the spare key lies under the blue flowerpot " * 200
+
+    def is_kept(text: bytes) -> bool:
+        return any(text in file.read_bytes() for file in tmp_path.iterdir())
+
+    store.set_profile(secret)
+    assert is_kept(b"blue flowerpot")
+    store.set_profile("set")
+    assert not is_kept(b"blue flowerpot") and is_kept(b"set")
+    store.set_profile(secret)
+    store.import_items([], "imported")
+    assert not is_kept(b"blue flowerpot") and is_kept(b"imported")
+
+
+def test_vectors_of_a_dropped_encoder_are_nowhere_in_the_files(tmp_path, store):
+    for number in range(20):
+        store.add("", f"text {number}")
+    values = {name: np.random.default_rng(seed).random((20, 64), np.float32) for seed, name in enumerate("ab")}
+    for name, vectors in values.items():
+        store.put_vectors(name * 64, store.without_vector(name * 64, 20), vectors)
+    assert store.keep_vectors_of(["b" * 64]) == 20
+    files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(vector.astype("<f4").tobytes()[:32] in files for vector in values["a"])
+    assert any(vector.astype("<f4").tobytes()[:32] in files for vector in values["b"])
 
 
 def test_repr_shows_no_private_text(store):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -18,6 +20,7 @@ from personalization.answering.chat_endpoint import (
     Usage,
 )
 from personalization.errors import SettingsError
+from tests.support.certificates import self_signed
 from tests.support.chat_server import ChatServer, chat_server
 
 HELLO = [{"role": "user", "content": "say hello to me"}]
@@ -103,6 +106,59 @@ def test_an_endpoint_that_is_not_there_is_an_error_in_words():
         port = taken.getsockname()[1]
     with pytest.raises(EndpointError, match=r"2 attempts.*refused"):
         ChatClient(ChatEndpoint(f"http://127.0.0.1:{port}", "m", attempts=2), {}).ask(HELLO, most_tokens=7)
+
+
+def test_an_endpoint_with_a_wrong_certificate_gets_no_question(tmp_path, monkeypatch):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own, other = (self_signed(tmp_path / name) for name in ("own", "other"))
+    context.load_cert_chain(*own)
+    with chat_server(lambda body: "hello", tls=context) as server:
+        endpoint = ChatEndpoint(server.url, "m", attempts=2)
+        for trusted in (None, other[0]):
+            if trusted:
+                monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+            with pytest.raises(EndpointRefusedError, match="not who it says it is"):
+                ChatClient(endpoint, {KEY_VARIABLE: "k"}).ask(HELLO, most_tokens=7)
+        assert not server.requests
+        monkeypatch.setenv("SSL_CERT_FILE", str(own[0]))
+        assert ChatClient(endpoint, {KEY_VARIABLE: "k"}).ask(HELLO, most_tokens=7).text == "hello"
+        server.faults.append("slow")
+        began = time.monotonic()
+        slow = ChatEndpoint(server.url, "m", timeout=0.4, attempts=1)
+        with pytest.raises(EndpointError, match=r"longer than 0\.4 s"):
+            ChatClient(slow, {}).ask(HELLO, most_tokens=7)
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("piece", [b"x", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_the_time_holds_for_the_head_of_a_response_too(piece):
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(drip, listener, piece)
+        endpoint = ChatEndpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", "m", timeout=0.5, attempts=1)
+        began = time.monotonic()
+        with pytest.raises(EndpointError):
+            ChatClient(endpoint, {}).ask(HELLO, most_tokens=7)
+        assert time.monotonic() - began < 5
+
+
+def drip(listener: socket.socket, first: bytes) -> None:
+    with suppress(OSError), listener.accept()[0] as connection:
+        connection.sendall(first)
+        while True:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" if first.endswith(b"\r\n\r\n") else b"x")
+            time.sleep(0.05)
+
+
+def test_a_response_without_end_is_cut_off_at_a_bound(monkeypatch):
+    monkeypatch.setattr("personalization.answering.chat_endpoint._MOST_BYTES", 1 << 20)
+    with chat_server(lambda body: "x" * (2 << 20)) as endless, pytest.raises(EndpointError, match="longer than 1 MiB"):
+        client(endless, attempts=1).ask(HELLO, most_tokens=7)
+
+
+def test_the_environment_leads_no_question_elsewhere(server, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert client(server, attempts=1).ask(HELLO, most_tokens=7).text
 
 
 def test_each_attempt_is_encoded_anew_so_that_a_ledger_can_note_it(server):

@@ -65,6 +65,26 @@ def test_quotes_and_line_breaks_within_a_text_belong_to_it():
     }
 
 
+@pytest.mark.parametrize("first", ['["tea", "rain",]', '["tea", "rain"]', '{"a": "tea",}', '{"a": "tea"}'])
+@pytest.mark.parametrize("more", ['["snow",]', "\nHope {this} helps [1]!", "\n```\nNote: [x]", '{"a": "snow"}'])
+def test_of_several_the_first_is_read(first, more):
+    assert read_lenient_json(first + more) in (["tea", "rain"], {"a": "tea"})
+
+
+def test_an_object_without_values_is_not_taken_for_a_list():
+    assert read_lenient_json('{"one", "two"}') == read_lenient_json('{"on') == {}
+
+
+def test_a_character_in_two_escapes_is_whole():
+    assert read_lenient_json('["\\ud83d\\ude00",]') == ["\U0001f600"]
+
+
+def test_what_is_too_long_to_be_repaired_is_an_error_at_once():
+    with pytest.raises(ValueError, match="longer than"):
+        read_lenient_json('["x" ' * 100_000)
+    assert len(read_lenient_json(json.dumps(["x"] * 100_000))) == 100_000
+
+
 def test_a_text_without_json_is_an_error():
     with pytest.raises(ValueError, match="no JSON"):
         read_lenient_json("I cannot help with that.")
