@@ -23,7 +23,7 @@ from edge_runtime.fusion.combiner_file import combiner_of
 from edge_runtime.fusion.fuse import Strategy
 from edge_runtime.generation.cloud_link import CloudLink
 from edge_runtime.generation.drafter import PromptedDecoder
-from edge_runtime.generation.loop import generate
+from edge_runtime.generation.loop import Ending, generate_alone, generate_fused
 from edge_runtime.generation.options import Mode, Options
 from edge_runtime.generation.schedule import LearnedSchedule
 from edge_runtime.privacy.gate import Gate, Policy, Released
@@ -335,9 +335,11 @@ class Assistant:
         options, progress = work.options, work.progress
         text = TextStream(self.tokenizer, stop_strings=options.stop)
         ends = self.bundle.manifest.tokenizer.stop_token_ids
-        tokens = generate(
-            edge, without, link, options, progress.measured, limit=limit, ends=ends, cancelled=progress.cancelled.done
-        )
+        ending, cancelled = Ending(limit, ends), progress.cancelled.done
+        if link is None:
+            tokens = generate_alone(edge, options.sampling, ending, cancelled)
+        else:
+            tokens = generate_fused(edge, without, link, options, progress.measured, ending, cancelled)
         with closing(tokens):
             for count, token in enumerate(tokens, start=1):
                 if token.id in ends:
