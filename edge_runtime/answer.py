@@ -143,8 +143,9 @@ class Progress:
         self.started = time.perf_counter()
         self.bytes_before = (self.ledger.bytes_moved("up"), self.ledger.bytes_moved("down"))
 
-    def prompt_is_ready(self) -> None:
-        """Note that the prompt is built."""
+    def prompt_is_ready(self, tokens: int = 0, dropped_history: int = 0) -> None:
+        """Note that the prompt is built, its length, and how many past texts did not fit into it."""
+        self.prompt_tokens, self.dropped_history = tokens, dropped_history
         self.prompt_ready = time.perf_counter()
 
     def token(self, token_id: int, *, fused: bool) -> None:
@@ -152,6 +153,11 @@ class Progress:
         self.token_ids.append(token_id)
         self.fused.append(fused)
         self.mark_token()
+
+    def piece(self, text: str) -> str:
+        """Note a piece of the text, and hand it on."""
+        self.pieces.append(text)
+        return text
 
     def mark_token(self) -> None:
         """Note that a token was chosen now."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,34 +14,23 @@ from cogenesis.options.answering import ForceOption
 from cogenesis.options.records import RecordsArgument, usable_records
 from cogenesis.options.users import JsonOption, ThreadsOption
 from cogenesis.terminal.tables import ProgressLines
-from edge_runtime.fusion.combiner_file import read_combiner
 from edge_runtime.generation.sampling import Sampling
 from edge_runtime.privacy.gate import Policy
 from personalization.answering.chat_endpoint import ChatEndpoint
 from personalization.answering.checked_answers import EndpointSource, Sampler
-from personalization.collab.evaluation.answers import AnswerSettings, Models
-from personalization.collab.evaluation.evaluate_answers import judge_answers, measure_answers, write_answers
-from personalization.collab.evaluation.evaluate_likelihood import Beside, measure_likelihood
-from personalization.collab.evaluation.fusion_likelihood import Likelihood, by_learned_schedule, learned
+from personalization.collab.evaluation.answers import AnswerSettings
+from personalization.collab.evaluation.evaluate import AnswerPlan, EvaluationPlan, JudgePlan, evaluate_records
+from personalization.collab.evaluation.evaluate_likelihood import Beside, LikelihoodPlan
 from personalization.collab.evaluation.judge import JUDGE_TOKENS, Criterion
 from personalization.collab.evaluation.report import evaluation_markdown, write_evaluation
 from personalization.collab.evaluation.systems import parse_system
-from personalization.collab.evaluation.tables import Evaluation
-from personalization.collab.logprobs.file import read_logprobs
 from personalization.collab.records.shown import Shown
 from personalization.errors import SettingsError
 from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from personalization.answering.checked_answers import Source
-    from personalization.collab.evaluation.evaluate_answers import Answers
-    from personalization.collab.evaluation.systems import System
-    from personalization.collab.evaluation.tables import Judged, Likelihoods
-    from personalization.collab.logprobs.file import LogProbs
-    from personalization.collab.records.records import CollabRecord
+    from cloud_bridge.client import CloudClient
 
 LIKELIHOOD, ANSWERS, JUDGE = "How likely references are", "Answers", "Who judges the answers"
 
@@ -188,37 +176,33 @@ def evaluate(
         raise SettingsError("--system and --judge belong to answers. Give --edge BUNDLE as well.")
     if (judge is None) != (judge_model is None):
         raise SettingsError("A judge needs both: --judge URL and --judge-model NAME.")
-    known = [record for record in usable_records(records) if record.context is not None]
-    if not known:
+    chosen = tuple(record for record in usable_records(records) if record.context is not None)
+    if not chosen:
         raise SettingsError(f"No record has a context, so there is nothing personal to measure: {records}.")
 
-    work = _Work(known, out, threads, force)
-    likelihood, form = None, None
+    likelihood, answers, judged = None, None, None
     if rows is not None:
-        scored = read_logprobs(rows)
-        form = scored.about.rows
+        if combiner is not None:
+            prepare_command()
         shown = ((Shown.WITH, beside), (Shown.WITHOUT, beside_without), (Shown.SKETCH, beside_sketch))
-        likelihood = work.likelihood(scored, combiner, [(how, one) for how, given in shown for one in given or ()])
-    answered, judged = None, {}
+        models = tuple(_beside(one, how, threads) for how, given in shown for one in given or ())
+        likelihood = LikelihoodPlan(rows, combiner, models)
     if edge is not None:
         sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-        settings = AnswerSettings(max_new_tokens, sampling, policy, form, threads)
-        systems = [parse_system(one) for one in system or ()]
-        asked = known[:limit]
-        with ExitStack() as stack:
-            connection = None
-            if cloud is not None:
-                from cloud_bridge.client import connect
+        settings = AnswerSettings(max_new_tokens, sampling, policy, threads=threads)
+        connecting = None if cloud is None else partial(_connect, cloud, api_key, tls)
+        systems = tuple(parse_system(one) for one in system or ())
+        answers = AnswerPlan(edge, systems, settings, connecting, large, limit)
+    if judge is not None and judge_model is not None:
+        source = EndpointSource(ChatEndpoint(judge, judge_model), Sampler(JUDGE_TOKENS, 0.0), parallel)
+        judged = JudgePlan(source, tuple(criterion))
+    plan = EvaluationPlan(name or records.stem, chosen, out, likelihood, answers, judged, force)
+    lines = ProgressLines()
 
-                connection = stack.enter_context(connect(cloud, api_key=api_key, tls=tls))
-            answers = work.answers(asked, systems, Models(edge, connection, large), settings)
-        answered = measure_answers(asked, answers)
-        if judge is not None and judge_model is not None:
-            sampler = Sampler(JUDGE_TOKENS, 0.0)
-            source = EndpointSource(ChatEndpoint(judge, judge_model), sampler, parallel)
-            judged = {str(one): work.judged(asked, answers, source, one) for one in dict.fromkeys(criterion)}
-    users = len({record.user for record in known})
-    body = Evaluation(name or records.stem, len(known), users, likelihood, answered, judged).document()
+    def report(what: str, done: int, total: int) -> None:
+        lines(out.name, what, done, total, worked=True)
+
+    body = evaluate_records(plan, report).document()
     write_evaluation(body, out)
     if as_json:
         typer.echo(json.dumps({"out": str(out), **body}))
@@ -226,58 +210,15 @@ def evaluate(
         typer.echo(evaluation_markdown(body, ""), nl=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What all parts of an evaluation have in common."""
-
-    records: Sequence[CollabRecord]
-    out: Path
-    threads: int
-    force: bool
-    lines: ProgressLines = field(default_factory=ProgressLines)
-
-    def likelihood(self, rows: LogProbs, combiner: Path | None, beside: Sequence[tuple[Shown, str]]) -> Likelihoods:
-        """How likely references are; see `measure_likelihood`."""
-        fused, scheduled = ([], []) if combiner is None else _learned(rows, combiner)
-        models = [self._beside(shown, given) for shown, given in beside]
-        alone = self.out / "beside"
-        return measure_likelihood(
-            self.records, rows, fused, scheduled, models, alone, force=self.force, report=self._report
-        )
-
-    def answers(
-        self, records: Sequence[CollabRecord], systems: Sequence[System], models: Models, settings: AnswerSettings
-    ) -> Answers:
-        """What systems write; see `write_answers`."""
-        out = self.out / "answers"
-        return write_answers(records, systems, models, settings, out, force=self.force, report=self._report)
-
-    def judged(self, records: Sequence[CollabRecord], answers: Answers, source: Source, criterion: Criterion) -> Judged:
-        """What a judge says of them; see `judge_answers`."""
-        out = self.out / "judged"
-        return judge_answers(records, answers, source, criterion, out, force=self.force, report=self._report)
-
-    def _beside(self, shown: Shown, given: str) -> Beside:
-        """Read NAME=MODEL; hashes the weights of a directory."""
-        name, _, path = given.partition("=")
-        if not name or "/" in name or not path:
-            raise SettingsError(f"A model beside is NAME=MODEL, such as untuned=models/edge, not {given}.")
-        return Beside(name, model_of(Path(path), self.threads, Device.CPU), shown)
-
-    def _report(self, what: str, done: int, total: int) -> None:
-        self.lines(self.out.name, what, done, total, worked=True)
+def _beside(given: str, shown: Shown, threads: int) -> Beside:
+    """Read NAME=MODEL; hashes the weights of a directory."""
+    name, _, path = given.partition("=")
+    if not name or "/" in name or not path:
+        raise SettingsError(f"A model beside is NAME=MODEL, such as untuned=models/edge, not {given}.")
+    return Beside(name, model_of(Path(path), threads, Device.CPU), shown)
 
 
-def _learned(rows: LogProbs, directory: Path) -> tuple[list[Likelihood], list[Likelihood]]:
-    """What trained combiners say: the one that ships first, and that one where it asks less often."""
-    prepare_command()
-    from personalization.collab.combiner.reference import reference_nll
-    from personalization.collab.combiner.train import COMBINER_NAME, REFERENCE_NAME, read_reference
+def _connect(address: str, api_key: str | None, tls: bool) -> CloudClient:
+    from cloud_bridge.client import connect
 
-    trained = read_combiner(directory / COMBINER_NAME)
-    fused = [learned(rows, trained)]
-    scheduled = by_learned_schedule(rows, fused[0], trained)
-    if (directory / REFERENCE_NAME).exists():
-        nll = reference_nll(rows, read_reference(directory / REFERENCE_NAME, rows.about.vocab_size))
-        fused.append(Likelihood("CoGenesis' combiner", nll, 1.0))
-    return fused, scheduled
+    return connect(address, api_key=api_key, tls=tls)

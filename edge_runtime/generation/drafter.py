@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.fusion.logprobs import log_softmax
 from edge_runtime.generation.pace import Measured
 from edge_runtime.generation.sampling import Sampling, choose
+from edge_runtime.generation.speculate import Settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,19 @@ class PromptedDecoder:
         self.decoder.rewind(len(self.prompt) + position)
         return self._row(token)
 
-    def keep(self, tokens: int) -> None:
-        """Forget all behind the first `tokens` of the answer."""
-        self.decoder.rewind(min(self.decoder.length, len(self.prompt) + tokens))
+    def rewind(self, length: int) -> None:
+        """Forget all behind the first `length` tokens of the answer."""
+        self.decoder.rewind(min(self.decoder.length, len(self.prompt) + length))
 
     def _row(self, token: int) -> NDArray[np.float32]:
         return log_softmax(self.decoder.extend([token])[0])
+
+
+class EdgeRow(NamedTuple):
+    """The edge's log-probs at one position, each (V,) float32: with the private context and, if needed, without it."""
+
+    own: NDArray[np.float32]
+    without: NDArray[np.float32] | None
 
 
 class Drafter:
@@ -58,6 +66,12 @@ class Drafter:
 
     Every token is fed by a step of its own, whatever the window: the edge's rows, and so the answer, can't depend on
     how drafts were grouped.
+
+    Attributes:
+        answer: the settled tokens.
+        draft: the tokens written ahead of them.
+        rows: row i predicts the token behind `answer` and the first i tokens of `draft`.
+        log_probs: what the edge's own rows gave each token of `answer` and `draft`.
     """
 
     def __init__(
@@ -69,60 +83,57 @@ class Drafter:
         self._measured = measured
         self.answer: list[int] = []
         self.draft: list[int] = []
-        # What the edge's rows gave the tokens of the answer and its draft.
-        self.told: list[float] = []
-        # Row i predicts the token behind `answer` and the first i tokens of the draft.
-        self.rows: deque[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = deque()
+        self.rows: deque[EdgeRow] = deque()
+        self.log_probs: list[float] = []
 
     @property
     def length(self) -> int:
         """Tokens of the answer and its draft."""
         return len(self.answer) + len(self.draft)
 
+    @property
+    def last(self) -> int:
+        """The last token of the answer and its draft."""
+        return (self.draft or self.answer)[-1]
+
     def prefill(self) -> None:
         """Read the prompts; the first position's row is then there."""
-        self.rows.append((self._edge.prefill(), self._without.prefill() if self._without else None))
+        self.rows.append(EdgeRow(self._edge.prefill(), self._without.prefill() if self._without else None))
 
-    def guess(self) -> int:
+    def propose(self) -> int:
         """Draft the next token from the last row."""
+        row = self.rows[-1].own
         written = (*self.answer, *self.draft) if self._sampling.looks_back else ()
-        token = choose(self.rows[-1][0], self.length, self._sampling, written)
+        token = choose(row, self.length, self._sampling, written)
         self.draft.append(token)
-        self.told.append(float(self.rows[-1][0][token]))
+        self.log_probs.append(float(row[token]))
         self._measured.drafted += 1
         return token
 
-    def settle(self, tokens: Sequence[int]) -> bool:
-        """Move settled tokens to the answer; where the last is not the draft's, the rest of the draft is dropped.
+    def step(self) -> None:
+        """Feed the last token; the row behind it is then there."""
+        started = time.perf_counter()
+        token, position = self.last, self.length - 1
+        own = self._edge.step(token, position)
+        self.rows.append(EdgeRow(own, self._without.step(token, position) if self._without else None))
+        self._measured.step(time.perf_counter() - started)
 
-        Returns:
-            Whether the draft went on as it was; else the last token is to be computed.
-        """
-        agreed = list(tokens) == self.draft[: len(tokens)]
-        if not agreed:
-            last = len(tokens) - 1
-            self.told[len(self.answer) + last :] = [float(self.rows[last][0][tokens[last]])]
-        self.answer += tokens
-        if agreed:
+    def settle(self, settled: Settled) -> None:
+        """Move tokens to the answer; where the draft does not stand, its rest is dropped, and `step` is due."""
+        tokens = settled.tokens
+        if settled.keeps_draft:
             del self.draft[: len(tokens)]
             for _ in tokens:
                 self.rows.popleft()
         else:
+            row = self.rows[settled.accepted].own
+            self.log_probs[len(self.answer) + settled.accepted :] = [float(row[tokens[-1]])]
             self.draft.clear()
             self.rows.clear()
-        return agreed
+        self.answer += tokens
 
-    def forget_draft(self) -> None:
+    def rewind(self) -> None:
         """Leave nothing of the draft in the KV caches: what an answer leaves there must not depend on the window."""
         for one in (self._edge, self._without):
             if one is not None:
-                one.keep(len(self.answer))
-
-    def compute(self) -> None:
-        """Feed the last token of the answer and its draft; the row behind it is then there."""
-        started = time.perf_counter()
-        token, position = (self.draft or self.answer)[-1], self.length - 1
-        self.rows.append(
-            (self._edge.step(token, position), self._without.step(token, position) if self._without else None)
-        )
-        self._measured.step(time.perf_counter() - started)
+                one.rewind(len(self.answer))

@@ -122,39 +122,52 @@ class Guard:
 
     def _replace(self, state: _State, last: _Piece, hit: Hit) -> _State:
         """Put a stand-in for the hit, which ends within the last piece, and read again what is held."""
+        cut = self._cut(state, last, hit)
+        if not cut.surface or last.reread > _MOST_REPLACEMENTS:
+            return state._replace(closed=True)
+        scan, at = state.base, state.start
+        for character in "".join(piece.text for piece in cut.before):
+            scan, _ = self._scanner.step(scan, character, at)
+            at += 1
+        kind = self._units[hit.unit].kind
+        continues = hit.hold > hit.start and scan.before is not Kind.SEPARATOR
+        stand_in = self._stand_in(kind, cut.surface, scan, at, continues=continues, plain=cut.in_substitute)
+        before, space = self._without_space(cut.before)
+        pieces = (*before, self._piece(space + stand_in, substitute=True), self._piece(cut.after))
+        return self._read_again(state, pieces, last.reread + 1)
+
+    def _cut(self, state: _State, last: _Piece, hit: Hit) -> _Cut:
+        """Part what is held where the hit begins and ends."""
         before: list[_Piece] = []
         surface, after, in_substitute = "", "", False
         at = state.start
         for piece in (*(held.piece for held in state.held), last):
-            cut, end = max(hit.hold - at, 0), hit.end - at
-            if cut >= len(piece.text):
+            start, end = max(hit.hold - at, 0), hit.end - at
+            if start >= len(piece.text):
                 before.append(piece)
             else:
-                if cut:
-                    before.append(self._piece(piece.text[:cut]))
-                surface += piece.text[cut:end]
+                if start:
+                    before.append(self._piece(piece.text[:start]))
+                surface += piece.text[start:end]
                 after += piece.text[max(end, 0) :]
                 in_substitute |= piece.substitute
             at += len(piece.text)
-        if not surface or last.reread > _MOST_REPLACEMENTS:
-            return state._replace(closed=True)
-        kind = self._units[hit.unit].kind
-        scan, at = state.base, state.start
-        for character in "".join(piece.text for piece in before):
-            scan, _ = self._scanner.step(scan, character, at)
-            at += 1
-        # Of " Lindqvist" the space belongs to the stand-in's token, as it did to the name's.
-        space = " " if len(before) and before[-1].text[-1:] == " " and not before[-1].whole else ""
-        continues = hit.hold > hit.start and scan.before is not Kind.SEPARATOR
-        stand_in = self._stand_in(kind, surface, scan, at, continues=continues, plain=in_substitute)
-        if space:
-            before[-1:] = [self._piece(before[-1].text[:-1])] if len(before[-1].text) > 1 else []
+        return _Cut(before, surface, after, in_substitute)
+
+    def _without_space(self, before: list[_Piece]) -> tuple[list[_Piece], str]:
+        """Of " Lindqvist" the space belongs to the stand-in's token, as it did to the name's."""
+        if not before or before[-1].whole or not before[-1].text.endswith(" "):
+            return before, ""
+        rest = before[-1].text[:-1]
+        return [*before[:-1], *([self._piece(rest)] if rest else [])], " "
+
+    def _read_again(self, state: _State, pieces: Iterable[_Piece], reread: int) -> _State:
         state = state._replace(scan=state.base, end=state.start, held=())
-        for piece in (*before, self._piece(space + stand_in, substitute=True), self._piece(after)):
+        for piece in pieces:
             if piece.text and not piece.tokens:
                 return state._replace(closed=True)
             if piece.text and not state.closed:
-                state = self._read(state, piece._replace(reread=last.reread + 1))
+                state = self._read(state, piece._replace(reread=reread))
         return state
 
     def _stand_in(self, kind: str, surface: str, scan: Scan, at: int, *, continues: bool, plain: bool) -> str:
@@ -211,6 +224,22 @@ class _Piece(NamedTuple):
     substitute: bool = False
     whole: bool = True
     reread: int = 0
+
+
+class _Cut(NamedTuple):
+    """What is held, cut at a private unit.
+
+    Attributes:
+        before: what stands before it.
+        surface: the unit's text, as far as it was held back.
+        after: the text behind it.
+        in_substitute: a stand-in is part of the unit.
+    """
+
+    before: list[_Piece]
+    surface: str
+    after: str
+    in_substitute: bool
 
 
 class _Held(NamedTuple):

@@ -1,6 +1,6 @@
 """Finds the private units of a context: names, numbers, dates, addresses, rare words, and runs of words of its own.
 
-The rule, in the order of the kinds:
+Each kind has a function below, and `_RULES` names them in order. In short:
 
 - `email`, `handle` (web addresses and @handles), `phone`, `date` (weekdays and months too): where the context has one.
 - `number`: two digits or more, however separated, and numbers in words that are written with a hyphen.
@@ -19,19 +19,19 @@ What the instruction says itself, in any regular form, is public and no unit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 
 from edge_runtime.context import PrivateContext, PublicInstruction
-from edge_runtime.privacy.folding import Kind, fold, squeeze, starts_inside
-from edge_runtime.privacy.patterns import things
+from edge_runtime.privacy.folding import squeeze
+from edge_runtime.privacy.patterns import entities
+from edge_runtime.privacy.reading import APOSTROPHES, Line, Word, lines_of, words_of, written_words
 from edge_runtime.privacy.word_forms import VALUES, inflections, is_common, is_function_word, number_words, stems
 
 SEQUENCE_WORDS = 4
 """How many words in a row make a sequence."""
 
-_RUN_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W_]+")
-_TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # of possessives and contractions, parted off
 _CONTENT_WORDS = 2  # of a sequence
 _RARE_LETTERS = 4
 _CALENDAR = frozenset(
@@ -41,19 +41,15 @@ _CALENDAR = frozenset(
     )
 )  # fmt: skip
 _AMBIGUOUS = frozenset(("march", "may", "august"))  # words of their own where they are written small
+_TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # of possessives and contractions, parted off
 _JOINED_WORDS = 6  # of the instruction that may together read as one word
-_NAME_LINE = re.compile(r"\s*(?:\w+[ _])?name\s*:", re.IGNORECASE)
-_PLACE_LINE = re.compile(r"\s*(?:location|address|city|hometown|employer|company)\s*:", re.IGNORECASE)
+_DIGIT_WORDS = {value: word for word, value in VALUES.items() if value < 10}
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _INTRODUCED = re.compile(r"\b(?:nick)?named?\s+(?:is\s+)?([^\W\d_a-z]\w*)|\bcalled\s+([^\W\d_a-z]\w*)")
 _TENS_AND_ONES = re.compile(r"\b([a-z]+)[-\u2010-\u2015 ]([a-z]+)\b", re.IGNORECASE)
-_LABEL = re.compile(r"\s*[\w -]{1,40}:(?!//)")
-_SENTENCE_END = re.compile(r"[.!?;:\n\"\u201c\u201d\u2018\u00ab\u00bb*#\u2022|]|(?<!\w)'")
-_APOSTROPHES = "'\u2019\u02bc\uff07"
-_INVISIBLE = "\u0300-\u036f\u00ad\u200b-\u200d\u2060\ufeff"
-_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_INVISIBLE}])*(?:[{_APOSTROPHES}][^\W\d_]+)*")
-_RUN_WORD_WHOLE = re.compile(rf"\d+(?:[.,:]\d+)*|[^\W_]+(?:[{_APOSTROPHES}][^\W\d_]+)*")
-_SUFFIX = re.compile(rf"[{_APOSTROPHES}](?:s|t|d|m|ll|re|ve)?\Z", re.IGNORECASE)  # of possessives and contractions
 _NUMBER = re.compile(r"\d+(?:[., :\u2019'\u00a0\u2009\u202f]\d{3}(?!\d))+(?:\.\d+)?|\d+(?:[.,:]\d+)*")
+_RUN_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W_]+")
+_RUN_WORD_WHOLE = re.compile(rf"\d+(?:[.,:]\d+)*|[^\W_]+(?:[{APOSTROPHES}][^\W\d_]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +73,6 @@ class PrivateUnit:
     start: int = 0
 
 
-def private_units(context: PrivateContext, instruction: PublicInstruction) -> tuple[PrivateUnit, ...]:
-    """Private units of the context, without what the instruction says.
-
-    Args:
-        context: what only the device may know.
-        instruction: what the cloud knows anyway.
-
-    Returns:
-        The units by first appearance, each key once a kind.
-    """
-    public = Public.of(instruction)
-    lines = list(_lines(context))
-    units: dict[tuple[str, str], PrivateUnit] = {}
-    for unit in (*_things(lines, public), *_words(lines, public)):
-        known = units.setdefault((unit.kind, unit.key), unit)
-        if known.capitalised and not unit.capitalised:
-            units[unit.kind, unit.key] = unit
-    own = frozenset(form for unit in units.values() if not unit.capitalised for form in unit.forms)
-    for unit in _sequences(lines, public, own):
-        units.setdefault((unit.kind, unit.key), unit)
-    return tuple(units.values())
-
-
 @dataclass(frozen=True, slots=True)
 class Public:
     """What the instruction says.
@@ -115,228 +88,275 @@ class Public:
     @classmethod
     def of(cls, instruction: PublicInstruction) -> Public:
         """Read an instruction."""
+        text = instruction.text
         words: set[str] = set()
-        for part in _parts(instruction.text):
-            words |= inflections(part.key)
-        for unit in _numbers(instruction.text, cls(frozenset(), "")):
-            words |= unit.forms
-        for thing in things(instruction.text):
-            words |= thing.forms
-        said = [squeeze(match.group()) for match in _RUN_WORD.finditer(instruction.text)]
+        for word in words_of(text):
+            words |= inflections(word.key)
+        for number in _written_numbers(text):
+            words |= number.forms
+        for entity in entities(text):
+            words |= entity.forms
+        runs = [squeeze(match.group()) for match in _RUN_WORD.finditer(text)]
         # "a new" says "anew" as well, for those who look at letters alone.
-        words |= {"".join(said[i : i + n]) for n in range(1, _JOINED_WORDS + 1) for i in range(len(said))}
-        return cls(frozenset(words), squeeze(instruction.text))
+        words |= {"".join(runs[i : i + n]) for n in range(1, _JOINED_WORDS + 1) for i in range(len(runs))}
+        return cls(frozenset(words), squeeze(text))
 
     def has(self, word: str) -> bool:
         """Whether the instruction says this word in any form."""
         return bool(stems(word) & self.words)
 
 
+def private_units(context: PrivateContext, instruction: PublicInstruction) -> tuple[PrivateUnit, ...]:
+    """Private units of the context, without what the instruction says.
+
+    Args:
+        context: what only the device may know.
+        instruction: what the cloud knows anyway.
+
+    Returns:
+        The units by first appearance, each key once a kind.
+    """
+    lines = tuple(lines_of(context))
+    known = _Known(Public.of(instruction), _written_small(lines))
+    units: dict[tuple[str, str], PrivateUnit] = {}
+    for unit in _by_rules(lines, known):
+        first = units.setdefault((unit.kind, unit.key), unit)
+        if first.capitalised and not unit.capitalised:
+            units[unit.kind, unit.key] = unit
+    own = frozenset(form for unit in units.values() if not unit.capitalised for form in unit.forms)
+    for line in lines:
+        for unit in _sequences(line, known.public, own):
+            units.setdefault((unit.kind, unit.key), unit)
+    return tuple(units.values())
+
+
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of the context.
+class _Known:
+    """What a rule may know beside the line that it reads.
 
     Attributes:
-        text: without its label.
-        inside: it starts within a sentence.
-        titled: capitals mean nothing in it.
-        placed: its capitalised words are names, of places or companies.
-        named: its words are the user's names, in any case.
+        public: what the instruction says.
+        small: words that the context writes small somewhere, and does not introduce as names.
     """
 
-    text: str
-    inside: bool = False
-    titled: bool = False
-    placed: bool = False
-    named: bool = False
+    public: Public
+    small: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A word of a text; `capital`: it is capitalised, `inside`: it does not start a sentence."""
-
-    surface: str
-    key: str
-    capital: bool
-    inside: bool
-    start: int
-    end: int
+def _by_rules(lines: Sequence[Line], known: _Known) -> Iterator[PrivateUnit]:
+    for rules in _RULES:
+        for line in lines:
+            for rule in rules:
+                yield from rule(line, known)
 
 
-def _lines(context: PrivateContext) -> Iterator[_Line]:
-    for line in context.profile.splitlines():
-        label = _LABEL.match(line)  # "Name:" is the form's word, not the user's, and what follows may be a name
-        if label is None:
-            yield _Line(line)
-            continue
-        named, placed = (form.match(line) is not None for form in (_NAME_LINE, _PLACE_LINE))
-        yield _Line(line[label.end() :], inside=True, placed=placed or named, named=named)
-    for item in context.history:
-        for line in item.title.splitlines():
-            yield _Line(line, titled=True)
-        for line in item.text.splitlines():
-            yield _Line(line)
-
-
-def _things(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
-    for line in lines:
-        for thing in things(line.text):
-            if thing.key not in public.letters:
-                yield PrivateUnit(thing.kind, thing.surface, thing.key, thing.forms - public.words)
-
-
-def _words(lines: Iterable[_Line], public: Public) -> Iterator[PrivateUnit]:
-    lines = list(lines)
+def _written_small(lines: Sequence[Line]) -> frozenset[str]:
     # What is introduced as a name is one, whatever the context writes small elsewhere ("a dog named Melody").
     introduced = {squeeze(match[1] or match[2]) for line in lines for match in _INTRODUCED.finditer(line.text)}
-    small = {part.key for line in lines for part in _parts(line.text) if not part.capital} - introduced
-    for line in lines:
-        parts = list(_parts(line.text, line.inside))
-        for part in parts:
-            if not part.key.isdecimal() and not public.has(part.key):
-                unit = _word(part, line, small, public)
-                if unit is not None:
-                    yield unit
-        yield from _compounds(line.text, public)
-        yield from _numbers(line.text, public)
-        if not line.titled:
-            yield from _phrases(line, parts, public)
+    return frozenset(word.key for line in lines for word in line.words if not word.capital) - introduced
 
 
-def _word(part: _Part, line: _Line, small: set[str], public: Public) -> PrivateUnit | None:
-    key = part.key
-    if len(key) < 2 or any(character.isdecimal() for character in key):
+def _patterned(line: Line, known: _Known) -> Iterator[PrivateUnit]:
+    """What follows a pattern: addresses, handles, dates, telephone numbers.
+
+    Example: "Write to ada@example.org soon" has the email "ada@example.org".
+    """
+    for found in entities(line.text):
+        if found.key not in known.public.letters:
+            yield PrivateUnit(found.kind, found.surface, found.key, found.forms - known.public.words)
+
+
+def _single_words(line: Line, known: _Known) -> Iterator[PrivateUnit]:
+    """Words by themselves: the first of `_WORD_RULES` that makes a unit of a word decides what it is.
+
+    Example: "They visited Lindqvist" has the name "Lindqvist".
+    """
+    for word in line.words:
+        if len(word.key) < 2 or any(letter.isdecimal() for letter in word.key) or known.public.has(word.key):
+            continue
+        for rule in _WORD_RULES:
+            if unit := rule(word, line, known):
+                yield unit
+                break
+
+
+def _calendar_day(word: Word, _line: Line, _known: _Known) -> PrivateUnit | None:
+    """A weekday or month.
+
+    Example: "We met on a Tuesday" has the date "Tuesday".
+    """
+    if word.key not in _CALENDAR or not word.capital:
         return None
-    if key in _CALENDAR and part.capital:
-        return PrivateUnit("date", part.surface, key, frozenset({key, key + "s"}), capitalised=key in _AMBIGUOUS)
-    if is_function_word(key) and not (line.named and part.capital):
+    forms = frozenset({word.key, word.key + "s"})
+    return PrivateUnit("date", word.surface, word.key, forms, capitalised=word.key in _AMBIGUOUS)
+
+
+def _ordinary_name(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
+    """A common or short word in the place of a name; it is a name only where it is capitalised.
+
+    Example: "They saw Rose yesterday" has the name "Rose".
+    """
+    if not _is_ordinary(word, line) or not _stands_as_name(word, line):
         return None
-    name = line.named or (part.capital and not line.titled and (part.inside or line.placed))
-    short = len(key) == 2 and not part.surface.isupper()
-    if (is_common(key) and not line.named) or is_function_word(key) or short:
-        if not name or (key in small and not line.placed):
-            return None
-        return PrivateUnit("name", part.surface, key, frozenset({key, key + "s"}), capitalised=True)
-    if name:
-        forms = {
-            key,
-            key + ("es" if key.endswith(("s", "x", "z", "ch", "sh")) else "s"),
-            *_transliterated(part.surface),
-        }
-        if key.endswith("s") and len(key) > 5 and not is_common(key[:-1]):
-            forms.add(key[:-1])
-        return PrivateUnit("name", part.surface, key, frozenset(forms - public.words))
-    if len(key) < _RARE_LETTERS:
+    if is_function_word(word.key) and not (line.named and word.capital):
+        return None
+    if word.key in known.small and not line.placed:
+        return None
+    return PrivateUnit("name", word.surface, word.key, frozenset({word.key, word.key + "s"}), capitalised=True)
+
+
+def _unusual_name(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
+    """Any other word in the place of a name.
+
+    Example: "They visited Lindqvist" has the name "Lindqvist".
+    """
+    key = word.key
+    if _is_ordinary(word, line) or not _stands_as_name(word, line):
+        return None
+    plural = key + ("es" if key.endswith(("s", "x", "z", "ch", "sh")) else "s")
+    forms = {key, plural, *_transliterated(word.surface)}
+    if key.endswith("s") and len(key) > 5 and not is_common(key[:-1]):
+        forms.add(key[:-1])
+    return PrivateUnit("name", word.surface, key, frozenset(forms - known.public.words))
+
+
+def _rare_word(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
+    """Any other word that is not common, from four letters on.
+
+    Example: "She plays the accordion" has the word "accordion".
+    """
+    key = word.key
+    if _is_ordinary(word, line) or _stands_as_name(word, line) or len(key) < _RARE_LETTERS:
         return None
     forms = {form for form in inflections(key) if form == key or (len(form) >= 3 and not is_common(form))}
-    return PrivateUnit("word", part.surface, key, frozenset((forms - public.words) | _transliterated(part.surface)))
+    return PrivateUnit(
+        "word", word.surface, key, frozenset((forms - known.public.words) | _transliterated(word.surface))
+    )
 
 
-def _compounds(text: str, public: Public) -> Iterator[PrivateUnit]:
-    """Words with capitals or digits inside: "TechTalk", "B2B"."""
-    for match in _WORD.finditer(text):
-        surface = _SUFFIX.sub("", match.group())
-        key = squeeze(surface)
-        if len(_runs(surface)) > 1 and len(key) > 2 and not surface[0].isdecimal() and key not in public.letters:
-            yield PrivateUnit("name", surface, key, frozenset({key, key + "s"}))
+def _compounds(line: Line, known: _Known) -> Iterator[PrivateUnit]:
+    """Words with capitals or digits inside.
+
+    Example: "It sold at TechTalk" has the name "TechTalk".
+    """
+    for word in written_words(line.text):
+        key = squeeze(word.surface)
+        parted = len(word.parts) > 1 and len(key) > 2 and not word.surface[0].isdecimal()
+        if parted and key not in known.public.letters:
+            yield PrivateUnit("name", word.surface, key, frozenset({key, key + "s"}))
 
 
-def _phrases(line: _Line, parts: list[_Part], public: Public) -> Iterator[PrivateUnit]:
-    """Capitalised words in a row: "Salt Lake City"; its words may be common, the whole is not."""
-    run: list[_Part] = []
-    for part in [*parts, None]:
-        joined = run and part is not None and line.text[run[-1].end : part.start].strip("'\u2019s -") == ""
-        if part is not None and part.capital and not part.key.isdecimal() and (joined or not run):
-            run.append(part)
-            continue
-        while run and (is_function_word(run[0].key) or not run[0].inside):
-            run.pop(0)
-        spans = [(0, len(run)), *((index, index + 2) for index in range(len(run) - 1))] if len(run) > 1 else []
-        for first, last in spans:
-            key = "".join(word.key for word in run[first:last])
-            said = any(is_function_word(word.key) for word in run[first:last]) and last - first == 2
-            known = all(public.has(word.key) for word in run[first:last])
-            if key not in public.letters and not said and not known:
-                surface = line.text[run[first].start : run[last - 1].end]
+def _numbers(line: Line, known: _Known) -> Iterator[PrivateUnit]:
+    """Numbers of two digits or more, and those in words.
+
+    Example: "It has twenty-two colonies" has the number "twenty-two".
+    """
+    for unit in _written_numbers(line.text):
+        if not unit.forms & known.public.words:
+            yield unit
+
+
+def _phrases(line: Line, known: _Known) -> Iterator[PrivateUnit]:
+    """Capitalised words in a row: all of them as one, and each two. They may be common, the whole is not.
+
+    Example: "They met at River Park" has the name "River Park".
+    """
+    if line.titled:
+        return
+    for run in _capitalised_runs(line):
+        pairs = [run[index : index + 2] for index in range(len(run) - 1)]
+        for words in [run, *pairs] if pairs else []:
+            key = "".join(word.key for word in words)
+            bound = len(words) == 2 and any(is_function_word(word.key) for word in words)
+            said = key in known.public.letters or all(known.public.has(word.key) for word in words)
+            if not bound and not said:
+                surface = line.text[words[0].start : words[-1].end]
                 yield PrivateUnit("name", surface, key, frozenset({key, key + "s"}))
-        run = [part] if part is not None and part.capital and not part.key.isdecimal() else []
 
 
-def _numbers(text: str, public: Public) -> Iterator[PrivateUnit]:
+def _sequences(line: Line, public: Public, own: frozenset[str]) -> Iterator[PrivateUnit]:
+    """Four words in a row, of which two say something, and none is a unit of the context's own by itself.
+
+    Example: "She lost her job at the shop" has the sequence "lost her job at".
+    """
+    for pattern in (_RUN_WORD, _RUN_WORD_WHOLE):
+        words = [(squeeze(match.group()), match) for match in pattern.finditer(line.text)]
+        for index in range(len(words) - SEQUENCE_WORDS + 1):
+            run = words[index : index + SEQUENCE_WORDS]
+            keys = [key for key, _ in run]
+            letters = "".join(keys)
+            content = sum(not is_function_word(key) and key not in _TAILS for key in keys)
+            # A run with a word that never leaves by itself can't leave either.
+            if content < _CONTENT_WORDS or letters in public.letters or any(key in own for key in keys):
+                continue
+            surface = line.text[run[0][1].start() : run[-1][1].end()]
+            yield PrivateUnit("sequence", surface, letters, frozenset({letters}), start=len(letters) - len(keys[-1]))
+
+
+# A new kind of unit is one function in one of these tables. Each pass reads all lines; of two units of one kind with
+# the same letters the first counts. Sequences come last, by themselves: they leave out what all others have found.
+_RULES: tuple[tuple[Callable[[Line, _Known], Iterator[PrivateUnit]], ...], ...] = (
+    (_patterned,),
+    (_single_words, _compounds, _numbers, _phrases),
+)
+_WORD_RULES: tuple[Callable[[Word, Line, _Known], PrivateUnit | None], ...] = (
+    _calendar_day, _ordinary_name, _unusual_name, _rare_word,
+)  # fmt: skip
+
+
+def _is_ordinary(word: Word, line: Line) -> bool:
+    """Whether a word says nothing of its user where it is written small; the user's own names always do."""
+    short = len(word.key) == 2 and not word.surface.isupper()
+    return short or is_function_word(word.key) or (not line.named and is_common(word.key))
+
+
+def _stands_as_name(word: Word, line: Line) -> bool:
+    """Whether a word is written as a name is: capitalised inside a sentence, or in a line of names."""
+    return line.named or (word.capital and not line.titled and (word.inside or line.placed))
+
+
+def _capitalised_runs(line: Line) -> Iterator[list[Word]]:
+    """Capitalised words in a row, from the first that neither starts a sentence nor is a function word."""
+    run: list[Word] = []
+    for word in line.words:
+        capitalised = word.capital and not word.key.isdecimal()
+        if run and not (capitalised and line.text[run[-1].end : word.start].strip("'\u2019s -") == ""):
+            yield _from_name(run)
+            run = []
+        if capitalised:
+            run.append(word)
+    yield _from_name(run)
+
+
+def _from_name(run: Sequence[Word]) -> list[Word]:
+    return list(dropwhile(lambda word: is_function_word(word.key) or not word.inside, run))
+
+
+def _written_numbers(text: str) -> Iterator[PrivateUnit]:
+    """Every number of a text: two digits or more, and tens and ones in words."""
     for match in _NUMBER.finditer(text):
         key = squeeze(match.group())
-        if len(key) > 1 and not (forms := _number_forms(key)) & public.words:
-            yield PrivateUnit("number", match.group(), key, frozenset(forms))
+        if len(key) > 1:
+            yield PrivateUnit("number", match.group(), key, _number_forms(key))
     for match in _TENS_AND_ONES.finditer(text):
         tens, ones = (VALUES.get(word.casefold(), 0) for word in match.groups())
-        number = str(tens + ones)
-        if tens >= 20 and 0 < ones < 10 and not (forms := _number_forms(number)) & public.words:
-            yield PrivateUnit("number", match.group(), squeeze(match.group()), frozenset(forms))
+        if tens >= 20 and 0 < ones < 10:
+            yield PrivateUnit("number", match.group(), squeeze(match.group()), _number_forms(str(tens + ones)))
 
 
-def _sequences(lines: Iterable[_Line], public: Public, own: frozenset[str]) -> Iterator[PrivateUnit]:
-    for line in lines:
-        for pattern in (_RUN_WORD, _RUN_WORD_WHOLE):
-            words = [(squeeze(match.group()), match) for match in pattern.finditer(line.text)]
-            for index in range(len(words) - SEQUENCE_WORDS + 1):
-                keys = [key for key, _ in words[index : index + SEQUENCE_WORDS]]
-                content = sum(not is_function_word(key) and key not in _TAILS for key in keys)
-                letters = "".join(keys)
-                # A run with a word that never leaves by itself can't leave either.
-                if content < _CONTENT_WORDS or letters in public.letters or any(key in own for key in keys):
-                    continue
-                surface = line.text[words[index][1].start() : words[index + SEQUENCE_WORDS - 1][1].end()]
-                start = len(letters) - len(keys[-1])
-                yield PrivateUnit("sequence", surface, letters, frozenset({letters}), start=start)
-
-
-def _number_forms(key: str) -> set[str]:
+def _number_forms(key: str) -> frozenset[str]:
+    """The digits, the number in words, and digit by digit in words."""
     forms = {key}
     number = int(key) if len(key) < 16 else 0
     if number and str(number) == key:
         forms |= number_words(number)
     if len(key) > 3:
-        forms.add("".join(_ONE[int(digit)] for digit in key))
-    return forms
-
-
-_ONE = {value: word for word, value in VALUES.items() if value < 10}
+        forms.add("".join(_DIGIT_WORDS[int(digit)] for digit in key))
+    return frozenset(forms)
 
 
 def _transliterated(surface: str) -> set[str]:
     """Umlauts in two letters: Mueller."""
     plain = surface.casefold()
-    if not any(letter in plain for letter in "äöüåø"):
-        return set()
-    return {squeeze(plain.translate({228: "ae", 246: "oe", 252: "ue", 229: "aa", 248: "oe"}))}
-
-
-def _parts(text: str, inside: bool = False) -> Iterator[_Part]:
-    """The words of a text: runs of letters or of digits, parted where a capital follows a small letter."""
-    end = 0
-    for match in _WORD.finditer(text):
-        inside = inside and not _SENTENCE_END.search(text, end, match.start())
-        end = match.end()
-        surface = _SUFFIX.sub("", match.group())
-        for start, stop in _runs(surface):
-            key = squeeze(surface[start:stop])
-            if key:
-                capital = _capital(surface[start:stop])
-                yield _Part(surface[start:stop], key, capital, inside, match.start() + start, match.start() + stop)
-            inside = True
-
-
-def _runs(word: str) -> list[tuple[int, int]]:
-    cuts, before = [0], Kind.SEPARATOR
-    for index, character in enumerate(word):
-        kind = fold(character).kind
-        if kind is Kind.IGNORED:
-            continue
-        if before is not Kind.SEPARATOR and kind is not Kind.SEPARATOR and starts_inside(before, kind):
-            cuts.append(index)
-        before = kind
-    return list(zip(cuts, [*cuts[1:], len(word)], strict=True))
-
-
-def _capital(word: str) -> bool:
-    return next((kind is Kind.UPPER for kind in (fold(c).kind for c in word) if kind is not Kind.IGNORED), False)
+    spelled = plain.translate(_UMLAUTS)
+    return {squeeze(spelled)} if spelled != plain else set()

@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_runtime.fusion.combiner_file import read_combiner
 from personalization.collab.evaluation.fusion_likelihood import (
     SENT,
     Likelihood,
     best_of,
+    by_learned_schedule,
     by_schedule,
     fixed_mixes,
+    learned,
     measured,
     single_models,
     sweeps,
 )
-from personalization.collab.evaluation.reference_likelihood import ReferencePlan, reference_nll
+from personalization.collab.evaluation.reference_likelihood import ReferencePlan, score_references
 from personalization.collab.evaluation.systems import Writer
 from personalization.collab.evaluation.tables import Likelihoods, calls_of, table
 from personalization.collab.logprobs.file import LogProbs
@@ -38,27 +41,37 @@ class Beside:
     shown: Shown
 
 
+@dataclass(frozen=True, slots=True)
+class LikelihoodPlan:
+    """Whose likelihoods are measured.
+
+    Attributes:
+        rows: file of the records' log-probs.
+        combiner: directory of trained combiners; None measures fixed mixes alone.
+        beside: models by themselves.
+    """
+
+    rows: Path
+    combiner: Path | None = None
+    beside: tuple[Beside, ...] = ()
+
+
 def measure_likelihood(
     records: Sequence[CollabRecord],
     rows: LogProbs,
-    learned: Sequence[Likelihood],
-    scheduled: Sequence[Likelihood],
-    beside: Sequence[Beside],
+    plan: LikelihoodPlan,
     out: Path,
     *,
     force: bool = False,
     report: Callable[[str, int, int], None],
 ) -> Likelihoods:
-    """Measure every system.
+    """Measure every system; all are compared with the trained combiner or, without one, with the best fixed mix.
 
     Args:
         records: that the rows are of; others are not scored.
-        rows: of edge and cloud.
-        learned: what trained combiners say, the one that is compared with all others first; the best fixed mix takes
-            its place where there is none.
-        scheduled: the same combiner where it asks less often.
-        beside: models by themselves.
-        out: directory of what is known so far of these.
+        rows: of edge and cloud, as the plan's file has them.
+        plan: whose likelihoods.
+        out: directory of what is known so far of the models by themselves.
         force: begin anew where an earlier run was another.
         report: called with what is scored, how many records are, and of how many.
 
@@ -73,12 +86,13 @@ def measure_likelihood(
         raise DataError(f"The log-probs are of other records: '{strange[0]}' is not among these. Score these first.")
     swept = sweeps(rows)
     alone, mixes = single_models(rows), fixed_mixes(rows, swept)
-    main = learned[0] if learned else best_of(mixes)
-    found = {one.system: measured(rows, one) for one in (*alone, *mixes, *learned)}
+    fused, scheduled = ([], []) if plan.combiner is None else _trained(rows, plan.combiner)
+    main = fused[0] if fused else best_of(mixes)
+    found = {one.system: measured(rows, one) for one in (*alone, *mixes, *fused)}
     scored = [known[one.id] for one in rows.records]
     tokens = {one.id: one.rows for one in rows.records}
     others: dict[str, Sequence[Measured | None]] = {}
-    for one in beside:
+    for one in plan.beside:
         if one.name in found or one.name in others:
             raise SettingsError(f"Two systems are called '{one.name}'. Give the model beside another name.")
         path = out / f"{one.name}.jsonl"
@@ -91,6 +105,19 @@ def measure_likelihood(
         sweeps=swept,
         calls=calls_of(rows, [*by_schedule(rows, main), *scheduled], main, single, alone[0]),
     )
+
+
+def _trained(rows: LogProbs, directory: Path) -> tuple[list[Likelihood], list[Likelihood]]:
+    """What trained combiners say: the one that ships first, and that one where it asks less often."""
+    from personalization.collab.combiner.reference import reference_nll
+    from personalization.collab.combiner.train import COMBINER_NAME, REFERENCE_NAME, read_reference
+
+    combiner = read_combiner(directory / COMBINER_NAME)
+    fused = [learned(rows, combiner)]
+    if (directory / REFERENCE_NAME).exists():
+        nll = reference_nll(rows, read_reference(directory / REFERENCE_NAME, rows.about.vocab_size))
+        fused.append(Likelihood("CoGenesis' combiner", nll, 1.0))
+    return fused, by_learned_schedule(rows, fused[0], combiner)
 
 
 def _measured_alone(
@@ -107,4 +134,6 @@ def _measured_alone(
     def note(done: int, total: int) -> None:
         report(beside.name, done, total)
 
-    return reference_nll(records, ReferencePlan(beside.model, beside.shown, tokens), journal, force=force, report=note)
+    return score_references(
+        records, ReferencePlan(beside.model, beside.shown, tokens), journal, force=force, report=note
+    )

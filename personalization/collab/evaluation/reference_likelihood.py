@@ -62,7 +62,7 @@ class ReferenceScorer:
         return -float(rows[np.arange(len(answer)), answer].sum(dtype=np.float64))
 
 
-def reference_nll(
+def score_references(
     records: Sequence[CollabRecord],
     plan: ReferencePlan,
     journal: Path,

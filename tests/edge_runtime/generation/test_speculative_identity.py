@@ -19,7 +19,7 @@ from edge_runtime.fusion.sparse import RowFormat
 from edge_runtime.generation.backoff import Backoff
 from edge_runtime.generation.cloud_link import CloudLink
 from edge_runtime.generation.drafter import PromptedDecoder
-from edge_runtime.generation.loop import Token, generate
+from edge_runtime.generation.loop import Ending, Token, generate_fused
 from edge_runtime.generation.options import Options
 from edge_runtime.generation.pace import Measured
 from edge_runtime.generation.sampling import Sampling, choose
@@ -76,7 +76,7 @@ def write(
     without = PromptedDecoder(pair.without, PUBLIC_PROMPT) if options.fusion.needs_without else None
     edge = PromptedDecoder(pair.edge, PROMPT)
     try:
-        return list(generate(edge, without, link, options, measured, limit=length, ends=ends)), link
+        return list(generate_fused(edge, without, link, options, measured, Ending(length, ends))), link
     finally:
         link.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import string
 
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
+from edge_runtime.privacy import patterns
+from edge_runtime.privacy import units as rules_of_units
 from edge_runtime.privacy.folding import squeeze
 from edge_runtime.privacy.scanner import Scanner
 from edge_runtime.privacy.units import Public, private_units
@@ -91,6 +95,28 @@ def test_what_the_instruction_says_is_public_in_every_form(said):
         "Yours Grace Okonkwo: hive, hives, 14.500, on 31 October, October 31, grace.lind@example.org, gracie, Accordion"
     )
     assert found(text, instruction=PublicInstruction(said)) == [("word", "Accordion")]
+
+
+EXAMPLES = [
+    pytest.param(text, dict(re.findall(r'the (\w+) "([^"]+)"', has)), id=name)
+    for module in (rules_of_units, patterns)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    for text, has in re.findall(r'Example: "([^"]+)" has (.+)', function.__doc__ or "")
+    if function.__module__ == module.__name__
+]
+
+
+def test_every_rule_shows_an_example():
+    tables = (*rules_of_units._RULES, rules_of_units._WORD_RULES)
+    assert {rule.__name__ for table in tables for rule in table} | {"_sequences", "entities"} == {
+        one.id for one in EXAMPLES
+    }
+
+
+@pytest.mark.parametrize(("text", "has"), EXAMPLES)
+def test_a_rules_example_is_true(text, has):
+    found = [(unit.kind, unit.surface) for unit in private_units(PrivateContext(text), PublicInstruction("Write."))]
+    assert set(has.items()) <= set(found)
 
 
 def test_labels_of_the_profile_are_not_private():

@@ -1,0 +1,77 @@
+"""A bundle's model, ready to write: decoders, tokenizer, prompts, and the user's adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.adapters.adapter import Adapter
+from edge_runtime.bundle.manifest import Manifest
+from edge_runtime.context import PrivateContext, PublicInstruction, joined
+from edge_runtime.decoders.protocol import Decoder
+from edge_runtime.errors import PolicyError
+from edge_runtime.generation.loop import Ending
+from edge_runtime.privacy.gate import Policy
+from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt import Prompt, build_prompt
+from edge_runtime.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """What an answer needs of a bundle.
+
+    Attributes:
+        manifest: of the bundle.
+        tokenizer: of the model.
+        template: of its prompts.
+        decoder: of the sequence with the private context; keeps the KV cache of the last prompt.
+        adapter: the one in use.
+    """
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    decoder: Decoder
+    adapter: Adapter | None = None
+    _without: Decoder | None = None
+
+    def use_adapter(self, adapter: Adapter | None) -> None:
+        """Use another adapter from now on; None uses none."""
+        self.decoder.use_adapter(adapter)
+        self.adapter = adapter
+
+    def without_context(self) -> Decoder:
+        """The decoder of the sequence without the private context, with the adapter in use."""
+        self._without = self._without or self.decoder.fork()
+        self._without.use_adapter(self.adapter)
+        return self._without
+
+    def prompt(
+        self, instruction: PublicInstruction, context: PrivateContext | None, outline: str | None, max_new_tokens: int
+    ) -> Prompt:
+        """The prompt that an answer of `max_new_tokens` continues; see `edge_runtime.text.prompt.build_prompt`.
+
+        Raises:
+            ContextOverflowError: profile and instruction don't fit.
+        """
+        room = self.decoder.context_length - max_new_tokens
+        return build_prompt(self.tokenizer, self.template, instruction, context, outline, max_tokens=room)
+
+    def ending(self, limit: int) -> Ending:
+        """Where an answer ends: at the model's stop tokens, or after `limit` tokens."""
+        return Ending(limit, self.manifest.tokenizer.stop_token_ids)
+
+    def unsaid(self, context: PrivateContext | None, policy: Policy) -> PrivateContext | None:
+        """What the cloud must not learn: the context, and what the adapter was trained on.
+
+        Raises:
+            PolicyError: nobody knows what the adapter was trained on, so nothing can keep it from the cloud.
+        """
+        if self.adapter is None or policy is not Policy.GUARDED:
+            return context
+        if self.adapter.learned is None:
+            raise PolicyError(
+                f"The adapter '{self.adapter.name}' does not say what it was trained on, so the policy guarded can't "
+                "keep that from the cloud. Export it again with --learned FILE, or use --policy open."
+            )
+        return joined(context or PrivateContext(), self.adapter.learned)
