@@ -155,7 +155,7 @@ class Assistant:
         except ValueError:
             raise RequestError(f"There is no mode '{mode}'. Use one of: {', '.join(Mode)}.") from None
         if mode.needs_cloud and cloud is None:
-            raise RequestError(f"Mode {mode} needs a cloud. Give --cloud HOST:PORT, or use --mode edge.")
+            raise RequestError(f"`mode` {mode} needs a cloud. Give `cloud`, or use `mode` edge.")
         ledger = ledger if ledger is not None else Ledger()
         progress = Progress(mode, ledger)
         options = options or Options()
@@ -267,7 +267,7 @@ class Assistant:
         if adapter.learned is None:
             raise PolicyError(
                 f"The adapter '{adapter.name}' does not say what it was trained on, so the policy guarded can't keep "
-                "that from the cloud. Export it again with --learned FILE, or use --policy open."
+                "that from the cloud. Export it again with the text that it learned, or use `policy` open."
             )
         return joined(work.context or PrivateContext(), adapter.learned)
 

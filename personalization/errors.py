@@ -16,6 +16,10 @@ class PersonalizationError(CogenesisError):
     exit_code = 9
 
 
+class ModelError(PersonalizationError):
+    """A model or an encoder can't be loaded: its files are missing or damaged, or it is of another kind."""
+
+
 class RunnerError(PersonalizationError):
     """The cluster can't be used, or its workers keep dying."""
 

@@ -180,8 +180,8 @@ class ProfileStore:
         """Take over what a file says of one user, all or nothing; doing it again changes nothing.
 
         Args:
-            path: a request file, a user file with `profile` and `history` at the top (as `show --json` prints), LaMP
-                questions or CoGenesis records.
+            path: a request file, a user file with `profile` and `history` at the top (as `cogenesis store show` prints
+                it), LaMP questions or CoGenesis records.
             task: of LaMP questions, "LaMP-5".
             user: whose, where the file has several users.
             progress: called with items done and items in all.
