@@ -78,7 +78,7 @@ def _flags_of(command: TyperCommand) -> dict[str, str]:
     flags: dict[str, str] = {}
     for parameter in command.params:
         if parameter.param_type_name == "argument":
-            flags[str(parameter.name)] = parameter.human_readable_name
+            flags[str(parameter.name)] = str(parameter.name).upper()
             continue
         flag = max(parameter.opts, key=len)
         flags[flag.lstrip("-").replace("-", "_")] = flag

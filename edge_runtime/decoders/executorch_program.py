@@ -139,7 +139,7 @@ def load_runtime() -> tuple[Any, Any]:
     except ImportError as error:
         raise CogenesisError(
             f"ExecuTorch is not installed ({error}). Run `pip install 'cogenesis-edge[executorch]'`, "
-            "or use --backend onnx."
+            "or use `backend` onnx."
         ) from None
     return portable_lib, torch.from_numpy
 

@@ -90,4 +90,4 @@ SHORTEST = 16
 
 def _check(name: str, value: object, holds: bool, form: str) -> None:
     if not holds:
-        raise SettingsError(f"The setting {name} must be {form}, not {value}.")
+        raise SettingsError(f"`{name}` must be {form}, not {value}.")

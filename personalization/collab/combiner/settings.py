@@ -42,12 +42,14 @@ class CombinerSettings:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.calls <= 1.0:
-            raise SettingsError(f"--calls must lie above 0 and at most 1, not {self.calls:g}.")
+            raise SettingsError(f"`calls` must be above 0 and at most 1, not {self.calls:g}.")
         for name in ("members", "hidden", "gain_hidden", "epochs", "patience", "batch", "threads"):
             if getattr(self, name) < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}.")
-        if not self.rate > 0.0 or not self.decay >= 0.0:
-            raise SettingsError("--rate must be above 0, and --decay not below.")
+                raise SettingsError(f"`{name}` must be at least 1, not {getattr(self, name)}.")
+        if not self.rate > 0.0:
+            raise SettingsError(f"`rate` must be above 0, not {self.rate:g}.")
+        if not self.decay >= 0.0:
+            raise SettingsError(f"`decay` must be at least 0, not {self.decay:g}.")
 
     def document(self) -> dict[str, Any]:
         """The settings as JSON."""
