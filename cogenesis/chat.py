@@ -27,6 +27,7 @@ from cogenesis.generate import (
     use_adapter_of,
 )
 from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
+from cogenesis.terminal.flag_names import with_flags
 from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
@@ -125,7 +126,7 @@ def chat(
                 try:
                     used = context if found is None else found.context(instruction, PrivateContext()).context
                 except CogenesisError as error:
-                    console.print(str(error), markup=False, style="red")
+                    console.print(with_flags(str(error)), markup=False, style="red")
                     continue
                 answer = assistant.generate(
                     instruction, used, mode=state, cloud=connection, options=options, ledger=book
@@ -142,7 +143,7 @@ def _stream(answer: Answer, console: Console) -> None:
     except KeyboardInterrupt:
         answer.close()
     except CogenesisError as error:
-        console.print(f"[red]{error}[/red]")
+        console.print(f"[red]{with_flags(str(error))}[/red]")
         return
     console.print()
     console.print(f"[dim]{_summary(answer.result)}[/dim]")
@@ -198,7 +199,7 @@ def _use(user: str, assistant: Assistant, console: Console) -> None:
     try:
         assistant.use_user(user or None)
     except CogenesisError as error:
-        console.print(str(error), markup=False, style="red")
+        console.print(with_flags(str(error)), markup=False, style="red")
     else:
         console.print(f"With the adapter of {user}." if user else "Without an adapter.", markup=False)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-import typer
-
 from cogenesis.adapter import app as adapter_commands
 from cogenesis.chat import chat
 from cogenesis.cloud import app as cloud_commands
@@ -19,11 +17,12 @@ from cogenesis.privacy import app as privacy_commands
 from cogenesis.ropg import app as ropg_commands
 from cogenesis.rspg import app as rspg_commands
 from cogenesis.store.edit import app as store_commands
+from cogenesis.terminal.flag_names import CommandApp
 from edge_runtime.errors import CogenesisError
 
 UNEXPECTED = 70
 
-app = typer.Typer(
+app = CommandApp(
     name="cogenesis",
     help="Personal text generation that is private by construction: a small model on the device sees the user's "
     "context, a large one in the cloud sees the public instruction, and the device fuses both.\n\n"

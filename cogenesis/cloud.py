@@ -16,12 +16,13 @@ from cloud_bridge.server.engines.open import EngineName, check_choice, load
 from cloud_bridge.server.errors import ServeError
 from cloud_bridge.server.log_format import LogFormat, write_logs
 from cloud_bridge.server.options import ServerOptions
+from cogenesis.terminal.flag_names import CommandApp
 
 if TYPE_CHECKING:
     from cloud_bridge.server.engines.protocol import Engine
     from cloud_bridge.server.serve import BridgeServer
 
-app = typer.Typer(help="Serve a large model to devices, or ask a cloud what it serves.", no_args_is_help=True)
+app = CommandApp(help="Serve a large model to devices, or ask a cloud what it serves.", no_args_is_help=True)
 
 WHO, MUCH, LONG, SEE = "Who may come", "How much", "How long", "What you see"
 _EXTRA = "cogenesis-edge[cloud], or cogenesis-edge[serve] for --engine onnx"

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.terminal.flag_names import CommandApp
+
 if TYPE_CHECKING:
     from edge_runtime.privacy.audit import Leak
 
 LEAKED = 8
 """Exit code where something private left."""
 
-app = typer.Typer(name="privacy", help="What left this device, and what of it was private.", no_args_is_help=True)
+app = CommandApp(name="privacy", help="What left this device, and what of it was private.", no_args_is_help=True)
 
 
 @app.callback()

@@ -95,7 +95,7 @@ class AnswerResult:
     ledger: Ledger = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The form that `cogenesis generate --json` prints."""
+        """The form that `cogenesis generate` prints as JSON."""
         return {
             "text": self.text,
             "token_ids": list(self.token_ids),

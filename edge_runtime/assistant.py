@@ -139,7 +139,7 @@ class Assistant:
         except ValueError:
             raise RequestError(f"There is no mode '{mode}'. Use one of: {', '.join(Mode)}.") from None
         if mode.needs_cloud and cloud is None:
-            raise RequestError(f"Mode {mode} needs a cloud. Give --cloud HOST:PORT, or use --mode edge.")
+            raise RequestError(f"`mode` {mode} needs a cloud. Give `cloud`, or use `mode` edge.")
         ledger = ledger if ledger is not None else Ledger()
         progress = Progress(mode, ledger)
         options = options or Options()

@@ -49,7 +49,7 @@ def load_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise RequestError(f"There is no such request file: {path}. Check its name.") from None
     except OSError as error:
-        raise RequestError(f"The request can't be read: {path} ({error.strerror}).") from None
+        raise RequestError(f"The request can't be read: {path} ({error.strerror}). Check who may read it.") from None
     except UnicodeDecodeError:
         raise RequestError(f"The request is not UTF-8 text: {path}. Save it as UTF-8.") from None
     except (ValueError, RecursionError) as error:

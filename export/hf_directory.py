@@ -53,7 +53,7 @@ def write_hf_directory(
     """
     path = locate_model(model)
     if path.is_dir():
-        raise UnsupportedModelError(f"This is a Hugging Face directory already: {path}.")
+        raise UnsupportedModelError(f"This is a Hugging Face directory already: {path}. Use it as it is.")
     source = GGUFSource(path)
     with staged_directory(out, replaceable=is_model_directory, replace=force) as root:
         weights = _write_weights(source, root, progress)

@@ -16,6 +16,10 @@ class PersonalizationError(CogenesisError):
     exit_code = 9
 
 
+class ModelError(PersonalizationError):
+    """A model or an encoder can't be loaded: its files are missing or damaged, or it is of another kind."""
+
+
 class RunnerError(PersonalizationError):
     """The cluster can't be used, or its workers keep dying."""
 
@@ -39,7 +43,7 @@ def check_setting(name: str, value: object, holds: bool, form: str) -> None:
         SettingsError: it does not hold.
     """
     if not holds:
-        raise SettingsError(f"The setting {name} must be {form}, not {value}.")
+        raise SettingsError(f"`{name}` must be {form}, not {value}.")
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -52,7 +52,8 @@ def channel_to(
         options.append(("grpc.enable_http_proxy", 0))
     elif secret and not tls:
         raise RequestError(
-            f"The API key would travel to {address} in the clear. Use TLS (--tls), or allow it (--key-without-tls)."
+            f"The API key would be sent to {address} without encryption. Use TLS (`tls`), or allow it "
+            "(`key_without_tls`)."
         )
     if not tls:
         return lambda: grpc.insecure_channel(address, options=options)
@@ -73,7 +74,9 @@ def bearer(api_key: str | None) -> tuple[tuple[str, str], ...]:
     if api_key is None:
         return ()
     if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-        raise RequestError("The API key has characters that no key has: --api-key. Give it as the cloud's owner did.")
+        raise RequestError(
+            "`api_key` is empty or has characters that no API key has, such as spaces. Copy the key again."
+        )
     return (("authorization", f"Bearer {api_key}"),)
 
 
@@ -98,4 +101,4 @@ def _check_certificates(pem: bytes) -> None:
     try:
         ssl.create_default_context().load_verify_locations(cadata=pem.decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError, ValueError):
-        raise RequestError("The CA certificates can't be read: they are not PEM. Give another --tls-ca file.") from None
+        raise RequestError("`tls_root_certificates` must be CA certificates in PEM form. Give others.") from None

@@ -39,12 +39,12 @@ _BY_STATUS: dict[grpc.StatusCode, type[CloudError]] = {
 }
 _UPDATE = "Check the address, and update the older of device and cloud."
 _WHAT: dict[type[CloudError], tuple[str, str]] = {
-    CloudRefusedError: ("The cloud refuses the API key", "Give a valid --api-key."),
+    CloudRefusedError: ("The cloud refuses the API key", "Give a valid `api_key`."),
     TokenizerMismatchError: (
-        "The cloud model's tokenizer is another than the bundle's",
-        "Serve a model of the same family, or use --mode sketch.",
+        "The cloud model's tokenizer differs from the bundle's",
+        "Serve a model of the same family, or use `mode` sketch.",
     ),
-    CloudOverloadedError: ("The cloud has no session free", "Try again later, or serve with more --max-sessions."),
+    CloudOverloadedError: ("The cloud has no session free", "Try again later, or have the cloud serve more sessions."),
     CloudContextFullError: (
         "The instruction and the answer fill the cloud model's context",
         "Shorten the instruction or the answer.",
@@ -54,7 +54,7 @@ _WHAT: dict[type[CloudError], tuple[str, str]] = {
         "The cloud can't be reached",
         "Check the address and that `cogenesis cloud serve` runs there.",
     ),
-    ProtocolError: ("What answers does not speak this protocol", _UPDATE),
+    ProtocolError: ("The server does not speak this protocol", _UPDATE),
 }
 # Messages for reasons that are more specific than their error class.
 _WHAT_BY_REASON: dict[str, tuple[str, str]] = {
@@ -131,7 +131,7 @@ def _describe(kind: type[CloudError], words: tuple[str, str], address: str, deta
     what, mend = words
     shown = _clean(details)
     if "CERTIFICATE_VERIFY_FAILED" in details or "handshake" in details.lower():
-        mend = "Check the certificate (--tls-ca), and that both sides use TLS."
+        mend = "Check the CA certificates, and that both sides use TLS."
     return kind(f"{what}: {address}{f' ({shown})' if shown else ''}. {mend}")
 
 

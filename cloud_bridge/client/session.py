@@ -175,7 +175,9 @@ class ScoreSession:
             return
         with self._lock:
             if not self._pending:
-                raise ProtocolError(f"A reply came that nothing asked for: {self._peer.address}. Update the cloud.")
+                raise ProtocolError(
+                    f"The cloud sent a reply that no request asked for: {self._peer.address}. Update the cloud."
+                )
             pending = self._pending[0]
         pending.released.arrived(len(data))
         verified = decode_verified(

@@ -29,7 +29,7 @@ class ApiKeys:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             cause = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise ServeError(f"The API keys can't be read: {path} ({cause}). Give another --api-keys file.") from None
+            raise ServeError(f"The API keys can't be read: {path} ({cause}). Give another file.") from None
         digests: dict[str, bytes] = {}
         for number, line in enumerate(lines, 1):
             entry = line.strip()
@@ -41,7 +41,7 @@ class ApiKeys:
                 raise ServeError(f"An API key is empty, malformed or named twice: {path}, line {number}. Correct it.")
             digests[name] = _digest(key)
         if not digests:
-            raise ServeError(f"The file holds no API key: {path}. Write one key a line, or serve without --api-keys.")
+            raise ServeError(f"The file holds no API key: {path}. Write one key a line, or leave out `api_keys`.")
         return cls(digests)
 
     def check(self, authorization: str | None) -> str:

@@ -181,7 +181,7 @@ def _bind(server: grpc.aio.Server, options: ServerOptions, credentials: grpc.Ser
     if port == 0:
         raise ServeError(
             f"Can't listen on {host}:{options.port}: the port is in use, or the host is not this machine's. "
-            "Choose another --port (0 picks a free one) or --host."
+            "Choose another `port` (0 picks a free one) or `host`."
         )
     return f"{host}:{port}"
 
@@ -202,7 +202,7 @@ def _credentials(cert: Path | None, key: Path | None) -> grpc.ServerCredentials 
     if cert is None and key is None:
         return None
     if cert is None or key is None:
-        raise ServeError("TLS needs a certificate and its key: give both --tls-cert and --tls-key.")
+        raise ServeError("TLS needs a certificate and its key. Give both `tls_cert` and `tls_key`.")
     import ssl
 
     for path in (cert, key):

@@ -146,7 +146,7 @@ class MetricsServer:
         except OSError as error:
             raise ServeError(
                 f"Metrics can't be served on {host}:{port}: {error.strerror or error}. "
-                "Choose another --metrics-port (0 picks a free one)."
+                "Choose another `metrics_port` (0 picks a free one)."
             ) from None
         self.address = f"{host}:{self._server.server_port}"
 

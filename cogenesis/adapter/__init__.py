@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from cogenesis.adapter.evaluate import evaluate
 from cogenesis.adapter.train import train
+from cogenesis.terminal.flag_names import CommandApp
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Train an adapter for each user from what they wrote, and measure what it is worth.",

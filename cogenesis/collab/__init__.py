@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from cogenesis.collab.data import app as data_commands
 from cogenesis.collab.evaluate import evaluate
 from cogenesis.collab.fuse_train import fuse_train
@@ -12,8 +10,9 @@ from cogenesis.collab.report import report
 from cogenesis.collab.shrink import shrink
 from cogenesis.collab.sketch import sketch
 from cogenesis.collab.tune import tune
+from cogenesis.terminal.flag_names import CommandApp
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Make data, tune the device's model, train how both models are fused, and measure it all.",

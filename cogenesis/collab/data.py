@@ -12,10 +12,11 @@ import typer
 from cogenesis.collab.generate import generate
 from cogenesis.options.records import RecordsArgument, report_skipped, usable_records, warn_of_private_instructions
 from cogenesis.options.users import JsonOption
+from cogenesis.terminal.flag_names import CommandApp
 from personalization.collab.records.records import split_by_user, write_collab_file
 from personalization.users.parts import shares_of
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Import, generate, count and divide writing tasks with their users' context.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cogenesis.terminal.flag_names import with_flags
 from cogenesis.terminal.progress_bar import progress_bar
 from export.errors import AdapterExportError
 
@@ -80,7 +81,7 @@ def adapter_command(
         typer.echo(json.dumps({"exported": [_document(one) for one in done], "failed": failures}))
     else:
         for one in failed:
-            typer.echo(f"{one.directory}: {one.error}", err=True)
+            typer.echo(f"{one.directory}: {with_flags(one.error)}", err=True)
         size = sum(one.size for one in done) / 1e6
         typer.echo(
             f"{bundle}: {len(done):,} adapters, {size:.1f} MB, {sum(one.unchanged for one in done):,} of them there "

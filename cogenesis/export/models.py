@@ -14,6 +14,7 @@ import typer
 from cogenesis.export.adapters import adapter_command, adapters_command
 from cogenesis.export.combiner import combiner_command
 from cogenesis.export.encoder import encoder_command
+from cogenesis.terminal.flag_names import CommandApp
 from cogenesis.terminal.progress_bar import progress_bar
 from export.extras import require_extra
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from export.bundle.exported import Exported
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Make bundles for devices from models, and check them.\n\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from cogenesis.lamp.avocado import avocado
 from cogenesis.lamp.compare import compare
 from cogenesis.lamp.evaluate import evaluate
@@ -12,8 +10,9 @@ from cogenesis.lamp.rank import rank
 from cogenesis.lamp.score import score
 from cogenesis.lamp.split import split
 from cogenesis.lamp.train import train
+from cogenesis.terminal.flag_names import CommandApp
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Rank profiles, answer and score the tasks of LaMP, the benchmark of personalization.",

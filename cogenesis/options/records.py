@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.terminal.flag_names import with_flags
 from personalization.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def report_skipped(skipped: Sequence[Skipped], path: Path) -> None:
         return
     print(f"{len(skipped)} records were skipped: {path}", file=sys.stderr)
     for item in skipped[:_NAMED]:
-        print(f"  {item.where}: {item.reason}", file=sys.stderr)
+        print(f"  {item.where}: {with_flags(item.reason)}", file=sys.stderr)
     if len(skipped) > _NAMED:
         print(f"  and {len(skipped) - _NAMED} more", file=sys.stderr)
 

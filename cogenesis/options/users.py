@@ -10,6 +10,7 @@ import typer
 from personalization.errors import DataError, SettingsError, listed
 from personalization.jobs.runners import RunnerName
 from personalization.lamp.tasks import LAMP_TASKS, find_task
+from personalization.models.load_errors import model_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,11 +96,12 @@ def read_users(
     return _chosen(read_lamp(questions, find_task(task), outputs=outputs, seed=seed), questions, names, limit)
 
 
+@model_errors()
 def base_of(model: Path) -> tuple[Path, BaseIdentity]:
     """A model directory's absolute path, and its identity (hashes the weights).
 
     Raises:
-        ExportError: there is no model.
+        ModelError: there is no model, or its files are damaged.
         SettingsError: it is a GGUF file.
     """
     from export.model.hf_source import hf_provenance

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from cogenesis.ropg.feedback import feedback
 from cogenesis.ropg.train import train_kd, train_rl
+from cogenesis.terminal.flag_names import CommandApp
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Optimize a retriever by what the items it finds are worth to a language model (ROPG).",

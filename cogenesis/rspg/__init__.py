@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import typer
-
 from cogenesis.rspg.data import data, show_bounds
 from cogenesis.rspg.export import export
 from cogenesis.rspg.feedback import feedback
 from cogenesis.rspg.predict import predict
 from cogenesis.rspg.train import train
+from cogenesis.terminal.flag_names import CommandApp
 
-app = typer.Typer(
+app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Select for each question the retriever of a pool that serves the language model best (RSPG).",

@@ -13,10 +13,11 @@ import typer
 from cogenesis.options.store import DEFAULT_STORE, AsJson, StoreFile
 from cogenesis.store.search import embed, search
 from cogenesis.terminal.counter import terminal_progress
+from cogenesis.terminal.flag_names import CommandApp
 from edge_runtime.errors import RequestError
 from edge_runtime.store.profile_store import ProfileStore
 
-app = typer.Typer(name="store", help="The profile and past texts on this device.", no_args_is_help=True)
+app = CommandApp(name="store", help="The profile and past texts on this device.", no_args_is_help=True)
 
 app.command()(search)
 app.command()(embed)

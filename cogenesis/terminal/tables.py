@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from cogenesis.terminal.flag_names import with_flags
+
 _PAGE = 120
 """Characters of a line where the output is no terminal."""
 
@@ -36,7 +38,8 @@ class ProgressLines:
         if self._worked and done < total:
             seconds = (self._clock() - self._began) / self._worked * (total - done)
             left = f", about {_duration(seconds)} left"
-        print(f"[{done}/{total}] {_visible(user)}: {what.rstrip(chr(46))}{left}", file=sys.stderr, flush=True)
+        told = with_flags(what).rstrip(".")
+        print(f"[{done}/{total}] {_visible(user)}: {told}{left}", file=sys.stderr, flush=True)
 
 
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:

@@ -87,7 +87,9 @@ class AdapterStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise AdapterError(f"The adapters can't be listed: {self.root} ({error.strerror}).") from None
+            raise AdapterError(
+                f"The adapters can't be listed: {self.root} ({error.strerror}). Check who may read it."
+            ) from None
         for name in names:
             path = self.root / name / ADAPTER_NAME
             if os.path.lexists(path):
@@ -105,7 +107,9 @@ class AdapterStore:
         except (FileNotFoundError, NotADirectoryError):
             raise self._missing(user) from None
         except OSError as error:
-            raise AdapterError(f"The adapter can't be read: {path} ({error.strerror}).") from None
+            raise AdapterError(
+                f"The adapter can't be read: {path} ({error.strerror}). Check who may read it."
+            ) from None
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         kept = self._loaded.get(user)
         if kept is not None and kept[0] == stamp:
@@ -131,12 +135,14 @@ class AdapterStore:
         """
         adapter = parse_adapter(content, "the new adapter")
         if not adapter.user:
-            raise AdapterError("The adapter does not say whose it is. Export it again with --user ID.")
+            raise AdapterError("The adapter does not say whose it is. Export it again with its user's id.")
         path = self.path(adapter.user)
         _refuse(path, self._problem(path, adapter))
         if os.path.lexists(path):
             if not replace:
-                raise AdapterError(f"User '{adapter.user}' has an adapter already: {path}. Pass --force to replace it.")
+                raise AdapterError(
+                    f"User '{adapter.user}' has an adapter already: {path}. Set `replace` to replace it."
+                )
             there = self._entry(path, whole=False).header
             if there is not None and there.user != adapter.user:
                 raise AdapterError(f"The place of user '{adapter.user}' is taken by user '{there.user}': {path}.")
@@ -169,7 +175,9 @@ class AdapterStore:
         except (FileNotFoundError, NotADirectoryError):
             raise self._missing(user) from None
         except OSError as error:
-            raise AdapterError(f"The adapter can't be removed: {path} ({error.strerror}).") from None
+            raise AdapterError(
+                f"The adapter can't be removed: {path} ({error.strerror}). Check who may write there."
+            ) from None
 
     def _entry(self, path: Path, whole: bool) -> StoredAdapter:
         directory = path.parent.name

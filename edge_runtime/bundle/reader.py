@@ -122,7 +122,9 @@ def open_bundle(root: Path | str, *, verify: bool = True) -> Bundle:
             f"There is no bundle here: {root} (no {MANIFEST_NAME}). Make one with `cogenesis export onnx`."
         ) from None
     except OSError as error:
-        raise ManifestError(f"The manifest can't be read: {manifest_path} ({error.strerror}).") from None
+        raise ManifestError(
+            f"The manifest can't be read: {manifest_path} ({error.strerror}). Check who may read it."
+        ) from None
     bundle = Bundle(root, read_manifest(text, str(manifest_path)))
     if verify:
         bundle.verify()

@@ -140,7 +140,8 @@ def load_runtime() -> tuple[Any, Any]:
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
         raise CogenesisError(
-            f"ExecuTorch can't be loaded ({error}). Run `pip install --force-reinstall 'cogenesis-edge[executorch]'`."
+            f"ExecuTorch can't be loaded ({error}). Run `pip install --force-reinstall 'cogenesis-edge[executorch]'`, "
+            "or use `backend` onnx."
         ) from None
     return portable_lib, torch.from_numpy
 

@@ -67,7 +67,7 @@ def read_prompt_cache(path: Path | str) -> PromptCache:
                 )
             tensors = {name: file.get_tensor(name) for name in ("token_ids", "keys", "values")}
     except FileNotFoundError:
-        raise PromptCacheError(f"There is no prompt cache here: {path}.") from None
+        raise PromptCacheError(f"There is no prompt cache here: {path}. Check its name.") from None
     # numpy raises TypeError and ValueError for element types and shapes that it can't hold.
     except (OSError, SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise PromptCacheError(f"The prompt cache can't be read: {path} ({error}). {_AGAIN}") from None

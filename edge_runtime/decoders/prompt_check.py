@@ -19,7 +19,7 @@ def checked_context_length(wanted: int | None, limit: int) -> int:
     if wanted is None:
         return limit
     if not 1 <= wanted <= limit:
-        raise RequestError(f"The context length can't be {wanted:,}: this bundle serves 1 to {limit:,} positions.")
+        raise RequestError(f"`context_length` must be in 1 .. {limit:,} for this bundle, not {wanted:,}.")
     return wanted
 
 

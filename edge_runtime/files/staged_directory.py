@@ -78,8 +78,8 @@ def _check_target(target: Path, replaceable: Callable[[Path], bool], replace: bo
         if replaceable(target):
             if replace:
                 return
-            raise WriteError(f"There is already one: {target}. Pass --force to replace it.")
-    raise WriteError(f"Something else is in this place: {target}. Choose another, it is not replaced.")
+            raise WriteError(f"There is already one: {target}. Set `force` to replace it.")
+    raise WriteError(f"Something else is in this place and is not replaced: {target}. Choose another place.")
 
 
 def _put_in_place(staging: Path, target: Path) -> None:

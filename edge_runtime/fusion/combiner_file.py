@@ -62,7 +62,7 @@ def read_combiner(path: Path) -> Combiner:
     except FileNotFoundError:
         raise BundleError(f"There is no combiner here: {path}. {_MEND}") from None
     except OSError as error:
-        raise BundleError(f"The combiner can't be read: {path} ({error.strerror}).") from None
+        raise BundleError(f"The combiner can't be read: {path} ({error.strerror}). Check who may read it.") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"The combiner can't be used: {path} ({error}). {_MEND}") from None
 

@@ -61,7 +61,7 @@ class Fusion:
         object.__setattr__(self, "strategy", _strategy(self.strategy))
         most = 10.0 if self.strategy is Strategy.DELTA else 1.0
         if not 0.0 <= self.weight <= most:
-            raise RequestError(f"The weight of '{self.strategy}' must lie in 0 .. {most:g}, not {self.weight}.")
+            raise RequestError(f"`weight` of '{self.strategy}' must be in 0 .. {most:g}, not {self.weight}.")
 
 
 def _strategy(name: str) -> Strategy:

@@ -44,14 +44,14 @@ class RowFormat:
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
-            raise RequestError(f"top_k must be at least 1, not {self.top_k}.")
+            raise RequestError(f"`top_k` must be at least 1, not {self.top_k}.")
         if not 0.0 < self.mass <= 1.0:
-            raise RequestError(f"The mass of a row must lie above 0 and at most 1, not {self.mass}.")
+            raise RequestError(f"`mass` must be above 0 and at most 1, not {self.mass}.")
         if not 0.0 <= self.floor < 1.0:
-            raise RequestError(f"The floor of a row must be at least 0 and below 1, not {self.floor}.")
+            raise RequestError(f"`floor` must be at least 0 and below 1, not {self.floor}.")
         if self.value_type not in get_args(ValueType):
             raise RequestError(
-                f"There is no value type '{self.value_type}'. Use one of: {', '.join(get_args(ValueType))}."
+                f"`value_type` must be one of {', '.join(get_args(ValueType))}, not '{self.value_type}'."
             )
 
 

@@ -65,18 +65,18 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+            raise RequestError(f"`max_new_tokens` must be at least 1, not {self.max_new_tokens}.")
         if self.window is not None and not 1 <= self.window <= LARGEST_WINDOW:
-            raise RequestError(f"window must be in 1 .. {LARGEST_WINDOW}, not {self.window}.")
+            raise RequestError(f"`window` must be in 1 .. {LARGEST_WINDOW}, not {self.window}.")
         if not 0.0 < self.patience <= LONGEST_PATIENCE:
             raise RequestError(
-                f"patience must be above 0 and at most {LONGEST_PATIENCE:g} seconds, not {self.patience}."
+                f"`patience` must be above 0 and at most {LONGEST_PATIENCE:g} seconds, not {self.patience}."
             )
         object.__setattr__(self, "policy", Policy.of(self.policy))
         if isinstance(self.stop, str):  # type: ignore[unreachable]  # callers without mypy
-            raise RequestError("The stop texts must be several, not one string: write stop=('END',).")
+            raise RequestError("`stop` must be a tuple of texts, not one text: write stop=('END',).")
         if any(not text for text in self.stop):
-            raise RequestError("A stop text must not be empty.")
+            raise RequestError("`stop` must not have an empty text. Leave it out.")
 
     @property
     def row_format(self) -> RowFormat:

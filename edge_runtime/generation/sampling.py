@@ -57,7 +57,9 @@ class Sampling:
             ("seed", 0 <= self.seed < 2**64, "in 0 .. 2^64 - 1"),
         ):
             if not right:
-                raise RequestError(f"Sampling: '{name}' must be {words}, not {getattr(self, name)}.")
+                # The cloud's rows have another `top_k`.
+                shown = "sampling.top_k" if name == "top_k" else name
+                raise RequestError(f"`{shown}` must be {words}, not {getattr(self, name)}.")
 
 
 def choose(log_probs: NDArray[np.float32], position: int, sampling: Sampling, answer: Collection[int] = ()) -> int:

@@ -26,7 +26,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if min(self.first, self.without, self.turn) < 0 or self.without + self.turn == 0:
-            raise RequestError("A schedule P,K,T needs whole numbers of at least 0, and K + T above 0.")
+            raise RequestError("`schedule` P,K,T must have whole numbers of at least 0, with K + T above 0.")
 
     def asks(self, step: int) -> bool:
         """Whether the cloud is asked at this step."""
@@ -42,8 +42,8 @@ class Schedule:
         parts = text.split(",")
         if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
             raise RequestError(
-                f"A schedule is three whole numbers P,K,T, or learned, or learned:SHARE, not '{text}'. "
-                "Examples: --schedule 8,4,2, --schedule learned:0.5"
+                f"`schedule` must be three whole numbers P,K,T, or learned, or learned:SHARE, not '{text}'. "
+                "Examples: 8,4,2 and learned:0.5."
             )
         return cls(*(int(part) for part in parts))
 
@@ -81,7 +81,7 @@ class LearnedSchedule:
 
     def __post_init__(self) -> None:
         if self.share is not None and not 0.0 < self.share <= 1.0:
-            raise RequestError(f"A learned schedule's share lies above 0 and at most 1, not {self.share:g}.")
+            raise RequestError(f"The share of a learned `schedule` must be above 0 and at most 1, not {self.share:g}.")
 
     def asks(self, step: int) -> bool | None:
         """Whether the cloud is asked at this step; None where the edge's row decides, see `decide`.
@@ -132,4 +132,6 @@ def parse_schedule(text: str) -> Schedule | LearnedSchedule:
     try:
         return LearnedSchedule(share=float(share))
     except ValueError:
-        raise RequestError(f"A learned schedule's share is a number, such as learned:0.5, not '{text}'.") from None
+        raise RequestError(
+            f"The share of a learned `schedule` must be a number, such as learned:0.5, not '{text}'."
+        ) from None

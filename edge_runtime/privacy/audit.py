@@ -63,7 +63,9 @@ def read_ledger(path: Path | str) -> tuple[LedgerEntry, ...]:
     except OSError as error:
         raise LedgerError(f"The ledger can't be read: {path} ({error.strerror}). Check its name.") from None
     except UnicodeDecodeError:
-        raise LedgerError(f"The ledger is not UTF-8 text: {path}. Give the file that --ledger wrote.") from None
+        raise LedgerError(
+            f"The ledger is not UTF-8 text: {path}. Give the file that the answers were logged in."
+        ) from None
     return tuple(_entry(line, number, path) for number, line in enumerate(lines, start=1))
 
 

@@ -200,7 +200,7 @@ class Gate:
         if self.policy not in (Policy.OPEN, Policy.GUARDED):
             raise PolicyError(
                 f"Fused generation sends answer tokens to the cloud, which the policy '{self.policy}' forbids. "
-                "Use --mode sketch, or --policy guarded."
+                "Use `mode` sketch, or `policy` guarded."
             )
 
 

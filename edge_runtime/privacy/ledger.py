@@ -66,7 +66,7 @@ class Ledger:
                 self._torn = _prepare(self._file, self.path)
             except OSError as error:
                 raise LedgerError(
-                    f"The ledger can't be written: {self.path} ({error.strerror}). Choose another --ledger file."
+                    f"The ledger can't be written: {self.path} ({error.strerror}). Choose another file."
                 ) from error
 
     @property
@@ -88,7 +88,7 @@ class Ledger:
                     self._append(self._file, json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n")
                 except (OSError, ValueError) as error:
                     raise LedgerError(
-                        f"The ledger can't be written: {self.path} ({error}). Nothing was sent; free some space."
+                        f"The ledger can't be written: {self.path} ({error}). Nothing was sent. Free some space."
                     ) from error
             self._entries.append(entry)
 

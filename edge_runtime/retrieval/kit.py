@@ -49,10 +49,10 @@ class RetrievalKit:
         if name == DENSE and DENSE not in self.encoders and len(self.encoders) == 1:
             [name] = self.encoders
         if name not in self.encoders:
-            place = "Name a directory with --retrieval" if self.root is None else f"Put one into {self.root}"
+            place = "Give a directory for retrieval with one" if self.root is None else f"Put one into {self.root}"
             raise RequestError(
-                f"There is no retriever '{name}', only: {', '.join(self.names)}. {place}, made by `cogenesis export "
-                "encoder`."
+                f"There is no retriever '{name}', only: {', '.join(self.names)}. If it is an encoder, make it with "
+                f"`cogenesis export encoder`. {place}."
             )
         if name not in self._loaded:
             self._loaded[name] = TextEncoder.load(self.encoders[name])
@@ -66,9 +66,10 @@ class RetrievalKit:
             BundleError: the selector is damaged.
         """
         if self.selector_path is None:
+            place = "Give a directory for retrieval with one" if self.root is None else f"Put one into {self.root}"
             raise RequestError(
-                f"There is no selector for the retriever '{AUTO}', only: {', '.join(self.names)}. Put its directory "
-                f"into {self.root or 'a directory, named with --retrieval'}."
+                f"There is no selector for the retriever '{AUTO}', only: {', '.join(self.names)}. Make a selector with "
+                f"`cogenesis rspg export`. {place}."
             )
         return Selector.load(self.selector_path)
 
@@ -89,7 +90,7 @@ def open_retrieval_kit(root: Path | str | None) -> RetrievalKit:
         inside = sorted(path for path in root.iterdir() if path.is_dir())
     except OSError as error:
         raise BundleError(
-            f"The directory for retrieval can't be read: {root} ({error.strerror}). Check --retrieval."
+            f"The directory for retrieval can't be read: {root} ({error.strerror}). Check its name."
         ) from None
     if (root / ENCODER_NAME).is_file():
         return RetrievalKit(root, {DENSE: root})
@@ -113,8 +114,8 @@ def retriever_directory(bundle: Path, name: str) -> Path:
     """
     if not _NAME.fullmatch(name) or name in RESERVED:
         raise RequestError(
-            f"An encoder can't be called '{name}': letters, digits, '.', '_' and '-', at most 64, and none of "
-            f"{', '.join(RESERVED)}."
+            f"An encoder can't be called '{name}'. Use at most 64 letters, digits, '.', '_' and '-', and none of the "
+            f"names {', '.join(RESERVED)}."
         )
     return bundle / RETRIEVAL_DIRECTORY / name
 

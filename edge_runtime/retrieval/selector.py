@@ -63,5 +63,7 @@ class Selector:
         ]
         scores = self._graph.run(tokens).reshape(-1)
         if len(scores) != len(candidates) or not np.isfinite(scores).all():
-            raise BundleError(f"The selector gives no score a candidate: {self._graph.path}. Export it again.")
+            raise BundleError(
+                f"The selector does not give one score for each candidate: {self._graph.path}. Export it again."
+            )
         return int(scores.argmax())

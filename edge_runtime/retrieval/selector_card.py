@@ -60,7 +60,9 @@ def read_selector_card(directory: Path) -> SelectorCard:
         if not card.retrievers or card.max_tokens < 1:
             raise ValueError("it has no retrievers, or no room for tokens")
     except FileNotFoundError:
-        raise BundleError(f"There is no selector here: {directory} (no {SELECTOR_NAME}).") from None
+        raise BundleError(
+            f"There is no selector here: {directory} (no {SELECTOR_NAME}). Train one with `cogenesis rspg train`."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"The selector can't be read: {path} ({error}). Make it again.") from None
     return card

@@ -47,7 +47,7 @@ class TextGraph:
             raise self._damaged("can't be loaded", error) from None
         if inputs != {"input_ids", "attention_mask"}:
             raise BundleError(
-                f"This graph is none of a text encoder: {self.path} (its inputs are {', '.join(sorted(inputs))}). "
+                f"This is not the graph of a text encoder: {self.path} (its inputs are {', '.join(sorted(inputs))}). "
                 "Export it again."
             )
 
@@ -90,7 +90,7 @@ class TextGraph:
         except Exception as error:  # its exceptions have no common base but Exception
             raise self._damaged("fails", error) from None
         if len(output) != len(rows):
-            raise BundleError(f"This graph gives no output a text: {self.path}. Export it again.")
+            raise BundleError(f"This graph does not give one output for each text: {self.path}. Export it again.")
         return output
 
     def _damaged(self, problem: str, error: Exception) -> BundleError:

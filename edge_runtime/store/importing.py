@@ -59,7 +59,7 @@ def read_import(path: Path | str, task: str | None = None, user: str | None = No
     if isinstance(body, list):
         return _from_list(body, path, task, user)
     if task is not None or user is not None:
-        raise RequestError(f"This file is of one user and no task: {path}. Leave --task and --user out.")
+        raise RequestError(f"This file is of one user and no task: {path}. Leave out `task` and `user`.")
     if not isinstance(body, dict) or not {"context", "profile", "history"} & body.keys():
         raise RequestError(
             f"There is nothing to import: {path} has no context, profile or history. Choose a request or user file, "
@@ -87,7 +87,7 @@ def _from_list(body: list[Any], path: Path | str, task: str | None, user: str | 
         raise RequestError(f"There is nothing to import: {path} must be a list of objects, and not empty.")
     records = task is None
     if records and "tid" not in body[0] and "conversations" not in body[0]:
-        raise RequestError(f"These are questions of LaMP: {path}. Say of which task with --task LaMP-1 to LaMP-7.")
+        raise RequestError(f"These are questions of LaMP: {path}. Set `task` to theirs, from LaMP-1 to LaMP-7.")
     fields = None if task is None else _lamp_fields(task)
     entries = _entries_of(body, path, user, "tid" if records else "id")
     profile, items = "", []
@@ -95,7 +95,7 @@ def _from_list(body: list[Any], path: Path | str, task: str | None, user: str | 
         where = f"{path}, [{index}].profile"
         listed = entry.get("profile")
         if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-            raise RequestError(f"This file can't be imported: {where} must be a list of objects.")
+            raise RequestError(f"This file can't be imported: {where} must be a list of objects. Correct it.")
         if fields is None:
             if entry.get("additional_profile") is not None:
                 profile = _value(entry, "additional_profile", f"{path}, [{index}]")
@@ -120,8 +120,8 @@ def _entries_of(
     if user is None:
         if len(set(names)) > 1:
             raise RequestError(
-                f"There are {len(set(names)):,} users in this file: {path}. Say whose texts to take with --user, the "
-                f"first is {names[0]}."
+                f"There are {len(set(names)):,} users in this file: {path}. Set `user` to the one whose texts to take; "
+                f"the first is {names[0]}."
             )
         return list(enumerate(body))
     entries = [(index, entry) for index, entry in enumerate(body) if user in (names[index], str(entry.get(own_id)))]
@@ -150,7 +150,7 @@ def _value(item: Mapping[str, Any], key: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise RequestError(f"This file can't be imported: {where} must have a text '{key}'. Check --task.")
+        raise RequestError(f"This file can't be imported: {where} must have a text '{key}'. Check `task`.")
     return storable(key, value)
 
 
@@ -162,4 +162,6 @@ def _lamp_date(value: object, where: str) -> str | None:
         year, month, day = (int(part) for part in str(value).split("-"))
         return datetime.date(year, month, day).isoformat()
     except ValueError:
-        raise RequestError(f"This file can't be imported: the date of {where} is not of the form Y-M-D.") from None
+        raise RequestError(
+            f"This file can't be imported: the date of {where} is not of the form Y-M-D. Correct it."
+        ) from None

@@ -69,7 +69,7 @@ def filled(name: str, text: str) -> str:
         RequestError: the text is blank or contains a lone surrogate.
     """
     if not text.strip():
-        raise RequestError(f"This can't be stored: the {name} is empty. Give some.")
+        raise RequestError(f"This can't be stored: the {name} is empty. Give one.")
     return storable(name, text)
 
 

@@ -38,12 +38,12 @@ class StoreFile:
                 os.close(descriptor)
             # SQLite mistakes a short file of another kind for an empty database and would overwrite it.
             if start not in (b"", _SQLITE_MAGIC):
-                raise StoreError(f"This is not a profile store: {self.path}. Choose another --store file.")
+                raise StoreError(f"This is not a profile store: {self.path}. Choose another file.")
             if self.path.stat().st_mode & 0o077:
                 self.path.chmod(0o600)
         except OSError as error:
             raise StoreError(
-                f"The profile store can't be opened: {self.path} ({error.strerror}). Choose another --store file."
+                f"The profile store can't be opened: {self.path} ({error.strerror}). Choose another file."
             ) from None
         with self.explained():
             # Only `transaction` and `reading` begin and end transactions.
@@ -107,7 +107,7 @@ class StoreFile:
         try:
             yield
         except OverflowError:
-            raise RequestError(f"There is no past text with an id so large: {self.path}.") from None
+            raise RequestError(f"No past text has an id so large: {self.path}. Check the id.") from None
         except sqlite3.OperationalError as error:
             raise StoreError(
                 f"The profile store can't be used: {self.path} ({error}). "
@@ -129,7 +129,7 @@ class StoreFile:
                     create_tables(self.connection)
         application, version = self._version()
         if application != APPLICATION_ID:
-            raise StoreError(f"This is not a profile store: {self.path}. Choose another --store file.")
+            raise StoreError(f"This is not a profile store: {self.path}. Choose another file.")
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"The profile store was written by a newer version: {self.path} (schema {version}, this program reads "

@@ -154,7 +154,7 @@ class _Exporter:
         training = self._training(peft, config.base_name)
         user = user or training.user
         if not user:
-            raise AdapterExportError(f"The adapter does not say whose it is: {peft}. Pass --user ID.")
+            raise AdapterExportError(f"The adapter does not say whose it is: {peft}. Set `user`.")
         self._check_base(peft, training)
         # An adapter that fits only some of the bundle's runtimes would fail on a device.
         narrowest = min(self._decoders, key=lambda spec: len(spec.lora))
@@ -196,7 +196,7 @@ class _Exporter:
         if self._base is None:
             raise AdapterExportError(
                 f"The adapter does not say which weights it was trained on: {peft} (no {NOTE_NAME}). "
-                "Pass --base with the model directory that it was trained on."
+                "Set `base` to the model directory that it was trained on."
             )
         if not self._base_sha256:
             self._base_sha256 = _identity(locate_model(self._base))

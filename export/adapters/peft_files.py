@@ -107,9 +107,11 @@ def read_peft_config(directory: Path) -> PeftConfig:
             "save_pretrained, or `cogenesis adapter train`, has written."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise AdapterExportError(f"The adapter's configuration can't be read: {path} ({error}).") from None
+        raise AdapterExportError(
+            f"The adapter's configuration can't be read: {path} ({error}). Save it again."
+        ) from None
     if not isinstance(body, dict):
-        raise AdapterExportError(f"The adapter's configuration is not a JSON object: {path}.")
+        raise AdapterExportError(f"The adapter's configuration is not a JSON object: {path}. Save it again.")
     _refuse_other_methods(path, body)
     ranks, alphas = body.get("rank_pattern") or {}, body.get("alpha_pattern") or {}
     rank, alpha, targets = body.get("r"), body.get("lora_alpha"), body.get("target_modules")
@@ -159,7 +161,7 @@ def read_peft_matrices(directory: Path, config: PeftConfig, spec: DecoderSpec) -
     for place, pair in sorted(halves.items()):
         where = f"{path}, layer {place[0]}, {place[1]}"
         if place[1] not in widths or place[0] >= spec.layers:
-            wider = ", or export that decoder with --adapter-sites all" if spec.backend == BACKEND_EXECUTORCH else ""
+            wider = ", or export that decoder with `adapter_sites` all" if spec.backend == BACKEND_EXECUTORCH else ""
             raise AdapterExportError(
                 f"The adapter does not fit the bundle: {where}. Its {spec.backend} decoder has {spec.layers} layers "
                 f"with {', '.join(widths)}: train on these alone{wider}."

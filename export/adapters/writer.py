@@ -54,7 +54,7 @@ def encode_adapter(adapter: Adapter, weights: AdapterWeights = "fp16") -> bytes:
         if not all(np.isfinite(tensors[f"{projection}.{half}"]).all() for half in HALVES):
             raise AdapterExportError(
                 f"The adapter of user '{adapter.user}' has numbers too large for {weights}: {projection}. "
-                "Export it with --weights int8 or fp32."
+                "Export it with `weights` int8 or fp32."
             )
     if adapter.learned is not None:
         tensors[LEARNED] = np.frombuffer(encode_learned(adapter.learned), np.uint8)

@@ -39,7 +39,9 @@ def add_combiner(file: Path, bundle_root: Path, *, replace_existing: bool = Fals
     # The name depends on the content, so the manifest's entry always matches the file.
     relative = f"{COMBINER_DIRECTORY}/combiner-{combiner.fingerprint[:12]}.safetensors"
     if before is not None and before.path != relative and not replace_existing:
-        raise WriteError(f"The bundle has a combiner already: {bundle.path(before.path)}. Pass --force to replace it.")
+        raise WriteError(
+            f"The bundle has a combiner already: {bundle.path(before.path)}. Set `replace_existing` to replace it."
+        )
     target = bundle.path(relative)
     write_whole_file(target, encode_combiner(combiner))
     entry = FileEntry(relative, ROLE_COMBINER, target.stat().st_size, sha256_of(target))

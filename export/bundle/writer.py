@@ -92,7 +92,7 @@ def write_bundle(
     if present is not None and others and present.manifest.context_length != parts.context_length:
         raise WriteError(
             f"The bundle's other decoder serves {present.manifest.context_length:,} positions, this one would serve "
-            f"{parts.context_length:,}: {out}. Pass --context-length {present.manifest.context_length}."
+            f"{parts.context_length:,}: {out}. Set `context_length` to {present.manifest.context_length}."
         )
     with staged_directory(out, replaceable=is_bundle, replace=replace_existing or adds) as root:
         kept = () if present is None else _carry(present, others, root)

@@ -140,7 +140,7 @@ def write_network(
             return array
         if array.shape[1] % BLOCK_SIZE:
             raise UnsupportedQuantizationError(
-                f"A row of '{name}' is {array.shape[1]} numbers, not a multiple of {BLOCK_SIZE}. Use --quantize fp32."
+                f"A row of '{name}' has {array.shape[1]} numbers, not a multiple of {BLOCK_SIZE}. Use `scheme` fp32."
             )
         return quantize(array, 8)
 
@@ -180,7 +180,7 @@ def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme) -> fl
     if not largest <= _TOLERANCE[scheme]:
         raise ConformanceError(
             f"The exported encoder differs from torch by {largest:.2g} of a vector's length, allowed are "
-            f"{_TOLERANCE[scheme]:.2g}. Use --quantize fp32, or report the model."
+            f"{_TOLERANCE[scheme]:.2g}. Use `scheme` fp32, or report the model."
         )
     return largest
 

@@ -83,5 +83,5 @@ def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def _wrong(path: Path, problem: str) -> ConformanceError:
     return ConformanceError(
-        f"The program that was made {problem}: {path.name}. Nothing was kept. Use --quantize fp32 or another runtime."
+        f"The program that was made {problem}: {path.name}. Nothing was kept. Use `quantize` fp32, or another runtime."
     )

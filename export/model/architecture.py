@@ -100,12 +100,12 @@ class Architecture:
             return replace(self, context_length=natural)
         if length < 1 or length > self.context_length:
             raise UnsupportedModelError(
-                f"The context length can't be {length:,}: the model was made for 1 to {self.context_length:,} tokens."
+                f"`context_length` must be in 1 .. {self.context_length:,}, as the model was made for, not {length:,}."
             )
         if length > natural:
             raise UnsupportedModelError(
-                f"The context length can't be {length:,}: beyond {natural:,} positions the model's attention slides, "
-                f"which the graph can't. Pass --context-length {natural} or less."
+                f"Beyond {natural:,} positions the model's attention slides, which the graph can't do. Set "
+                f"`context_length` to {natural} or less, not to {length}."
             )
         return replace(self, context_length=length)
 

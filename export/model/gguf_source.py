@@ -95,7 +95,7 @@ class GGUFSource:
         if tensor.tensor_type not in EXACT:
             raise UnsupportedModelError(
                 f"The tensor '{name}' is quantized as {tensor.tensor_type.name}, which can't be carried over exactly: "
-                f"{self.path}. Pass --quantize int8."
+                f"{self.path}. Use `quantize` int8."
             )
         return exact_blocks(self._restore_rows(name, tensor.data), tensor.tensor_type)
 

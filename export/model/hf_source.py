@@ -101,11 +101,15 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ModelNotFoundError(f"This is no model directory: {path} (no config.json).") from None
+        raise ModelNotFoundError(
+            f"This is no model directory: {path} (no config.json). Name a directory in Hugging Face format."
+        ) from None
     except (OSError, ValueError) as error:
-        raise SourceError(f"The model's configuration can't be read: {file} ({error}).") from None
+        raise SourceError(
+            f"The model's configuration can't be read: {file} ({error}). Download the model again."
+        ) from None
     if not isinstance(config, dict):
-        raise SourceError(f"The model's configuration is not a JSON object: {file}.")
+        raise SourceError(f"The model's configuration is not a JSON object: {file}. Download the model again.")
     return config
 
 
@@ -120,7 +124,9 @@ def weight_files(path: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise SourceError(f"The index of weight files can't be read: {index} ({error}).") from None
+            raise SourceError(
+                f"The index of weight files can't be read: {index} ({error}). Download the model again."
+            ) from None
         files = [path / name for name in names]
     else:
         files = sorted(path.glob("*.safetensors"))

@@ -30,7 +30,7 @@ def locate_model(model: str | Path) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise ModelNotFoundError(f"This is neither a model directory nor a GGUF file: {path}.")
+            raise ModelNotFoundError(f"This is neither a model directory nor a GGUF file: {path}. Name one of these.")
         return path
     if not path.is_dir():
         hint = ""
@@ -46,7 +46,9 @@ def locate_model(model: str | Path) -> Path:
         return files[0]
     if files:
         raise ModelNotFoundError(f"There are {len(files)} GGUF files here: {path}. Name one of them.")
-    raise ModelNotFoundError(f"This is no model directory: {path} (no config.json).")
+    raise ModelNotFoundError(
+        f"This is no model directory: {path} (no config.json). Name a directory in Hugging Face format."
+    )
 
 
 def open_source(path: Path) -> HFSource | GGUFSource:

@@ -103,7 +103,7 @@ def _check_supported(config: Mapping[str, Any], path: Path) -> None:
     if _TASK not in tasks:
         raise UnsupportedModelError(
             f"Models of type '{family}' can't be exported: {path}. Our graph covers {', '.join(LLAMA_FAMILY)}; "
-            "optimum doesn't know this one as a text generator either."
+            "optimum does not know this type as a text generator either."
         )
     if config.get("quantization_config"):
         raise UnsupportedModelError(f"The weights are already quantized: {path}. Use the original model.")
@@ -113,7 +113,7 @@ def _context_length(config: Mapping[str, Any], wanted: int | None, path: Path) -
     longest = next((int(config[name]) for name in _LENGTH_FIELDS if config.get(name)), _UNBOUNDED_LENGTH)
     if wanted is not None and not 1 <= wanted <= longest:
         raise UnsupportedModelError(
-            f"The context length can't be {wanted:,}: the model was made for 1 to {longest:,} tokens ({path})."
+            f"`context_length` must be in 1 .. {longest:,}, as the model was made for, not {wanted:,}: {path}."
         )
     return wanted or longest
 
@@ -157,7 +157,7 @@ def _quantize(directory: Path) -> None:
         except Exception as error:
             _raise_if_disk_full(error, directory)
             raise SourceError(
-                f"onnxruntime could not quantize the graph ({' '.join(str(error).split())[:200]}). Use --quantize fp32."
+                f"onnxruntime could not quantize the graph ({' '.join(str(error).split())[:200]}). Use `quantize` fp32."
             ) from None
         for file in directory.glob("model.onnx*"):
             file.unlink()

@@ -136,12 +136,12 @@ def read_calibration_text(path: Path | None) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise SourceError(f"The calibration text is not UTF-8: {path}. Convert it, or choose another file.") from None
+        raise SourceError(f"The text is not UTF-8: {path}. Convert it, or choose another file.") from None
     except OSError as error:
-        raise SourceError(f"The calibration text can't be read: {path} ({error.strerror}).") from None
+        raise SourceError(f"The text can't be read: {path} ({error.strerror}). Check its name.") from None
     documents = _json_lines(text, path) if path.suffix in (".jsonl", ".ndjson") else [text.strip()]
     if not any(documents):
-        raise SourceError(f"The calibration text is empty: {path}. Give a few pages of typical text.")
+        raise SourceError(f"The text is empty: {path}. Give a few pages of typical text.")
     return documents
 
 
@@ -156,7 +156,7 @@ def _json_lines(text: str, path: Path) -> list[str]:
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise SourceError(
-                f'The calibration text is not valid: {path}, line {number} is not a JSON object with a string "text".'
+                f'The text is not valid: {path}, line {number} is not a JSON object with a string "text".'
             )
         documents.append(record["text"].strip())
     return documents
@@ -186,7 +186,7 @@ def calibration_windows(
     """
     tokens = [token for document in documents for token in encode(document)]
     if not tokens:
-        raise SourceError("The calibration text has no tokens. Give a few pages of typical text.")
+        raise SourceError("The text has no tokens. Give a few pages of typical text.")
     marker = [] if start is None else [start]
     width = min(window - len(marker), len(tokens))
     count = max(1, min(len(tokens), max_tokens) // width)

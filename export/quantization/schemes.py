@@ -75,7 +75,7 @@ def quantize_model(
     ):
         if width % BLOCK_SIZE:
             raise UnsupportedQuantizationError(
-                f"The model's {what} is {width}, not a multiple of {BLOCK_SIZE}. Use --quantize fp32."
+                f"The model's {what} is {width}, not a multiple of {BLOCK_SIZE}. Use `quantize` fp32."
             )
     tables = (EMBEDDING,) if architecture.tied_head else (EMBEDDING, HEAD)
     matrices = {name: quantize(source.read(name), 8) for name in tables}

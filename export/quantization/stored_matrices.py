@@ -31,13 +31,11 @@ def chosen_scheme(path: Path, wanted: str | None) -> Quantize:
         if scheme == wanted:
             if scheme == "keep" and path.is_dir():
                 raise UnsupportedQuantizationError(
-                    f"Nothing is quantized here that could be kept: {path}. Use fp32, int8, mixed or int4."
+                    f"Nothing is quantized here that could be kept: {path}. Use `quantize` fp32, int8, mixed or int4."
                 )
             found: Quantize = scheme
             return found
-    raise UnsupportedQuantizationError(
-        f"There is no quantization '{wanted}'. Choose from {', '.join(get_args(Quantize))}."
-    )
+    raise UnsupportedQuantizationError(f"`quantize` must be one of {', '.join(get_args(Quantize))}, not '{wanted}'.")
 
 
 def stored_matrices(

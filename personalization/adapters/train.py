@@ -157,6 +157,6 @@ class _Run:
 def _finite(number: float, step: int) -> float:
     if not math.isfinite(number):
         raise TrainingError(
-            f"The loss is not a finite number after {step} steps. Use a lower --rate, or check the model."
+            f"The loss is not a finite number after {step} steps. Use a lower `rate`, or check the model."
         )
     return number

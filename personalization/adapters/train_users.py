@@ -158,8 +158,8 @@ def _finished(data: UserData, spec: WorkerSpec, force: bool) -> Outcome | None:
         changed = _changes(card, spec)
         if changed and not force:
             raise SettingsError(
-                f"There is an adapter that was trained otherwise: {directory} ({changed}). Pass --force to train it "
-                "and its like again, or choose another --out."
+                f"There is an adapter that was trained otherwise: {directory} ({changed}). Set `force` to train it "
+                "and others like it again, or choose another `out`."
             )
         complete = all((directory / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
         if changed or not complete:

@@ -159,13 +159,15 @@ def load_adapter(directory: Path, base: str) -> tuple[LoraConfig, dict[str, torc
     if card is None:
         raise TrainingError(f"There is no adapter of this user: {directory}. Train one with `cogenesis adapter train`.")
     if card.get("base", {}).get("sha256") != base:
-        raise TrainingError(f"The adapter was trained on another base model: {directory}. Name that one with --model.")
+        raise TrainingError(f"The adapter was trained on another base model: {directory}. Use that model.")
     try:
         fields = json.loads((directory / CONFIG_NAME).read_bytes())
         state = load_file(directory / WEIGHTS_NAME)
         return LoraConfig(**{name: value for name, value in fields.items() if name != "peft_type"}), state
     except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise TrainingError(f"The adapter can't be read: {directory} ({error}). Train it again with --force.") from None
+        raise TrainingError(
+            f"The adapter can't be read: {directory} ({error}). Delete it and train it again."
+        ) from None
 
 
 def report_of(card: Mapping[str, Any]) -> TrainingReport:

@@ -84,7 +84,7 @@ class TorchWriter:
         if fits is not None and needed > fits:
             raise SettingsError(
                 f"Prompt and answer take {needed:,} tokens, the model's context has {fits:,}: {self._spec.source}. "
-                "Lower --max-length or --max-new-tokens."
+                "Lower `max_length` or `most_tokens`."
             )
         ids = torch.full((len(prompts), longest), self._padding)
         mask = torch.zeros_like(ids)

@@ -42,18 +42,20 @@ class WriterSpec:
 
     def __post_init__(self) -> None:
         for name, value in (
-            ("max-new-tokens", self.most_tokens),
+            ("most_tokens", self.most_tokens),
             ("beams", self.beams),
             ("threads", self.threads),
         ):
             if value < 1:
-                raise SettingsError(f"--{name} must be at least 1, not {value}.")
+                raise SettingsError(f"`{name}` must be at least 1, not {value}.")
         if self.is_bundle and self.beams > 1:
-            raise SettingsError(f"The edge runtime writes greedily: leave out --beams {self.beams} for a --bundle.")
+            raise SettingsError(
+                f"The edge runtime writes greedily. Set `beams` to 1 for a bundle, not to {self.beams}."
+            )
         if self.is_bundle and self.device != "cpu":
-            raise SettingsError("A bundle runs on the processor. Leave out --device, or name a --model.")
+            raise SettingsError("A bundle runs on the processor. Leave out `device`, or use a model directory.")
         if not self.is_bundle and self.backend is not None:
-            raise SettingsError("--backend belongs to --bundle. Leave it out for a --model.")
+            raise SettingsError("`backend` is for a bundle. Leave it out for a model directory.")
 
 
 class AnswerWriter(Protocol):

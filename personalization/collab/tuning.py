@@ -163,14 +163,15 @@ def tune_model(
         progress: called after each step.
 
     Raises:
-        ExportError: the model can't be loaded, or `out` can't be written.
+        ModelError: the model can't be loaded.
+        WriteError: `out` can't be written.
         PersonalizationError: no record has all contents of the prompts, the lengths don't fit the model, or see
             `train_into`.
     """
     base = Base(model, plan.settings.threads, team.device)
     if base.context_length is not None and plan.max_length > base.context_length:
         raise SettingsError(
-            f"The model's context has {base.context_length:,} tokens, fewer than --max-length {plan.max_length:,}: "
+            f"The model's context has {base.context_length:,} tokens, fewer than `max_length` {plan.max_length:,}: "
             f"{model}. Lower it."
         )
     left_out: list[Skipped] = []
@@ -235,7 +236,7 @@ def _example(base: Base, record: CollabRecord, plan: TuningPlan) -> Example:
     try:
         return base.writer.write(pair, context, plan.max_length, outline)
     except TrainingError:
-        raise DataError(f"does not fit into {plan.max_length:,} tokens (--max-length), even without history") from None
+        raise DataError(f"does not fit into `max_length`, {plan.max_length:,} tokens, even without history") from None
 
 
 def _save_adapter(base: Base, config: LoraConfig, directory: Path) -> None:

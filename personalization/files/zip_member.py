@@ -28,5 +28,5 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, wh
     with archive.open(member) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise DataError(f"The file is larger than {most >> 20} MB: {where}. It is none that belongs here.")
+        raise DataError(f"The file is larger than {most >> 20} MB: {where}. It does not belong here.")
     return content

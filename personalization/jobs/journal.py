@@ -48,7 +48,7 @@ class Journal:
             elif there is not None and not force:
                 raise SettingsError(
                     f"There is a run with other settings or data here: {path} ({_changes(there.run, run)}). Choose "
-                    "another --out, or pass --force to begin anew."
+                    "another `out`, or set `force` to start over."
                 )
             self._write_all()
             self._file = path.open("ab")
@@ -155,7 +155,7 @@ def _parse(path: Path, content: bytes) -> _Noted | None:
         return _Noted(dict(head["run"]), {int(job): result for job, result in lines})
     except (ValueError, TypeError, KeyError, RecursionError):
         raise DataError(
-            f"This is no journal of a run, or it is damaged: {path}. Choose another --out, or delete the file."
+            f"This is no journal of a run, or it is damaged: {path}. Choose another `out`, or delete the file."
         ) from None
 
 

@@ -155,7 +155,7 @@ class _Pool(Generic[J, R]):
             if not self._workers:
                 raise RunnerError(
                     f"No worker can start on the cluster: {_first_line(lost)}. Its machines need this version of "
-                    "cogenesis-edge, and memory for what each worker loads (see --workers)."
+                    "cogenesis-edge, and memory for what each worker loads. Take fewer `workers`."
                 ) from lost
             return
         self._idle.append(actor)
@@ -168,7 +168,7 @@ class _Pool(Generic[J, R]):
             outcome: R | JobError = self._ray.get(ref)
         except self._ray.exceptions.RayError as lost:
             self._kill(actor)
-            reason = f"{_first_line(lost)}. Often memory is short: take fewer --workers."
+            reason = f"{_first_line(lost)}. Often memory is short. Take fewer `workers`."
             return JobError("WorkerLost", reason, attempt.number)
         self._idle.append(actor)
         return outcome
@@ -264,12 +264,14 @@ def _reach(address: str) -> None:
     except ValueError:
         port = None
     if not parts.hostname or not port:
-        raise RunnerError(f"Not the address of a Ray cluster: {where}. Give auto, host:port or ray://host:port.")
+        raise RunnerError(
+            f"This is not the address of a Ray cluster: {where}. Give auto, host:port or ray://host:port."
+        )
     try:
         socket.create_connection((parts.hostname, port), CONNECT_SECONDS).close()
     except OSError as error:
         raise RunnerError(
-            f"No Ray cluster answers at {where}: {error}. Start one with `ray start --head`, or leave --address out."
+            f"No Ray cluster answers at {where}: {error}. Start one with `ray start --head`, or leave out `address`."
         ) from error
 
 
@@ -283,8 +285,8 @@ def _places(ray: ModuleType, threads: int) -> int:
     places = sum(int(processors // threads) for processors in machines)
     if not places:
         raise RunnerError(
-            f"No machine of the cluster has {threads} processors for a worker. Take fewer --threads, or say how many "
-            "--workers to wait for."
+            f"No machine of the cluster has {threads} processors for a worker. Take fewer `threads`, or set `workers` "
+            "to how many to wait for."
         )
     return places
 

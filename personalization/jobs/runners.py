@@ -41,24 +41,24 @@ class RayRunner:
 Runner: TypeAlias = LocalRunner | RayRunner
 
 
-def runner_of(name: RunnerName | str, address: str | None, workers: int | None, threads: int) -> Runner:
-    """Return the runner that a command's options `--runner`, `--address` and `--workers` specify.
+def runner_of(runner: RunnerName | str, address: str | None, workers: int | None, threads: int) -> Runner:
+    """Return the runner that these settings specify.
 
     Args:
-        name: `local` or `ray`.
+        runner: `local` or `ray`.
         address: address of a running Ray cluster.
         workers: number of workers.
         threads: CPUs per worker.
 
     Raises:
-        RunnerError: the options contradict each other.
+        RunnerError: the settings contradict each other.
     """
     if workers is not None and workers < 1:
-        raise RunnerError(f"--workers must be at least 1: {workers}.")
-    if RunnerName(name) is RunnerName.RAY:
+        raise RunnerError(f"`workers` must be at least 1, not {workers}.")
+    if RunnerName(runner) is RunnerName.RAY:
         return RayRunner(address, workers, threads)
     if address is not None or workers is not None:
-        raise RunnerError("--address and --workers are for a cluster. Add `--runner ray`, or leave them out.")
+        raise RunnerError("`address` and `workers` are for a cluster. Set `runner` to ray, or leave them out.")
     return LocalRunner()
 
 

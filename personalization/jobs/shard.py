@@ -27,7 +27,7 @@ class Shard:
         """
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise SettingsError(f"--shard must be I/N with I in 1 .. N, such as 2/5, not {text}.")
+            raise SettingsError(f"`shard` must be I/N with I in 1 .. N, such as 2/5, not {text}.")
         return cls(int(index), int(count))
 
     def part(self, items: Sequence[T]) -> Sequence[T]:

@@ -198,7 +198,7 @@ def _adapters_digest(root: Path, asked: Sequence[Asked]) -> str:
     if missing:
         raise SettingsError(
             f"{len(missing)} of {len(directories)} users have no adapter in {root}: {listed(missing)}. Train them with "
-            "`cogenesis adapter train`, or leave out --adapters."
+            "`cogenesis adapter train`, or leave out `adapters`."
         )
     files = sorted(file for directory in directories.values() for file in directory.iterdir() if file.is_file())
     return _digest([str(file.relative_to(root)), sha256_of(file)] for file in files)

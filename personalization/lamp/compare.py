@@ -93,8 +93,8 @@ class CompareSpec:
         wrong = [ranker for ranker in self.rankers if ranker.needs_encoder]
         if wrong:
             raise SettingsError(
-                f"The ranker {wrong[0]} needs an encoder. Use `lamp rank`, `lamp merge` and `lamp evaluate` for it and "
-                "`lamp score --against`."
+                f"The ranker {wrong[0]} needs an encoder, which this comparison does not take. Use `lamp rank`, "
+                "`lamp merge`, `lamp evaluate` and `lamp score` instead."
             )
 
 

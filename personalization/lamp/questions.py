@@ -125,7 +125,7 @@ class QuestionFile(Sequence[Question]):
 
     def _wrong(self, what: object) -> DataError:
         return DataError(
-            f"This is not a questions file of {self.task.name}: {self.path}, {what}. Check --task, or correct the file."
+            f"This is not a questions file of {self.task.name}: {self.path}, {what}. Check `task`, or correct the file."
         )
 
 

@@ -79,7 +79,7 @@ def searched(task: LampTask, question: Question, *, use_date: bool = False) -> S
     try:
         query = task.query(question.input)
     except DataError as error:
-        raise DataError(f"Question '{question.id}' is not one of {task.name}: {error}. Check --task.") from None
+        raise DataError(f"Question '{question.id}' is not one of {task.name}: {error}. Check `task`.") from None
     if use_date:
         for item in question.profile:
             if "date" not in item.fields:
@@ -114,7 +114,7 @@ def ranker_of(
         case RankerName.RANDOM:
             return partial(_random, seed)
     if encoder is None:
-        raise SettingsError(f"The ranker '{name}' needs an encoder. Name its directory with --encoder DIR.")
+        raise SettingsError(f"The ranker '{name}' needs an encoder. Give `encoder`.")
     dense = partial(_dense, encoder, batch)
     match name:
         case RankerName.DENSE:
@@ -187,6 +187,6 @@ def _day(question: Question, number: int) -> int:
 
 def _without_date(question: Question, item: str) -> DataError:
     return DataError(
-        f"Item '{item}' of question '{question.id}' has no 'date'. Choose a --ranker without dates, and leave out "
-        "--use-date."
+        f"Item '{item}' of question '{question.id}' has no 'date'. Choose a `ranker` without dates, and leave out "
+        "`use_date`."
     )

@@ -67,7 +67,7 @@ def score(task: LampTask, golds: Outputs, predictions: Outputs, *, where: str) -
         found = np.array([statistics(task, *pair) for pair in pairs])
         samples = tuple(sample_scores(task, *pair) for pair in pairs)
     except DataError as error:
-        raise DataError(f"The gold outputs can't be used: {error}. Check --task and the file.") from None
+        raise DataError(f"The gold outputs can't be used: {error}. Check `task` and the file.") from None
     return Scored(task, tuple(golds.by_id), found, samples)
 
 
@@ -97,10 +97,10 @@ def task_of(golds: Outputs, wanted: LampTask | None, where: str) -> LampTask:
     ]
     if wanted is not None:
         if named and wanted not in known:
-            raise SettingsError(f"The gold outputs are of {golds.task}, not of {wanted.name}: {where}. Check --task.")
+            raise SettingsError(f"The gold outputs are of {golds.task}, not of {wanted.name}: {where}. Check `task`.")
         return wanted
     if not known:
-        raise SettingsError(f"The gold outputs name no task of LaMP: {where}. Give it with --task.")
+        raise SettingsError(f"The gold outputs name no task of LaMP: {where}. Set `task`.")
     answers = {gold.strip() for gold in golds.by_id.values()}
     return next((task for task in known if task.judging is Judging.LABEL and answers <= set(task.labels)), known[0])
 
@@ -162,7 +162,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> An
 
 def _require_same(golds: Collection[str], predictions: Collection[str], where: str) -> None:
     if not golds:
-        raise DataError("There are no gold outputs to score against. Check --golds.")
+        raise DataError("There are no gold outputs to score against. Check `golds`.")
     missing = [identity for identity in golds if identity not in predictions]
     unknown = [identity for identity in predictions if identity not in golds]
     if missing or unknown:

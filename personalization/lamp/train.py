@@ -90,7 +90,8 @@ def train_model(
         progress: called after each step.
 
     Raises:
-        ExportError: the model can't be loaded, or `out` can't be written.
+        ModelError: the model can't be loaded.
+        WriteError: `out` can't be written.
         PersonalizationError: there is nothing to learn from, the lengths don't fit the model, or see `train_into`.
     """
     if not training:
@@ -120,7 +121,7 @@ def _example(base: Base, task: LampTask, lengths: Lengths, lesson: Lesson) -> Ex
     if base.context_length is not None and example.length > base.context_length:
         raise SettingsError(
             f"Prompt and answer take {example.length:,} tokens, the model's context has {base.context_length:,}: "
-            f"{base.path}. Lower --max-length or --max-new-tokens."
+            f"{base.path}. Lower `lengths.prompt` or `lengths.answer`."
         )
     return example
 

@@ -49,6 +49,6 @@ def site_names(present: Set[str], targets: str) -> list[str]:
     missing = sorted(names - present) or ([] if names else [targets])
     if missing:
         raise SettingsError(
-            f"The model has no linear layers for --targets {', '.join(missing)}. It has: {', '.join(sorted(present))}."
+            f"The model has no linear layers for `targets` {', '.join(missing)}. It has: {', '.join(sorted(present))}."
         )
     return sorted(names)

@@ -12,13 +12,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from export.errors import SourceError
 from export.model.architecture import LLAMA_FAMILY
 from export.model.hf_source import read_config
 from export.model.tokenizer_assets import hf_tokenizer
-from personalization.errors import SettingsError, TrainingError
+from personalization.errors import ModelError, SettingsError, TrainingError
 from personalization.models.adapter_sites import linear_layers
 from personalization.models.examples import Example, ExampleWriter
+from personalization.models.load_errors import model_errors
 
 if TYPE_CHECKING:
     pass
@@ -33,6 +33,7 @@ _IGNORED = -100  # ignored by torch's cross entropy
 class Base:
     """A model with room for one adapter at a time."""
 
+    @model_errors()
     def __init__(self, path: Path, threads: int, device: str = "cpu") -> None:
         """Load a model directory in float32; this sets torch's threads to `threads`.
 
@@ -42,7 +43,7 @@ class Base:
             device: "cpu", "cuda" or "cuda:1".
 
         Raises:
-            ExportError: the directory is incomplete or damaged.
+            ModelError: the directory is incomplete or damaged.
             SettingsError: the model has no chat template, or there is no such device.
         """
         torch.set_num_threads(threads)
@@ -54,7 +55,8 @@ class Base:
         try:
             model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
         except Exception as error:  # transformers' parts raise many types
-            raise SourceError(f"The model can't be loaded: {path} ({str(error).strip().splitlines()[0]}).") from None
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"The model can't be loaded: {path} ({reason}). Download it again.") from None
         try:
             model.to(device)
         except (RuntimeError, AssertionError) as error:

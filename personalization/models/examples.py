@@ -167,7 +167,7 @@ class ExampleWriter:
                 if not shortened.strip():
                     raise TrainingError(
                         f"Profile and prompt alone take more than the {room:,} tokens that the answer leaves them. "
-                        "Raise --max-length."
+                        "Raise `max_length`."
                     ) from None
                 continue
             return self._fed(built), shortened is not task, len(built.dropped)

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
-from export.errors import SourceError
 from export.model.hf_source import read_config
-from personalization.errors import SettingsError
+from personalization.errors import ModelError, SettingsError
+from personalization.models.load_errors import model_errors
 
 
 class MeanPooling(torch.nn.Module):
@@ -50,6 +50,7 @@ class Encoder:
         self.max_tokens = max_tokens
 
     @classmethod
+    @model_errors()
     def load(cls, path: Path | str, device: str = "cpu") -> Encoder:
         """Load a model directory in float32, without dropout.
 
@@ -59,7 +60,7 @@ class Encoder:
             device: "cpu", "cuda" or "cuda:1".
 
         Raises:
-            ExportError: the directory is incomplete or damaged.
+            ModelError: the directory is incomplete or damaged.
             SettingsError: there is no such device.
         """
         path = Path(path)
@@ -72,14 +73,16 @@ class Encoder:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except Exception as error:  # transformers' parts raise many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SourceError(f"The encoder can't be loaded: {path} ({reason}).") from None
+            raise ModelError(f"The encoder can't be loaded: {path} ({reason}). Download it again.") from None
         missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
         if missing:
-            raise SourceError(f"The encoder lacks weights: {path} ({missing[0]}). Download or train it again.")
+            raise ModelError(f"The encoder lacks weights: {path} ({missing[0]}). Download or train it again.")
         if not tokenizer.is_fast:
-            raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {path}.")
+            raise ModelError(
+                f"The tokenizer has no tokenizer.json and can't be converted to one: {path}. Choose another encoder."
+            )
         if tokenizer.pad_token_id is None:
-            raise SourceError(f"The encoder's tokenizer has no padding token: {path}. Set its 'pad_token'.")
+            raise ModelError(f"The encoder's tokenizer has no padding token: {path}. Set its 'pad_token'.")
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # unused by the mean, and parameters without a gradient block distributed training
         try:

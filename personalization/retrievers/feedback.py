@@ -144,7 +144,7 @@ def _metric(entries: Mapping[str, Any], wanted: str | None, path: Path) -> str:
         raise _wrong(path, "there is no metric in it")
     if wanted not in names:
         which = "several metrics" if wanted is None else f"no metric '{wanted}'"
-        raise SettingsError(f"The feedback has {which}: {path}. Choose one with --metric: {', '.join(names)}.")
+        raise SettingsError(f"The feedback has {which}: {path}. Set `metric` to one of: {', '.join(names)}.")
     return _gaining(wanted, path)
 
 

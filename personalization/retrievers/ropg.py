@@ -91,7 +91,8 @@ def train_retriever(
         progress: called after each step.
 
     Raises:
-        ExportError: the encoder can't be loaded, or `out` can't be written.
+        ModelError: the encoder can't be loaded.
+        WriteError: `out` can't be written.
         PersonalizationError: there is nothing to learn from, or see `train_into`.
     """
     if not training:

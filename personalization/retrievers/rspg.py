@@ -66,7 +66,7 @@ def train_selector(
     Raises:
         SettingsError: `judging` belongs to another pool than the selector.
         PersonalizationError: see `train_into`.
-        ExportError: `out` can't be written.
+        WriteError: `out` can't be written.
     """
     if judging is not None:
         check_pool(selector, judging)

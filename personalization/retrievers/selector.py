@@ -13,8 +13,7 @@ from tokenizers import Tokenizer
 
 from edge_runtime.retrieval.selector_card import SELECTOR_NAME, SelectorCard, SelectorMode, read_selector_card
 from edge_runtime.retrieval.selector_tokens import candidate_tokens
-from export.errors import SourceError
-from personalization.errors import SettingsError
+from personalization.errors import ModelError, SettingsError
 from personalization.models.text_encoder import Encoder
 
 _HEAD_NAME = "head.safetensors"
@@ -50,7 +49,7 @@ class Selector:
         """
         if encoder.max_tokens is not None and card.max_tokens > encoder.max_tokens:
             raise SettingsError(
-                f"The encoder takes {encoder.max_tokens} tokens, not {card.max_tokens}. Lower --max-tokens."
+                f"The encoder takes {encoder.max_tokens} tokens, not {card.max_tokens}. Lower `max_tokens`."
             )
         self.encoder, self.card = encoder, card
         self.module = ScoringModule(encoder.pooling, encoder.dimension).to(encoder.device)
@@ -63,7 +62,7 @@ class Selector:
         """Create an untrained selector on an encoder; `max_tokens` None means the encoder's maximum.
 
         Raises:
-            ExportError: the encoder can't be loaded.
+            ModelError: the encoder can't be loaded.
             SettingsError: the encoder takes fewer tokens.
         """
         encoder = Encoder.load(path, device)
@@ -82,7 +81,9 @@ class Selector:
             selector.module.head.load_state_dict(safetensors.torch.load_file(path / _HEAD_NAME))
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise SourceError(f"The selector's head can't be read: {path / _HEAD_NAME} ({reason}).") from None
+            raise ModelError(
+                f"The selector's head can't be read: {path / _HEAD_NAME} ({reason}). Train the selector again."
+            ) from None
         selector.module.eval()
         return selector
 

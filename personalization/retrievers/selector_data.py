@@ -90,7 +90,7 @@ def combine(pool: Mapping[str, Path], metric: str | None = None) -> Selection:
         SettingsError: there are fewer than two retrievers, or the metric is ambiguous or missing.
     """
     if len(pool) < 2:
-        raise SettingsError("A pool has two retrievers or more. Give --pool NAME=FOLDER for each.")
+        raise SettingsError("`pool` must have two retrievers or more, each with the folder of its feedback.")
     read = {name: read_retriever_feedback(folder, metric) for name, folder in pool.items()}
     (first, (chosen, answers)), *others = read.items()
     for name, (other, theirs) in others:

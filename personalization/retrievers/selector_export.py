@@ -89,7 +89,7 @@ def _difference(selector: Selector, graph: TextGraph, scheme: EncoderScheme) -> 
     if not difference <= _TOLERANCE[scheme]:
         raise ConformanceError(
             f"The exported selector differs from torch by {difference:.2g} of what its head can give, allowed are "
-            f"{_TOLERANCE[scheme]:.2g}. Use --quantize fp32, or report the model."
+            f"{_TOLERANCE[scheme]:.2g}. Use `scheme` fp32, or report the model."
         )
     return difference
 

@@ -141,8 +141,8 @@ class _Run:
             if force:
                 return False
             raise TrainingError(
-                f"The saved state of the training is damaged: {self._file} ({type(error).__name__}). Pass --force to "
-                "begin again."
+                f"The saved state of the training is damaged: {self._file} ({type(error).__name__}). Set `force` to "
+                "start over."
             ) from None
         if same:
             self._objective.module.load_state_dict(state["module"])
@@ -152,8 +152,8 @@ class _Run:
             self._step_losses = state["step_losses"]
         elif not force:
             raise SettingsError(
-                f"There is an unfinished training with other settings, data or weights: {self._file}. Go on with "
-                "those, choose another --out, or pass --force to begin again."
+                f"There is an unfinished training with other settings, data or weights: {self._file}. Resume it "
+                "with those, choose another `out`, or set `force` to start over."
             )
         return same
 
@@ -206,7 +206,7 @@ class _Run:
         self._step_losses.append(summed / len(indices))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip or math.inf)
         if not torch.isfinite(norm):
-            raise TrainingError(f"The gradient is no finite number in step {self._step + 1}. Lower the rate.")
+            raise TrainingError(f"The gradient is no finite number in step {self._step + 1}. Lower `rate`.")
         factor = rate_factor(self._settings.schedule, self._step, total, self._settings.warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = self._settings.rate * factor

@@ -24,4 +24,4 @@ def parse_rate_schedule(name: RateSchedule | str) -> RateSchedule:
     try:
         return RateSchedule(name)
     except ValueError:
-        raise SettingsError(f"There is no schedule '{name}'. Use one of: {', '.join(RateSchedule)}.") from None
+        raise SettingsError(f"`schedule` must be one of {', '.join(RateSchedule)}, not '{name}'.") from None

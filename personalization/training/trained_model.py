@@ -82,9 +82,9 @@ def train_into(
             state.unlink(missing_ok=True)
         return Trained(out, _report(card, out), kept=True)
     if card is not None and not force:
-        raise WriteError(f"There is one that was trained otherwise: {out}. Pass --force to replace it.")
+        raise WriteError(f"There is a model that was trained otherwise: {out}. Set `force` to replace it.")
     if card is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WriteError(f"Something else is in this place: {out}. Choose another, it is not replaced.")
+        raise WriteError(f"Something else is in this place and is not replaced: {out}. Choose another place.")
     with terminated_as_interrupt():
         report = fine_tune(objective, settings, team, state, identity, force=force, progress=progress, start=start)
         if team.leads:

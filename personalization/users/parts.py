@@ -30,8 +30,8 @@ def shares_of(parts: list[str]) -> dict[str, float]:
         except ValueError:
             number = 0.0
         if not name.isidentifier() or name in shares or not 0 < number < float("inf"):
-            raise SettingsError(f"--part must be a new name and a share above 0, such as train=0.8, not {part}.")
+            raise SettingsError(f"A part must be a new name and a share above 0, such as train=0.8, not {part}.")
         shares[name] = number
     if len(shares) < 2:
-        raise SettingsError("Give two parts or more, such as --part train=0.8 --part dev=0.2.")
+        raise SettingsError("Give two parts or more, such as train=0.8 and dev=0.2.")
     return shares

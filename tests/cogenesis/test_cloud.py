@@ -131,9 +131,9 @@ def test_the_engine_onnx_serves_a_bundle_without_torch_and_transformers(tmp_path
     [
         (["serve", "--model", "/no/such/model"], "No such model: /no/such/model"),
         (["serve", "--model", "tests"], "no config.json"),
-        (["serve"], "give --model"),
+        (["serve"], "Give --model"),
         (["serve", "--model", "MODEL", "--bundle", "tests"], "no --bundle"),
-        (["serve", "--engine", "onnx", "--model", "MODEL"], "give --bundle"),
+        (["serve", "--engine", "onnx", "--model", "MODEL"], "Give --bundle"),
         (["serve", "--engine", "onnx", "--bundle", "tests"], "no manifest.json"),
         (["serve", "--model", "MODEL", "--metrics-port", "IN USE"], "--metrics-port"),
         (["serve", "--model", "MODEL", "--api-keys", "/no/such/keys"], "/no/such/keys"),

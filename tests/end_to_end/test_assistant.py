@@ -137,7 +137,7 @@ def test_the_policy_sketch_lets_no_fused_answer_begin(assistant, cloud):
     answer = assistant.generate(
         INSTRUCTION, CONTEXT, mode="fused", cloud=cloud, options=Options(policy=Policy.SKETCH), ledger=ledger
     )
-    with pytest.raises(PolicyError, match="--mode sketch"):
+    with pytest.raises(PolicyError, match="Use `mode` sketch"):
         answer.finish()
     assert ledger.entries == ()
 

@@ -37,11 +37,15 @@ def find_model(model: str) -> ModelFiles:
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ServeError(f"No model is there: {path} has no config.json. Give a directory in Hugging Face format.")
+            raise ServeError(
+                f"There is no model here: {path} (no config.json). Give a directory in Hugging Face format."
+            )
         return ModelFiles(path, None, path.resolve().name)
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
-    raise ServeError(f"No such model: {model}. Give a directory in Hugging Face format, a GGUF file or {PACKAGED}.")
+    raise ServeError(
+        f"There is no model here: {model}. Give a directory in Hugging Face format, a GGUF file or {PACKAGED}."
+    )
 
 
 def _gguf(path: Path) -> ModelFiles:

@@ -139,7 +139,7 @@ def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
         ServeError: the bundle does not exist, is damaged, or can't be run.
     """
     if threads is not None and threads < 1:
-        raise ServeError(f"A model can't run on {threads} threads. Give --threads 1 or more.")
+        raise ServeError(f"`threads` must be at least 1, not {threads}.")
     try:
         opened = open_bundle(bundle)
         tokenizer = Tokenizer.load(opened.path(opened.manifest.tokenizer.path))

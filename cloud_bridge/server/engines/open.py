@@ -28,14 +28,14 @@ def check_choice(engine: EngineName, model: str | None, bundle: Path | None) -> 
     """
     if engine is EngineName.ONNX:
         if bundle is None or model is not None:
-            raise ServeError("The engine onnx serves a bundle: give --bundle DIR, and no --model.")
+            raise ServeError("The engine onnx serves a bundle. Give `bundle`, and no `model`.")
         if not (bundle / "manifest.json").is_file():
             raise ServeError(
-                f"No bundle is there: {bundle} has no manifest.json. Make one with `cogenesis export onnx`."
+                f"There is no bundle here: {bundle} (no manifest.json). Make one with `cogenesis export onnx`."
             )
         return
     if model is None or bundle is not None:
-        raise ServeError("The engine transformers serves a model: give --model, and no --bundle.")
+        raise ServeError("The engine transformers serves a model. Give `model`, and no `bundle`.")
     find_model(model)
 
 

@@ -112,7 +112,7 @@ def load_engine(model: str) -> TransformersEngine:
         )
     except Exception as error:  # transformers does not say what it raises
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ServeError(f"The model can't be loaded: {model} ({cause}). Give another --model.") from None
+        raise ServeError(f"The model can't be loaded: {model} ({cause}). Give another model.") from None
     return TransformersEngine(loaded, tokenizer, found.name)
 
 

@@ -53,9 +53,11 @@ def combiner_rows(rows: LogProbs, *, without: bool) -> Iterator[CombinerRow]:
         DataError: `without` is set and the file has no such rows, or it has too few of the edge's tokens.
     """
     if without and rows.without is None:
-        raise DataError("The log-probs are without those of the edge without context. Make them with --without.")
+        raise DataError("The log-probs lack those of the edge without context. Make them again with `without`.")
     if rows.about.edge_top < EDGE_TOP:
-        raise DataError(f"A combiner needs the edge's {EDGE_TOP} likeliest tokens, the log-probs have fewer.")
+        raise DataError(
+            f"A combiner needs the edge's {EDGE_TOP} likeliest tokens, the log-probs have fewer. Make them again."
+        )
     sent_starts = np.cumsum(rows.cloud_count) - rows.cloud_count
     edge, bare = rows.edge.astype(np.float64), None if rows.without is None else rows.without.astype(np.float64)
     target_place = rows.place[rows.target_at]

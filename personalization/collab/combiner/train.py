@@ -158,12 +158,12 @@ def _earlier(out: Path, run: dict[str, Any], *, force: bool) -> dict[str, Any] |
         return None
     report = read_json(path)
     if not isinstance(report, dict) or report.get("format") != FORMAT:
-        raise DataError(f"This is no report of `collab fuse-train`: {path}. Choose another --out.")
+        raise DataError(f"This is no report of `collab fuse-train`: {path}. Choose another `out`.")
     if report.get("run") == json.loads(json.dumps(run)):
         return report if (out / COMBINER_NAME).exists() else None
     if not force:
         raise SettingsError(
-            f"There is a combiner of other log-probs or settings: {out}. Choose another --out, or pass --force."
+            f"There is a combiner of other log-probs or settings: {out}. Choose another `out`, or set `force`."
         )
     return None
 

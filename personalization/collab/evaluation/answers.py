@@ -85,10 +85,10 @@ class Models:
         """
         if system.writer is Writer.CLOUD_WITH:
             if self.large is None:
-                raise SettingsError(f"The system {system.name} needs a bundle of the cloud's model. Give --large DIR.")
+                raise SettingsError(f"The system {system.name} needs a bundle of the cloud's model. Give `large`.")
             return self.large
         if system.writer in _MODES and self.cloud is None:
-            raise SettingsError(f"The system {system.name} needs a cloud. Give --cloud HOST:PORT.")
+            raise SettingsError(f"The system {system.name} needs a cloud. Give `cloud`.")
         return self.edge
 
 

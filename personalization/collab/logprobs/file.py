@@ -168,7 +168,7 @@ class LogProbs:
             DataError: the file has none.
         """
         if self.without is None or self.without_shift is None:
-            raise DataError("The log-probs are without those of the edge without context. Make them with --without.")
+            raise DataError("The log-probs lack those of the edge without context. Make them again with `without`.")
         return self._complete(self.without, self.without_shift)
 
     @cached_property

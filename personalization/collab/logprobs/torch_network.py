@@ -21,7 +21,7 @@ class TorchNetwork:
         """Load a model directory in float32.
 
         Raises:
-            ExportError: the directory is incomplete or damaged.
+            ModelError: the directory is incomplete or damaged.
             SettingsError: the model is not a decoder with a chat template and a maximum context length, or there is no
                 such device.
         """

@@ -31,6 +31,7 @@ from personalization.collab.shrink.layer_pruning import (
 )
 from personalization.errors import DataError, SettingsError, TrainingError
 from personalization.models.base_model import Base
+from personalization.models.load_errors import model_errors
 from personalization.models.precision import Precision, computing_in
 from personalization.training.data_parallel import Team
 from personalization.training.settings import TuningSettings
@@ -171,6 +172,7 @@ def divergence(own: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.kl_div(*logs, reduction="batchmean", log_target=True)
 
 
+@model_errors()
 def shrink_model(
     model: Path,
     out: Path,
@@ -198,7 +200,8 @@ def shrink_model(
         progress: called after each step.
 
     Raises:
-        ExportError: the model can't be loaded or is of another family, or `out` can't be written.
+        ModelError: the model can't be loaded or is of another family.
+        WriteError: `out` can't be written.
         PersonalizationError: there is too little text, the model does not have the size, or see `train_into`.
     """
     stack = LayerStack(HFSource(model))
@@ -209,8 +212,8 @@ def shrink_model(
     judging, training = windows[judges], windows[~judges]
     if not len(judging):
         raise DataError(
-            f"There is too little text: {len(windows)} windows of {windows.shape[1]} tokens, and it takes "
-            f"{_HELD_OUT_EVERY}. Give more, or lower --window."
+            f"There is too little text: {len(windows)} windows of {windows.shape[1]} tokens, at least needed are "
+            f"{_HELD_OUT_EVERY}. Give more, or lower `window`."
         )
     sibling = Sibling(base.model, layers)
     objective = HealObjective(base, sibling, training, judging, healing)
@@ -242,10 +245,12 @@ def read_note(directory: Path) -> Note:
     """Return the record of a sibling from its directory.
 
     Raises:
+        ModelError: there is no model directory.
         TrainingError: the record is missing or damaged.
     """
     try:
-        noted = read_config(directory)["shrunk"]
+        with model_errors():
+            noted = read_config(directory)["shrunk"]
         return Note(tuple(noted["kept"]), float(noted["share"]), float(noted["whole_loss"]))
     except (KeyError, TypeError, ValueError):
         raise TrainingError(
@@ -259,7 +264,9 @@ def _layers(model: Any, layers: int, size: Size) -> int:
         of_layer = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
         return layers_for_share(model.num_parameters(), of_layer, layers, size.share or 1.0)
     if not 1 <= size.layers < layers:
-        raise SettingsError(f"The sibling must have 1 .. {layers - 1} of the model's {layers} layers.")
+        raise SettingsError(
+            f"`layers` must be in 1 .. {layers - 1}, because the model has {layers}, not {size.layers}."
+        )
     return size.layers
 
 

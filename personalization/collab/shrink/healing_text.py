@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.errors import SourceError
 from export.quantization.calibration import calibration_windows, read_calibration_text
 from personalization.collab.records.records import FORMAT, read_collab_file
 from personalization.errors import DataError
@@ -27,13 +28,16 @@ def read_windows(path: Path, writer: ExampleWriter, width: int, most_tokens: int
         (n, width) token ids; each window starts with the first token of prompts.
 
     Raises:
-        SourceError: the file can't be read or has no text.
-        DataError: the file has no usable record.
+        DataError: the file can't be read, has no text, or has no usable record.
     """
-    documents = _chats(path, writer) if holds_records(path) else read_calibration_text(path)
     # Every prompt starts with this token; it attracts large activations.
     start = writer.prompt("-")[0]
-    return calibration_windows(writer.tokenizer.encode, documents, start=start, window=width, max_tokens=most_tokens)
+    encode = writer.tokenizer.encode
+    try:
+        documents = _chats(path, writer) if holds_records(path) else read_calibration_text(path)
+        return calibration_windows(encode, documents, start=start, window=width, max_tokens=most_tokens)
+    except SourceError as error:  # the exporter's, which reads such text too; nothing is exported here
+        raise DataError(*error.args) from None
 
 
 def holds_records(path: Path) -> bool:

@@ -33,7 +33,7 @@ def layers_for_share(parameters: int, of_layer: int, layers: int, share: float) 
     count = int((share * parameters - rest) // of_layer)
     if not 1 <= count < layers:
         least, most = (rest + of_layer) / parameters, 1 - of_layer / parameters
-        raise SettingsError(f"The share of parameters must be in {least:.2f} .. {most:.2f} here, not {share}.")
+        raise SettingsError(f"`share` must be in {least:.2f} .. {most:.2f} for this model, not {share}.")
     return count
 
 

@@ -54,12 +54,13 @@ class GenerateSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.portraits, self.people, self.tries) < 1 or self.history < 0:
-            raise SettingsError("--portraits, --people and --tries must be at least 1, --history at least 0.")
+        for name, least in (("portraits", 1), ("people", 1), ("tries", 1), ("history", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"`{name}` must be at least {least}, not {getattr(self, name)}.")
         if self.tasks <= self.history:
             raise SettingsError(
-                f"With {self.tasks} texts a person and {self.history} of them as history there is none left for a "
-                "record. Raise --tasks."
+                f"`tasks` must be above `history`, so that texts are left for records: {self.tasks} texts per person, "
+                f"{self.history} of them history. Raise `tasks`."
             )
 
 

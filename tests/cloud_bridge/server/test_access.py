@@ -193,7 +193,7 @@ def test_plain_text_does_not_get_into_a_tls_server_nor_tls_into_a_plain_one(encr
 
 
 def test_certificates_that_are_not_pem_are_refused_at_once():
-    with pytest.raises(RequestError, match="not PEM"):
+    with pytest.raises(RequestError, match="must be CA certificates in PEM form"):
         connect("127.0.0.1:1", tls_root_certificates=b"garbage")
 
 
@@ -203,7 +203,7 @@ def test_a_certificate_without_its_own_key_is_refused(engine, certificate, tmp_p
     empty = tmp_path / "empty.pem"
     empty.write_bytes(b"")
     for options, cause in [
-        (ServerOptions(tls_cert=cert), "both --tls-cert and --tls-key"),
+        (ServerOptions(tls_cert=cert), "both `tls_cert` and `tls_key`"),
         (ServerOptions(tls_cert=cert, tls_key=other_key), "can't be used"),
         (ServerOptions(tls_cert=empty, tls_key=key), "can't be used"),
         (ServerOptions(tls_cert=cert, tls_key=tmp_path / "none"), "No such file"),

@@ -75,7 +75,7 @@ def test_metrics_add_up(watched, engine):
 
 def test_a_metrics_port_in_use_is_refused(watched, engine):
     port = int(watched.metrics_address.rpartition(":")[2])
-    with pytest.raises(ServeError, match="--metrics-port"), serving(engine, ServerOptions(metrics_port=port)):
+    with pytest.raises(ServeError, match="`metrics_port`"), serving(engine, ServerOptions(metrics_port=port)):
         pass
 
 

@@ -44,7 +44,7 @@ def test_calibrated_quantization_takes_a_text(model, tmp_path):
     [
         (["--model", "nowhere"], "There is no model here: nowhere"),
         (["--model", "{model}", "--quantize", "keep"], "Nothing is quantized here"),
-        (["--model", "{model}", "--context-length", "9999999"], "1 to 1,024"),
+        (["--model", "{model}", "--context-length", "9999999"], "--context-length must be in 1 .. 1,024"),
         (["--model", "{model}/tokenizer.json"], "neither a model directory nor a GGUF file"),
         (["--model", "{model}", "--quantize", "int4", "--calibration", "nowhere.txt"], "nowhere.txt"),
     ],

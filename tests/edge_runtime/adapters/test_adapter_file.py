@@ -151,7 +151,7 @@ def test_numbers_that_are_not_finite_are_not_written(value, half):
 
 def test_numbers_too_large_for_half_precision_are_refused_by_name():
     adapter = make(size_a=1e6, size_b=1e6)
-    with pytest.raises(AdapterExportError, match=r"too large for fp16.*--weights"):
+    with pytest.raises(AdapterExportError, match=r"too large for fp16.*`weights` int8"):
         encode_adapter(adapter, "fp16")
     encode_adapter(adapter, "int8")
 

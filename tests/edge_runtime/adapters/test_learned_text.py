@@ -46,7 +46,7 @@ def test_what_the_adapter_learned_does_not_leave_under_guarded(assistant, tiny):
 
 def test_an_adapter_that_nobody_knows_the_texts_of_is_not_guarded_and_says_what_to_do(assistant, tiny):
     assistant.use_adapter(make_adapter(tiny.bundle.base, dict.fromkeys(PLACES, 4)))
-    with pytest.raises(PolicyError, match="--learned FILE"):
+    with pytest.raises(PolicyError, match="Export it again with the text that it learned, or use `policy` open"):
         write(assistant, tiny, Policy.GUARDED)
     assert write(assistant, tiny, Policy.OPEN)[0]
     assert write(assistant, tiny, Policy.GUARDED, mode="edge")[0]

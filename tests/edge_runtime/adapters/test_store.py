@@ -95,7 +95,7 @@ def test_only_the_owner_can_read_an_adapter(store):
 def test_an_adapter_is_replaced_only_if_told_so_and_in_one_step(store):
     path = store.install(adapter_file(BASE, "anna", seed=1))
     first = store.load("anna")
-    with pytest.raises(AdapterError, match="--force"):
+    with pytest.raises(AdapterError, match="Set `replace`"):
         store.install(adapter_file(BASE, "anna", seed=2))
     assert store.load("anna") is first
     store.install(adapter_file(BASE, "anna", seed=2), replace=True)

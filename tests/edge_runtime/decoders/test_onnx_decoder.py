@@ -143,7 +143,7 @@ def test_a_full_context_is_used_to_its_last_position_and_not_beyond(tiny, expect
 
 @pytest.mark.parametrize("length", [0, -5, 1025])
 def test_a_context_the_bundle_does_not_have_is_refused(tiny, length):
-    with pytest.raises(RequestError, match="context length"):
+    with pytest.raises(RequestError, match="`context_length` must be in 1"):
         open_decoder(tiny.bundle, context_length=length)
 
 

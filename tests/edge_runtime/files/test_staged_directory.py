@@ -61,7 +61,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 def test_what_is_ours_is_replaced_only_if_told_so(tmp_path):
     stage(tmp_path / "out")
     (tmp_path / "out" / "left over").write_text("x")
-    with pytest.raises(WriteError, match="--force"):
+    with pytest.raises(WriteError, match="Set `force`"):
         stage(tmp_path / "out")
     stage(tmp_path / "out", replace=True)
     assert contents(tmp_path) == ["out", "out/mine", "out/part", "out/part/file"]
@@ -133,7 +133,7 @@ def test_a_bundle_is_replaced_whole(model, tmp_path):
     export_onnx(model, tmp_path / "bundle", "fp32")
     (tmp_path / "bundle" / "onnx" / "left over").write_text("x")
     assert is_bundle(tmp_path / "bundle")
-    with pytest.raises(WriteError, match="--force"):
+    with pytest.raises(WriteError, match="Set `force`"):
         export_onnx(model, tmp_path / "bundle", "int8")
     export_onnx(model, tmp_path / "bundle", "int8", force=True)
     names = ["golden.json", "manifest.json", "onnx", "onnx/model.onnx", "onnx/model.onnx.data", "tokenizer.json"]

@@ -91,7 +91,7 @@ def test_the_likeliest_token_is_kept_below_any_floor():
         ({"floor": -0.1}, "floor"),
         ({"floor": 1.0}, "floor"),
         ({"floor": float("nan")}, "floor"),
-        ({"value_type": "int4"}, "value type 'int4'"),
+        ({"value_type": "int4"}, "`value_type` must be one of .*, not 'int4'"),
     ],
 )
 def test_an_impossible_format_is_refused(fields, said):

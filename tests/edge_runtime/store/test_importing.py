@@ -82,7 +82,7 @@ def test_of_several_users_the_one_that_is_named_is_taken(tmp_path):
     path = write(tmp_path / "q.json", [question(1, 5), question(2, 6), question(3, 5)])
     assert [item.text for item in read_import(path, "LaMP-7", "5").items] == ["t1", "t3"]
     assert [item.text for item in read_import(path, "LaMP-7", "q3").items] == ["t3"]
-    with pytest.raises(RequestError, match=r"2 users in this file: .*q\.json.*--user, the first is 5"):
+    with pytest.raises(RequestError, match=r"2 users in this file: .*q\.json.*Set `user` .*; the first is 5"):
         read_import(path, "LaMP-7")
     with pytest.raises(RequestError, match="no user 9"):
         read_import(path, "LaMP-7", "9")
@@ -100,7 +100,7 @@ def test_cogenesis_records_bring_profile_and_texts(tmp_path):
 @pytest.mark.parametrize(
     ("body", "task", "said"),
     [
-        ([{"id": "1", "profile": []}], None, "--task LaMP-1 to LaMP-7"),
+        ([{"id": "1", "profile": []}], None, "Set `task` to theirs, from LaMP-1 to LaMP-7"),
         ([{"id": "1", "profile": []}], "LaMP-9", "There is no task 'LaMP-9'"),
         ([{"id": "1"}], "LaMP-7", r"\[0\].profile must be a list"),
         ([{"id": "1", "profile": [{"id": "2"}]}], "LaMP-7", r"\[0\].profile\[0\] must have a text 'text'"),

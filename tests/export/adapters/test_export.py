@@ -106,7 +106,7 @@ def test_the_named_user_counts_and_one_must_be_known(base, bundle, tmp_path):
     peft = train(tmp_path / "peft", base, note=note("anna", base))
     assert export_adapter(peft, bundle, "Ben").user == "Ben"
     (peft / "cogenesis.json").write_text(json.dumps(note("", base)))
-    with pytest.raises(AdapterExportError, match="--user"):
+    with pytest.raises(AdapterExportError, match="Set `user`"):
         export_adapter(peft, bundle)
 
 
@@ -119,7 +119,7 @@ def test_an_adapter_of_another_base_is_refused(base, other_base, bundle, tmp_pat
 
 def test_an_adapter_from_elsewhere_needs_its_base_named(base, other_base, bundle, tmp_path):
     peft = train(tmp_path / "peft", base)
-    with pytest.raises(AdapterExportError, match="--base"):
+    with pytest.raises(AdapterExportError, match="Set `base`"):
         export_adapter(peft, bundle, "anna")
     with pytest.raises(AdapterExportError, match="another base model"):
         export_adapter(peft, bundle, "anna", base=other_base)
@@ -144,7 +144,7 @@ def test_a_present_adapter_is_replaced_only_if_told_so_and_the_same_one_is_no_ne
     assert not export_adapter(peft, bundle).unchanged
     assert export_adapter(peft, bundle).unchanged
     train(peft, base, seed=1)
-    with pytest.raises(AdapterError, match="--force"):
+    with pytest.raises(AdapterError, match="Set `replace`"):
         export_adapter(peft, bundle)
     old = store_of(bundle).load("anna").fingerprint
     assert not export_adapter(peft, bundle, force=True).unchanged
@@ -181,7 +181,7 @@ def test_a_bundle_must_be_there(base, tmp_path):
 def test_an_adapter_must_fit_every_runtime_of_its_bundle(base, bundle, tmp_path):
     peft = train(tmp_path / "peft", base, note=note("anna", base))
     export_executorch(base, bundle, "fp32")
-    with pytest.raises(AdapterExportError, match=r"down_proj\. Its executorch decoder has .*--adapter-sites all"):
+    with pytest.raises(AdapterExportError, match=r"down_proj\. Its executorch decoder has .*`adapter_sites` all"):
         export_adapter(peft, bundle)
     export_executorch(base, bundle, "fp32", adapter_sites="all", force=True)
     assert export_adapter(peft, bundle).path.is_file()

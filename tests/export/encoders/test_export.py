@@ -130,7 +130,7 @@ def test_models_that_can_not_be_exported_are_refused_by_name(tmp_path, tiny):
         with pytest.raises(error, match=said):
             export_encoder(model, out)
     assert not out.exists()
-    with pytest.raises(WriteError, match="--force"):
+    with pytest.raises(WriteError, match="Set `force`"):
         export_encoder(*tiny)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "file").touch()

@@ -157,7 +157,7 @@ def test_a_bundle_of_the_same_model_gets_the_program_and_keeps_the_rest(family_m
     export_onnx(model, out, "int8", context_length=64)
     (out / "adapters").mkdir()
     (out / "adapters" / "mine").write_text("kept")
-    with pytest.raises(WriteError, match="--context-length 64"):
+    with pytest.raises(WriteError, match="`context_length` to 64"):
         export_executorch(model, out, "int8")
     before = (out / "onnx" / "model.onnx.data").read_bytes()
     added = export_executorch(model, out, "int8", context_length=64)

@@ -52,7 +52,7 @@ def test_a_sliding_window_bounds_the_context():
     sliding = from_hf_config({**SHAPE, "model_type": "mistral", "sliding_window": 256}, "config.json")
     assert sliding.with_context(None).context_length == 256
     assert sliding.with_context(200).context_length == 200
-    with pytest.raises(UnsupportedModelError, match="--context-length 256"):
+    with pytest.raises(UnsupportedModelError, match="`context_length` to 256"):
         sliding.with_context(512)
     with pytest.raises(UnsupportedModelError, match="1 to 1,024"):
         sliding.with_context(4096)

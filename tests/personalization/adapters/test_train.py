@@ -183,7 +183,7 @@ def test_a_length_beyond_the_models_context_is_cut_to_it(llama_base):
 
 def test_a_loss_that_is_no_number_is_an_error_and_the_base_stays_usable(llama_base):
     before = train_user(llama_base, user("ann"), SETTINGS)
-    with pytest.raises(TrainingError, match=r"not a finite number.*lower --rate"):
+    with pytest.raises(TrainingError, match=r"not a finite number.*lower `rate`"):
         train_user(llama_base, user("ann"), AdapterSettings(epochs=20, rate=1e38, clip=0, threads=1))
     assert_same_bytes(train_user(llama_base, user("ann"), SETTINGS), before)
 

@@ -153,7 +153,7 @@ def test_an_answer_is_one_line_unless_all_of_it_is_wanted():
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(llama, bundle):
-    with pytest.raises(SettingsError, match=r"context has 1,024.*--max-length"):
+    with pytest.raises(SettingsError, match=r"context has 1,024.*`max_length`"):
         open_writer(spec(llama, most_tokens=1000)).write([text(0, 200)], None)
     writer = open_writer(WriterSpec(bundle, "", is_bundle=True, most_tokens=1000, beams=1, threads=1))
     with pytest.raises(ContextOverflowError):
@@ -165,7 +165,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(llama, bundle):
     [
         ({"is_bundle": True, "beams": 4}, "leave out --beams 4"),
         ({"is_bundle": True, "beams": 1, "device": "cuda"}, "leave out --device"),
-        ({"is_bundle": False, "backend": "onnx"}, "--backend belongs to --bundle"),
+        ({"is_bundle": False, "backend": "onnx"}, "`backend` is for a bundle"),
         ({"is_bundle": False, "beams": 0}, "--beams must be at least 1"),
         ({"is_bundle": False, "most_tokens": 0}, "--max-new-tokens must be"),
     ],

@@ -85,7 +85,7 @@ def test_jobs_that_fail_leave_the_others_and_are_tried_again(tmp_path, finished)
 
 def test_another_run_is_not_mixed_in(tmp_path, finished):
     path = tmp_path / "whole.jsonl"
-    with pytest.raises(SettingsError, match=r"questions abc, now xyz.*--force"):
+    with pytest.raises(SettingsError, match=r"questions abc, now xyz.*`force`"):
         Journal(path, {**RUN, "questions": "xyz"})
     assert path.read_bytes() == finished
     assert read_journal(path, {**RUN, "questions": "xyz"}) == {}

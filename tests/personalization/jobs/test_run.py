@@ -85,12 +85,12 @@ def test_options_name_an_engine():
 
 @pytest.mark.parametrize(("address", "workers"), [("auto", None), (None, 2)])
 def test_a_clusters_options_are_refused_without_one(address, workers):
-    with pytest.raises(RunnerError, match="--runner ray"):
+    with pytest.raises(RunnerError, match="Set `runner` to ray"):
         runner_of("local", address, workers, 1)
 
 
 def test_no_workers_at_all_are_refused():
-    with pytest.raises(RunnerError, match="--workers must be at least 1: 0"):
+    with pytest.raises(RunnerError, match="`workers` must be at least 1, not 0"):
         runner_of("ray", None, 0, 1)
 
 

@@ -73,7 +73,7 @@ def test_what_keeps_a_worker_from_being_made_is_raised_as_it_is(tmp_path, ray_cl
 
 
 def test_workers_that_die_while_they_start_end_the_run(tmp_path, ray_cluster):
-    with pytest.raises(RunnerError, match=r"No worker can start.*--workers"):
+    with pytest.raises(RunnerError, match=r"No worker can start.*`workers`"):
         walk_all(tmp_path, [Walk(1), Walk(2)], TWO, dying=True)
 
 

@@ -119,7 +119,7 @@ def test_what_is_no_date_is_named(date):
 
 def test_an_item_without_a_date_is_named():
     question = Question("q", "Paraphrase: x", (ProfileItem("i", {"text": "x"}),), "user")
-    with pytest.raises(DataError, match=r"Item 'i' of question 'q' has no 'date'. Choose a --ranker"):
+    with pytest.raises(DataError, match=r"Item 'i' of question 'q' has no 'date'. Choose a `ranker`"):
         orders(RankerName.RECENCY, questions=[searched(TWEETS, question)])
     with pytest.raises(DataError, match="Item 'i' of question 'q' has no 'date'"):
         searched(TWEETS, question, use_date=True)

@@ -147,7 +147,7 @@ def test_a_task_that_is_not_the_files_or_is_unknown_is_refused(tmp_path, files):
     with pytest.raises(SettingsError, match="are of LaMP_5, not of LaMP-4"):
         run("--golds", files[0], "--preds", files[1], "--task", "LaMP-4")
     nameless = write_json(tmp_path / "nameless.json", {"golds": golds("LaMP-5")["golds"]})
-    with pytest.raises(SettingsError, match=r"name no task of LaMP: --golds\. Give it with --task"):
+    with pytest.raises(SettingsError, match=r"name no task of LaMP: --golds\. Set --task"):
         run("--golds", nameless, "--preds", nameless)
     assert scores("--golds", nameless, "--preds", nameless, "--task", "lamp_5")["LaMP-5"]["scores"]["rouge-1"] == 1
 

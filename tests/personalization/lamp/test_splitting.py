@@ -154,5 +154,5 @@ def test_outputs_of_other_questions_are_refused(tmp_path):
     "parts", [["train=1"], ["a=1", "a=2"], ["a", "b=1"], ["a=0", "b=1"], ["../a=1", "b=1"], ["a=x", "b=1"]]
 )
 def test_parts_that_are_none_are_refused(tmp_path, parts):
-    with pytest.raises(SettingsError, match="--part"):
+    with pytest.raises(SettingsError, match=r"A part must be|two parts"):
         split(tmp_path, *(option for part in parts for option in ("--part", part)))

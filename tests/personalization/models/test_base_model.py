@@ -7,12 +7,11 @@ import gc
 import pytest
 import torch
 
-from export.errors import ModelNotFoundError, SourceError
 from personalization.adapters.lora_config import lora_config
 from personalization.adapters.settings import AdapterSettings
 from personalization.adapters.train import train_user
 from personalization.adapters.trained_adapter import BaseIdentity, save_adapter
-from personalization.errors import SettingsError, TrainingError
+from personalization.errors import ModelError, SettingsError, TrainingError
 from personalization.models.base_model import Base
 from personalization.users.data import Pair
 from tests.support.personal_data import peft_model, text, torch_model, user
@@ -130,7 +129,7 @@ def test_targets_of_a_t5_are_found_by_its_own_names(t5_base):
 
 
 def test_a_layer_that_is_not_there_is_refused_with_those_that_are(llama_base):
-    with pytest.raises(SettingsError, match=r"no linear layers for --targets c_attn.*down_proj.*q_proj"):
+    with pytest.raises(SettingsError, match=r"no linear layers for `targets` c_attn.*down_proj.*q_proj"):
         train_user(llama_base, user("ann"), AdapterSettings(targets="c_attn", threads=1))
     train_user(llama_base, user("ann"), SETTINGS)  # the base is unchanged
 
@@ -148,8 +147,8 @@ def test_an_adapter_that_does_not_fit_is_refused(llama_base):
 
 
 def test_a_directory_that_holds_no_model_says_so(llama, tmp_path):
-    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         Base(tmp_path, threads=1)
     (tmp_path / "config.json").write_bytes((llama / "config.json").read_bytes())
-    with pytest.raises(SourceError, match="can't be loaded"):
+    with pytest.raises(ModelError, match="can't be loaded"):
         Base(tmp_path, threads=1)

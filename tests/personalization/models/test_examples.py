@@ -115,7 +115,7 @@ def test_a_long_task_loses_its_end_and_the_answer_stays_whole(writer):
 
 
 def test_a_profile_that_fills_the_prompt_is_an_error(writer):
-    with pytest.raises(TrainingError, match="Raise --max-length"):
+    with pytest.raises(TrainingError, match="Raise `max_length`"):
         writer.write(Pair("Write.", "Yes."), PrivateContext(text("profile", 300)), 120)
 
 

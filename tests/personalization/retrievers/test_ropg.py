@@ -221,7 +221,7 @@ def test_the_first_items_with_feedback_are_learnt_from(tmp_path):
         ('{"1-1": {"rouge-1": 1}, "1-2": {}}', DataError, "'rouge-1' of '1-2' must be a finite number"),
         ('{"1-1": {"rouge-1": NaN}}', DataError, "finite number"),
         ('{"1-1": {"rouge-1": true}}', DataError, "finite number"),
-        ('{"1-1": {"rouge-1": 1, "rouge-l": 1}}', SettingsError, "Choose one with --metric: rouge-1, rouge-l"),
+        ('{"1-1": {"rouge-1": 1, "rouge-l": 1}}', SettingsError, "Set --metric to one of: rouge-1, rouge-l"),
     ],
 )
 def test_feedback_of_another_form_is_named(tmp_path, body, error, says):

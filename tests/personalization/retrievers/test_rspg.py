@@ -20,9 +20,8 @@ from edge_runtime.errors import BundleError, CogenesisError, WriteError
 from edge_runtime.retrieval import selector as device
 from edge_runtime.retrieval.selector_card import SelectorMode
 from edge_runtime.retrieval.selector_tokens import candidate_tokens
-from export.errors import SourceError
 from export.progress import silent
-from personalization.errors import DataError, SettingsError
+from personalization.errors import DataError, ModelError, SettingsError
 from personalization.lamp.outputs import read_outputs
 from personalization.retrievers.feedback import Answer
 from personalization.retrievers.rspg import select, train_selector
@@ -181,7 +180,7 @@ def test_selectors_that_can_not_be_used_are_named(encoder, tmp_path):
     with pytest.raises(SettingsError, match="pool none, kd, the selector of none, bm25, recency"):
         select(selector, other, silent)
     (tmp_path / "saved" / "head.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(SourceError, match="head can't be read"):
+    with pytest.raises(ModelError, match="head can't be read"):
         Selector.load(tmp_path / "saved")
     (tmp_path / "saved" / "selector.json").write_text('{"format": "cogenesis-selector/2"}')
     with pytest.raises(BundleError, match="format is not cogenesis-selector/1"):

@@ -100,7 +100,7 @@ def test_what_is_done_is_kept_and_other_settings_are_refused(files: Path, traine
     monkeypatch.setattr("personalization.collab.combiner.train.train_compact", pytest.fail)
     report = train_combiners(*train, QUICK, progress=silent)
     assert report["compact"]["size_bytes"] == (trained / "combiner.safetensors").stat().st_size < 50_000
-    with pytest.raises(SettingsError, match="--force"):
+    with pytest.raises(SettingsError, match="set `force`"):
         train_combiners(*train, replace(QUICK, seed=1), progress=silent)
 
 

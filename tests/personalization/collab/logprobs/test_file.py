@@ -72,7 +72,7 @@ def test_steering_with_a_weight_that_was_not_summed_is_refused():
     with pytest.raises(SettingsError, match=r"0\.25, 0\.5"):
         fused_nll(rows, Fusion(Strategy.DELTA, 0.3))
     bare = replace(rows, without=None, without_rest=None, without_shift=None, steering_rest=None)
-    with pytest.raises(DataError, match="--without"):
+    with pytest.raises(DataError, match="again with `without`"):
         fused_nll(bare, Fusion(Strategy.DELTA, 1.0))
 
 

@@ -289,7 +289,7 @@ def test_a_bundle_brings_its_combiner_and_refuses_anothers(pair: Pair, tmp_path:
     command += ["--fusion", "learned", "--schedule", "learned", "--max-new-tokens", "8"]
     said = CliRunner().invoke(app, [str(part) for part in command], catch_exceptions=False).stdout
     assert tuple(json.loads(said)["token_ids"]) == write(learned)
-    with pytest.raises(WriteError, match="--force"):
+    with pytest.raises(WriteError, match="Set `replace_existing`"):
         add_combiner(files[1], bundle)
     second = add_combiner(files[1], bundle, replace_existing=True)
     load(bundle)  # every file matches the manifest

@@ -184,7 +184,7 @@ def test_people_and_texts_that_come_again_are_left_out(tmp_path):
 
 
 def test_more_history_than_texts_is_refused():
-    with pytest.raises(SettingsError, match="--tasks"):
+    with pytest.raises(SettingsError, match="`tasks` must be above `history`"):
         GenerateSettings(tasks=4, history=4)
 
 
