@@ -1,0 +1,12 @@
+"""`cogenesis cloud`: serves a large model to devices, and asks a cloud what it serves."""
+
+from __future__ import annotations
+
+import typer
+
+from cogenesis.cloud.info import info
+from cogenesis.cloud.serve import serve
+
+app = typer.Typer(help="Serve a large model to devices, or ask a cloud what it serves.", no_args_is_help=True)
+app.command()(serve)
+app.command()(info)

@@ -1,0 +1,20 @@
+"""`cogenesis collab data`: records of writing tasks, from their source to their parts."""
+
+from __future__ import annotations
+
+import typer
+
+from cogenesis.collab.data.generate import generate
+from cogenesis.collab.data.import_ import import_records
+from cogenesis.collab.data.split import split
+from cogenesis.collab.data.stats import stats
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Import, generate, count and divide writing tasks with their users' context.",
+)
+app.command("import")(import_records)
+app.command()(stats)
+app.command()(split)
+app.command()(generate)
