@@ -67,7 +67,7 @@ class _Server:
         int,
         typer.Option(
             min=0,
-            help="Most tokens that one key (without keys: one address) may read, score or write in a minute; 0: no limit.",
+            help="Tokens a minute that one key (without keys: one address) may read, score or write; 0: no limit.",
             rich_help_panel=WHO,
         ),
     ] = _DEFAULTS.tokens_per_minute

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -85,7 +85,7 @@ class ExportOptions:
     @property
     def scheme(self) -> Quantize | None:
         """How the weights are stored; None: as suits the model's files."""
-        return None if self.quantize is None else cast("Quantize", self.quantize.value)
+        return None if self.quantize is None else self.quantize.value
 
 
 def encoder_scheme(scheme: Scheme | None) -> Literal["fp32", "int8"]:

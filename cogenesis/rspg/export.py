@@ -10,7 +10,7 @@ import typer
 
 from cogenesis.options.models import Scheme, SchemeOption, encoder_scheme
 from cogenesis.options.output import ForceOption, JsonOption
-from cogenesis.options.selector import SelectorOption
+from cogenesis.rspg.options import SelectorOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.models.libraries import prepare_command
 

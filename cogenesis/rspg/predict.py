@@ -13,7 +13,7 @@ import typer
 from cogenesis.options.lamp import TaskOption
 from cogenesis.options.output import JsonOption
 from cogenesis.options.runner import DeviceOption, ThreadsOption
-from cogenesis.options.selector import SelectionOption, SelectorOption
+from cogenesis.rspg.options import SelectionOption, SelectorOption
 from cogenesis.rspg.report import bounds_in_words
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.lamp.outputs import write_outputs

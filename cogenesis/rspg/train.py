@@ -10,8 +10,8 @@ import typer
 from cogenesis.options.expand import expand
 from cogenesis.options.lamp import ENCODER
 from cogenesis.options.output import ForceOption, JsonOption
-from cogenesis.options.selector import SelectionOption
 from cogenesis.options.training import HOW, SoftmaxTemperatureOption, TrainingOptions, say_trained, team_on
+from cogenesis.rspg.options import SelectionOption
 from cogenesis.terminal.progress_bar import progress_bar
 from edge_runtime.retrieval.selector_card import SelectorMode
 from personalization.models.libraries import prepare_command
