@@ -31,7 +31,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
     for parameter in inspect.signature(command).parameters.values():
         kind = hints[parameter.name]
         shown = [parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)]
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             shown = list(_options(kind, parameter.default))
             groups[parameter.name] = [option.name for option in shown]
         for option in shown:
@@ -53,12 +53,20 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options(group: Any, default: Any) -> Iterator[inspect.Parameter]:
+def _options(group: type, default: Any) -> Iterator[inspect.Parameter]:
     """A group's fields as parameters; `default` is an instance, or `Parameter.empty`."""
-    hints = get_type_hints(group, include_extras=True)
+    hints: dict[str, Any] = {}
+    for base in reversed(group.__mro__):
+        hints |= _own_hints(base)
     for field in fields(group):
         value = _default(field) if default is inspect.Parameter.empty else getattr(default, field.name)
         yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=hints[field.name])
+
+
+@functools.cache
+def _own_hints(group: type) -> dict[str, Any]:
+    """The annotations of a class without those of its bases, evaluated once: each option is one object everywhere."""
+    return inspect.get_annotations(group, eval_str=True)
 
 
 def _default(field: Field[Any]) -> Any:
