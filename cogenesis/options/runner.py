@@ -16,7 +16,8 @@ WHERE = "Where to run"
 THREADS = typer.Option(
     "--threads",
     min=1,
-    help="Processor threads of a process. Another number may change the last bits of what is computed.",
+    help="Processor threads of a process; where no default is shown, as many as there are cores. Another number may "
+    "change the last bits of the results.",
     rich_help_panel=WHERE,
 )
 ThreadsOption = Annotated[int, THREADS]
@@ -70,7 +71,7 @@ class ShardedRunnerOptions(RunnerOptions):
         str,
         typer.Option(
             metavar="I/N",
-            help="Do only the I-th of N parts. A result of the whole is written when all parts are done.",
+            help="Do only the I-th of N parts. A command with one result for all parts writes it after the last part.",
             rich_help_panel=WHERE,
         ),
     ] = "1/1"
