@@ -17,14 +17,14 @@ def report(
     ],
     into: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="A Markdown document with the two marks of the report.", show_default=False),
+        typer.Option(help="The Markdown document to update: the report replaces what stands between its marks."),
     ],
     as_json: JsonOption = False,
 ) -> None:
     """Put the results of examples/collab/run.sh into a document: tables, and pictures beside it.
 
     Example:
-      cogenesis collab report build/collab --into docs/collab.md
+      cogenesis collab report build/collab --into docs/results/collab.md
     """
     from personalization.collab.evaluation.run_report import write_report
 
