@@ -1,5 +1,28 @@
-"""Runs the command line with `python -m cogenesis`."""
+"""Runs the command line: `cogenesis` or `python -m cogenesis`, and names the extra that brings it if it is missing."""
 
-from cogenesis.cli import main
+from __future__ import annotations
 
-main()
+import sys
+from importlib.util import find_spec
+
+from edge_runtime.errors import MissingExtraError
+
+
+def main() -> None:
+    """Run the command line; without the extra `cli`, say so in one line and end with exit code 10."""
+    missing = [name for name in ("typer", "rich") if find_spec(name) is None]
+    if missing:
+        # The device needs neither, so nothing that imports them may be loaded before this.
+        print(
+            f"error: The command line needs packages that are not installed: {', '.join(missing)}. "
+            "Run `pip install 'cogenesis-edge[cli]'`.",
+            file=sys.stderr,
+        )
+        sys.exit(MissingExtraError.exit_code)
+    from cogenesis.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,33 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogenesis.generate import (
-    AdapterOption,
-    ApiKeyOption,
-    BackendOption,
-    CloudOption,
-    ContextOption,
-    FusionOption,
-    KeyWithoutTlsOption,
-    LedgerOption,
-    PolicyOption,
-    ScheduleOption,
-    ThreadsOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsOption,
-    UserOption,
-    use_adapter_of,
-)
-from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
+from cogenesis.options.assistant import AssistantOptions, UserFileOption
+from cogenesis.options.cloud import CloudOption, Connection
+from cogenesis.options.expand import expand
+from cogenesis.options.fusion import FusionOptions, LedgerOption
+from cogenesis.options.request import MODE
+from cogenesis.options.retrieval import RetrievalOptions
+from cogenesis.options.sampling import MaxNewTokensOption, SamplingOptions
 from cogenesis.terminal.flag_names import with_flags
 from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.errors import CogenesisError, RequestError
-from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
 from edge_runtime.generation.options import Mode, Options
-from edge_runtime.generation.sampling import Sampling
-from edge_runtime.generation.schedule import parse_schedule
-from edge_runtime.privacy.gate import Policy
 from edge_runtime.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -45,72 +29,49 @@ if TYPE_CHECKING:
 
 HELP = """\
 Type what you want written; every line is a task of its own. Commands:
-  /left            show everything that left the device since the start
+  /left            show everything that was sent to the cloud since the start
   /mode MODE       edge, cloud, sketch or fused
-  /user [ID]       write with this user's adapter, without ID with none
+  /user [ID]       write with this user's adapter; without an ID, with none
   /context         show how much private context there is
   /help            this text
   /quit            leave (or Ctrl-D); Ctrl-C stops an answer"""
 
 
+@expand
 def chat(
-    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.")],
-    user: Annotated[
-        Path | None, typer.Option(help="JSON file with the user's profile and history (see examples/user/user.json).")
-    ] = None,
-    store: StoreOption = None,
-    retriever: RetrieverOption = None,
-    items: ItemsOption = 4,
-    retrieval: RetrievalOption = None,
-    mode: Annotated[
-        Mode | None, typer.Option(help="Who writes; fused with a cloud, edge without, unless given.")
-    ] = None,
+    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.", show_default=False)],
+    user_file: UserFileOption = None,
+    mode: Annotated[Mode | None, MODE] = None,
     cloud: CloudOption = None,
-    api_key: ApiKeyOption = None,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    key_without_tls: KeyWithoutTlsOption = False,
-    timeout: TimeoutOption = 60.0,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option("--top-p", help="Sample within this likeliest mass.")] = 0.9,
-    policy: PolicyOption = Policy.GUARDED,
-    fusion: FusionOption = Strategy.GEOMETRIC,
-    schedule: ScheduleOption = "0,0,1",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of an answer.")] = 512,
-    writer: UserOption = None,
-    adapter: AdapterOption = None,
+    *,
+    connection: Connection,
+    fusion: FusionOptions,
+    sampling: SamplingOptions,
+    max_new_tokens: MaxNewTokensOption = 512,
+    device: AssistantOptions,
+    retrieval: RetrievalOptions,
     ledger: LedgerOption = None,
-    backend: BackendOption = None,
-    threads: ThreadsOption = None,
-    context_length: ContextOption = None,
 ) -> None:
-    """Write with a bundle interactively; answers stream, and /left shows what left the device.
+    """Write with a bundle interactively; answers stream, and /left shows what was sent to the cloud.
 
-    Example: cogenesis chat my-bundle --user examples/user/user.json --cloud 127.0.0.1:50051
+    Example: cogenesis chat my-bundle --context examples/user/user.json --cloud 127.0.0.1:50051
     """
     from rich.console import Console
 
-    from cogenesis.connection import open_cloud
-    from edge_runtime.assistant import load
-
     options = Options(
         max_new_tokens,
-        Sampling(temperature, top_p=top_p, seed=seed),
-        fusion=Fusion(fusion, usual_weight(fusion)),
-        schedule=parse_schedule(schedule),
-        policy=policy,
+        sampling.sampling(),
+        fusion=fusion.fused(),
+        schedule=fusion.steps(),
+        policy=fusion.policy,
     )
-    context = _context(user, store)
+    context = _context(user_file, retrieval.store)
     console = Console(highlight=False)
     state = mode or (Mode.FUSED if cloud else Mode.EDGE)
-    connection = open_cloud(
-        Mode.FUSED if cloud else state, cloud, api_key, tls, tls_ca, timeout, key_without_tls=key_without_tls
-    )
-    assistant = load(bundle, backend, threads=threads, context_length=context_length)
-    use_adapter_of(assistant, writer, adapter)
+    opened = connection.open_for(Mode.FUSED if cloud else state, cloud)
+    assistant = device.load(bundle)
     console.print(f"[bold]{assistant.bundle.manifest.model.id}[/bold], mode {state}. /help shows the commands.")
-    with Ledger(ledger) as book, open_retrieval(store, retriever, items, retrieval, bundle) as found:
+    with Ledger(ledger) as book, retrieval.open(bundle) as found:
         while True:
             try:
                 line = console.input("[bold green]> [/bold green]").strip()
@@ -128,12 +89,10 @@ def chat(
                 except CogenesisError as error:
                     console.print(with_flags(str(error)), markup=False, style="red")
                     continue
-                answer = assistant.generate(
-                    instruction, used, mode=state, cloud=connection, options=options, ledger=book
-                )
+                answer = assistant.generate(instruction, used, mode=state, cloud=opened, options=options, ledger=book)
                 _stream(answer, console)
-    if connection is not None:
-        connection.close()
+    if opened is not None:
+        opened.close()
 
 
 def _stream(answer: Answer, console: Console) -> None:
@@ -215,16 +174,16 @@ def _show_ledger(ledger: Ledger, console: Console) -> None:
         console.print(f"All of it is in {ledger.path}.", soft_wrap=True)
 
 
-def _context(user: Path | None, store: Path | None) -> PrivateContext:
-    if user is not None and store is not None:
-        raise RequestError("Give --user or --store, not both.")
+def _context(user_file: Path | None, store: Path | None) -> PrivateContext:
+    if user_file is not None and store is not None:
+        raise RequestError("Give --context or --store, not both.")
     if store is not None:
         from edge_runtime.store.profile_store import ProfileStore
 
         with ProfileStore(store) as profiles:
             return profiles.context()
-    if user is not None:
+    if user_file is not None:
         from edge_runtime.request import load_json, parse_context
 
-        return parse_context(load_json(user), user)
+        return parse_context(load_json(user_file), user_file)
     return PrivateContext()

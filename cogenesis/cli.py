@@ -10,13 +10,13 @@ from cogenesis.chat import chat
 from cogenesis.cloud import app as cloud_commands
 from cogenesis.collab import app as collab_commands
 from cogenesis.demo import demo
-from cogenesis.export.models import app as export_commands
+from cogenesis.export import app as export_commands
 from cogenesis.generate import generate
 from cogenesis.lamp import app as lamp_commands
 from cogenesis.privacy import app as privacy_commands
 from cogenesis.ropg import app as ropg_commands
 from cogenesis.rspg import app as rspg_commands
-from cogenesis.store.edit import app as store_commands
+from cogenesis.store import app as store_commands
 from cogenesis.terminal.flag_names import CommandApp
 from edge_runtime.errors import CogenesisError
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.options.assistant import UserFileOption
+from cogenesis.options.sampling import MaxNewTokensOption
 from edge_runtime.bundle.reader import open_bundle
 from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.errors import BundleError, CogenesisError, RequestError
@@ -36,11 +38,11 @@ EXAMPLE_USERS = (
 
 def demo(
     directory: Annotated[
-        Path, typer.Option("--dir", help="Where the models, the bundle and the ledger go (about 700 MB).")
+        Path, typer.Option("--dir", help="Directory for the models, the bundle and the ledger (about 700 MB).")
     ] = Path("build/demo"),
-    user: Annotated[Path | None, typer.Option(help="Another user file with profile, history and tasks.")] = None,
-    task: Annotated[int, typer.Option(min=1, help="Which of the user's writing tasks.")] = 2,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Limit of each answer.")] = 96,
+    user_file: UserFileOption = None,
+    task_number: Annotated[int, typer.Option(min=1, metavar="N", help="Which of the user's writing tasks.")] = 2,
+    max_new_tokens: MaxNewTokensOption = 96,
 ) -> None:
     """Export a real model, start a real cloud, and write one task in all four modes.
 
@@ -49,7 +51,7 @@ def demo(
     from rich.console import Console
 
     console = Console(highlight=False)
-    example = _read_example(user, task)
+    example = _read_example(user_file, task_number)
     bundle, cloud_model = _prepare(directory, console)
     ledger_path = directory / "ledger.jsonl"
     ledger_path.unlink(missing_ok=True)
@@ -97,18 +99,18 @@ class _Example:
     context: PrivateContext
 
 
-def _read_example(user: Path | None, task: int) -> _Example:
+def _read_example(user_file: Path | None, number: int) -> _Example:
     from edge_runtime.request import load_json, parse_context, parse_instruction
 
-    path = user or next((path for path in EXAMPLE_USERS if path.exists()), EXAMPLE_USERS[-1])
+    path = user_file or next((path for path in EXAMPLE_USERS if path.exists()), EXAMPLE_USERS[-1])
     body = load_json(path)
     context = parse_context(body, path)
     tasks = body.get("tasks")
-    if not isinstance(tasks, list) or task > len(tasks):
-        raise RequestError(f"There is no task {task}: {path}, field 'tasks'. Give a --task that is there.")
-    text = tasks[task - 1].get("instruction") if isinstance(tasks[task - 1], dict) else None
+    if not isinstance(tasks, list) or number > len(tasks):
+        raise RequestError(f"There is no task {number}: {path}, field 'tasks'. Give a --task-number that is there.")
+    text = tasks[number - 1].get("instruction") if isinstance(tasks[number - 1], dict) else None
     if not isinstance(text, str):
-        raise RequestError(f"The task has no instruction: {path}, field 'tasks[{task - 1}].instruction'.")
+        raise RequestError(f"The task has no instruction: {path}, field 'tasks[{number - 1}].instruction'.")
     return _Example(parse_instruction(text, path), context)
 
 

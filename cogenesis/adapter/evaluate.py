@@ -9,74 +9,56 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cogenesis.options.users import (
-    WHOSE,
-    AddressOption,
-    JsonOption,
-    LimitOption,
-    ModelOption,
-    QuestionsOption,
-    RecordsOption,
-    RunnerOption,
-    TaskOption,
-    ThreadsOption,
-    UserOption,
-    WorkersOption,
-    base_of,
-    read_users,
-)
-from personalization.adapters.settings import SHORTEST, AdapterSettings
+from cogenesis.options.expand import expand
+from cogenesis.options.lamp import OUTPUTS
+from cogenesis.options.output import JsonOption
+from cogenesis.options.runner import RunnerOptions
+from cogenesis.options.training import MaxLengthOption
+from cogenesis.options.users import ADAPTERS, BaseModelOption, UsersOptions, base_of
 from personalization.errors import DataError, TrainingError, listed
 from personalization.jobs.backlog import JobError
 from personalization.jobs.run import run_jobs
-from personalization.jobs.runners import RunnerName, runner_of
 from personalization.models.libraries import prepare_command
 
 if TYPE_CHECKING:
     from personalization.adapters.evaluate import Judged
 
 
-_DEFAULTS = AdapterSettings()
-
-
+@expand
 def evaluate(
-    model: ModelOption,
-    adapters: Annotated[Path, typer.Option("--adapters", "-a", help="Directory that `adapter train` wrote.")],
-    records: RecordsOption = None,
-    questions: QuestionsOption = None,
-    outputs: Annotated[
-        Path | None,
-        typer.Option(help="Gold answers of the questions, a file of LaMP.", rich_help_panel=WHOSE, show_default=False),
-    ] = None,
-    task: TaskOption = None,
-    user: UserOption = None,
-    limit: LimitOption = None,
-    context: Annotated[
-        bool, typer.Option(help="Measure with profile and history in the prompt too; takes most of the time.")
-    ] = True,
-    max_length: Annotated[int, typer.Option(min=SHORTEST, help="Most tokens of prompt and answer.")] = 4096,
-    threads: ThreadsOption = _DEFAULTS.threads,
-    runner: RunnerOption = RunnerName.LOCAL,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
+    model: BaseModelOption,
+    adapters: Annotated[Path, ADAPTERS],
+    *,
+    whose: UsersOptions,
+    outputs: Annotated[Path | None, OUTPUTS] = None,
+    task_alone: Annotated[
+        bool,
+        typer.Option(
+            "--task-alone",
+            help="Measure with the task alone in the prompt. Default: with profile and past texts in it as well, which "
+            "takes most of the time.",
+        ),
+    ] = False,
+    max_length: MaxLengthOption = 4096,
+    where: RunnerOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how likely users' own answers are with their adapter and without, in nats a token: less is better.
 
     The answers are those of the records' conversations, or LaMP's gold outputs; no adapter was trained on them. Each is
-    scored after its task alone, and with the user's profile and past texts in the prompt. Users without an adapter are
-    left out. The interval is a 95 % one, by paired bootstrap over users.
+    scored with its task alone in the prompt, and with the user's profile and past texts as well. Users without an
+    adapter are left out. The interval is a 95 % one, by paired bootstrap over users.
 
     Example: cogenesis adapter evaluate --model models/smollm2 --adapters adapters --records users.json
     """
     prepare_command()
-    where = runner_of(runner, address, workers, threads)
+    runner = where.chosen()
     from cogenesis.terminal.tables import ProgressLines, print_table
     from edge_runtime.adapters.store import directory_name
     from personalization.adapters.evaluate import AdapterJudge, JudgeSpec, Questions, compare
     from personalization.adapters.trained_adapter import is_training_directory
 
-    users = read_users(records, questions, task, outputs=outputs, names=user, limit=limit)
+    users = whose.read(outputs=outputs)
     asked = [
         Questions(data, users.questions[data.user])
         for data in users.users
@@ -91,8 +73,8 @@ def evaluate(
     judged: dict[str, Judged] = {}
     failed: dict[str, str] = {}
     lines = ProgressLines()
-    spec = JudgeSpec(directory, base.sha256, adapters.absolute(), threads, max_length, context)
-    with run_jobs(partial(AdapterJudge, spec), asked, where) as results:
+    spec = JudgeSpec(directory, base.sha256, adapters.absolute(), where.threads, max_length, not task_alone)
+    with run_jobs(partial(AdapterJudge, spec), asked, runner) as results:
         for index, result in results:
             name = asked[index].data.user
             if isinstance(result, JobError):

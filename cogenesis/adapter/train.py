@@ -4,109 +4,79 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cogenesis.options.users import (
-    WHOSE,
-    AddressOption,
-    JsonOption,
-    LimitOption,
-    ModelOption,
-    QuestionsOption,
-    RecordsOption,
-    RunnerOption,
-    TaskOption,
-    ThreadsOption,
-    UserOption,
-    WorkersOption,
-    base_of,
-    read_users,
-)
+from cogenesis.options.expand import expand
+from cogenesis.options.lora import LoraOptions
+from cogenesis.options.output import ForceOption, JsonOption
+from cogenesis.options.runner import ShardedRunnerOptions
+from cogenesis.options.training import HOW, MaxLengthOption, OptimizerOptions, WeightDecayOption
+from cogenesis.options.users import BaseModelOption, UsersOptions, base_of
 from personalization.adapters.settings import AdapterSettings
 from personalization.errors import TrainingError, listed
-from personalization.jobs.runners import RunnerName, runner_of
 from personalization.models.libraries import prepare_command
-from personalization.training.rate_schedule import RateSchedule
 
 if TYPE_CHECKING:
     from personalization.adapters.train_users import Outcome
 
-HOW = "How to train"
 _DEFAULTS = AdapterSettings()
+_OPTIMIZER = OptimizerOptions(
+    epochs=_DEFAULTS.epochs,
+    batch=_DEFAULTS.batch,
+    rate=_DEFAULTS.rate,
+    rate_schedule=_DEFAULTS.schedule,
+    warmup=_DEFAULTS.warmup,
+    clip=_DEFAULTS.clip,
+    seed=_DEFAULTS.seed,
+)
 
 
+@expand
 def train(
-    model: ModelOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of users' directories.")],
-    records: RecordsOption = None,
-    questions: QuestionsOption = None,
-    task: TaskOption = None,
-    user: UserOption = None,
-    limit: LimitOption = None,
-    shard: Annotated[
-        str, typer.Option(metavar="I/N", help="Only the I-th of N parts of the users.", rich_help_panel=WHOSE)
-    ] = "1/1",
+    model: BaseModelOption,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Directory to write; each user gets one in it.", show_default=False)
+    ],
+    *,
+    whose: UsersOptions,
     with_context: Annotated[
         bool,
         typer.Option("--with-context", help="Train with profile and other items in the prompt.", rich_help_panel=HOW),
     ] = False,
-    rank: Annotated[int, typer.Option(help="Of the adapter's matrices.", rich_help_panel=HOW)] = _DEFAULTS.rank,
-    alpha: Annotated[
-        float, typer.Option(help="The adapter's scale is alpha / rank.", rich_help_panel=HOW)
-    ] = _DEFAULTS.alpha,
-    dropout: Annotated[
-        float, typer.Option(help="Share of the adapter's inputs that is dropped.", rich_help_panel=HOW)
-    ] = _DEFAULTS.dropout,
-    targets: Annotated[
-        str, typer.Option(help="qv, attention, all, or names of layers, by commas.", rich_help_panel=HOW)
-    ] = _DEFAULTS.targets,
-    epochs: Annotated[int, typer.Option(help="Passes over a user's items.", rich_help_panel=HOW)] = _DEFAULTS.epochs,
+    lora: LoraOptions,
+    optimizer: OptimizerOptions = _OPTIMIZER,
     steps: Annotated[
         int | None, typer.Option(help="Optimizer steps, instead of --epochs.", rich_help_panel=HOW, show_default=False)
     ] = None,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=HOW)] = _DEFAULTS.rate,
-    schedule: Annotated[
-        RateSchedule, typer.Option(help="How the rate falls after the warm-up.", rich_help_panel=HOW)
-    ] = _DEFAULTS.schedule,
-    warmup: Annotated[
-        float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=HOW)
-    ] = _DEFAULTS.warmup,
-    batch: Annotated[int, typer.Option(help="Items of an optimizer step.", rich_help_panel=HOW)] = _DEFAULTS.batch,
     pass_tokens: Annotated[
         int, typer.Option(help="Most tokens through the model at once; bounds the memory.", rich_help_panel=HOW)
     ] = _DEFAULTS.pass_tokens,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=HOW)] = _DEFAULTS.weight_decay,
-    clip: Annotated[
-        float, typer.Option(help="Highest norm of a gradient; 0: any.", rich_help_panel=HOW)
-    ] = _DEFAULTS.clip,
+    weight_decay: WeightDecayOption = _DEFAULTS.weight_decay,
     held_out: Annotated[
         float,
-        typer.Option(help="Share of a user's items that tells when to stop, from ten items on.", rich_help_panel=HOW),
+        typer.Option(
+            help="Share of a user's items that decides when to stop; used from ten items on.", rich_help_panel=HOW
+        ),
     ] = _DEFAULTS.held_out,
-    patience: Annotated[
-        int, typer.Option(help="Epochs without a gain on those until training stops.", rich_help_panel=HOW)
+    stop_after: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Stop after N epochs without a gain on the held-out items.", rich_help_panel=HOW
+        ),
     ] = _DEFAULTS.patience,
-    max_length: Annotated[
-        int, typer.Option(help="Most tokens of prompt and answer; longer items are cut.", rich_help_panel=HOW)
-    ] = _DEFAULTS.max_length,
-    seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=HOW)] = _DEFAULTS.seed,
-    threads: ThreadsOption = _DEFAULTS.threads,
-    runner: RunnerOption = RunnerName.LOCAL,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Train those again that were trained with other settings or on another base."),
-    ] = False,
+    max_length: MaxLengthOption = _DEFAULTS.max_length,
+    where: ShardedRunnerOptions,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one LoRA adapter per user, in PEFT's format.
 
-    Users who are done are not trained again, so a run that was interrupted goes on where it was; those who have written
-    more since are. A user who can't be trained fails alone: the command ends with code 9 and names them.
+    An interrupted run resumes: finished users are not trained again, unless they have written more since. A user who
+    can't be trained does not stop the others: the command ends with code 9 and names them.
 
     Examples:
       cogenesis adapter train --model models/smollm2 --records users.json --out adapters
@@ -115,34 +85,24 @@ def train(
     """
     prepare_command()
     settings = AdapterSettings(
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        targets=targets,
-        epochs=epochs,
+        **optimizer.settings(),
+        **asdict(lora),
         steps=steps,
-        rate=rate,
-        schedule=schedule,
-        warmup=warmup,
-        batch=batch,
         pass_tokens=pass_tokens,
         weight_decay=weight_decay,
-        clip=clip,
         held_out=held_out,
-        patience=patience,
+        patience=stop_after,
         max_length=max_length,
         with_context=with_context,
-        seed=seed,
-        threads=threads,
+        threads=where.threads,
     )
-    where = runner_of(runner, address, workers, threads)
+    runner = where.chosen()
     from cogenesis.terminal.tables import ProgressLines, print_table
     from personalization.adapters.train_users import train_users, users_of, write_summary
     from personalization.adapters.worker import WorkerSpec
-    from personalization.jobs.shard import Shard
 
-    part = Shard.parse(shard)
-    users = users_of(part, read_users(records, questions, task, seed=seed, names=user, limit=limit))
+    part = where.part()
+    users = users_of(part, whose.read(seed=optimizer.seed))
     directory, base = base_of(model)
     lines = ProgressLines()
 
@@ -150,7 +110,7 @@ def train(
         lines(outcome.user, _in_words(outcome), done, total, worked=outcome.seconds is not None)
 
     spec = WorkerSpec(directory, base, out.absolute(), settings)
-    outcomes = train_users(users, spec, where, force=force, report=report)
+    outcomes = train_users(users, spec, runner, force=force, report=report)
     summary = out / part.summary_name
     write_summary(summary, outcomes, base, settings)
     if as_json:

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogenesis.collab.logprobs import model_of
-from cogenesis.options.answering import ForceOption
+from cogenesis.collab.scored_model import model_of
+from cogenesis.options.cloud import ApiKeyOption, CloudOption, TlsOption
+from cogenesis.options.fusion import PolicyOption
+from cogenesis.options.models import EDGE, LARGE
+from cogenesis.options.output import ForceOption, JsonOption
 from cogenesis.options.records import RecordsArgument, usable_records
-from cogenesis.options.users import JsonOption, ThreadsOption
+from cogenesis.options.runner import ThreadsOption
+from cogenesis.options.sampling import MaxNewTokensOption, SeedOption, TemperatureOption, TopPOption
+from cogenesis.options.source import ParallelOption
 from cogenesis.terminal.tables import ProgressLines
 from edge_runtime.generation.sampling import Sampling
 from edge_runtime.privacy.gate import Policy
@@ -38,7 +43,7 @@ BesideOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=MODEL",
-        help="A bundle or model directory by itself, the context in its prompt; may be given again.",
+        help="A bundle or model directory by itself, with the context in its prompt; may be given again.",
         rich_help_panel=LIKELIHOOD,
         show_default=False,
     ),
@@ -48,7 +53,10 @@ BesideOption = Annotated[
 def evaluate(
     records: RecordsArgument,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory of the report, its pictures, and of what is done so far.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Directory of the report, its pictures, and the progress.", show_default=False
+        ),
     ],
     rows: Annotated[
         Path | None,
@@ -59,6 +67,8 @@ def evaluate(
     combiner: Annotated[
         Path | None,
         typer.Option(
+            "--combiners",
+            metavar="DIR",
             help="Directory of trained combiners, by `collab fuse-train`.",
             rich_help_panel=LIKELIHOOD,
             show_default=False,
@@ -69,7 +79,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME=MODEL",
-            help="The same from the public instruction alone.",
+            help="The same with the public instruction alone in its prompt.",
             rich_help_panel=LIKELIHOOD,
             show_default=False,
         ),
@@ -78,100 +88,91 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME=MODEL",
-            help="The same with context and sketch.",
+            help="The same with context and sketch in its prompt.",
             rich_help_panel=LIKELIHOOD,
             show_default=False,
         ),
     ] = None,
-    edge: Annotated[
-        Path | None,
-        typer.Option(
-            help="The device's bundle; with it answers are written.", rich_help_panel=ANSWERS, show_default=False
-        ),
-    ] = None,
+    edge: Annotated[Path | None, EDGE] = None,
     system: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Besides edge: edge-without, cloud, cloud-with, sketch, or a strategy, as arithmetic:0.8, learned, "
-            "learned@learned; may be given again.",
+            help="Who writes besides edge: edge-without, cloud, cloud-with, sketch, or a strategy, such as "
+            "arithmetic:0.8, learned or learned@learned; may be given again.",
             rich_help_panel=ANSWERS,
             show_default=False,
         ),
     ] = None,
-    cloud: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Of the cloud.", rich_help_panel=ANSWERS, show_default=False),
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="COGENESIS_API_KEY", help="Key that the cloud asks for.", rich_help_panel=ANSWERS),
-    ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt what the cloud gets.", rich_help_panel=ANSWERS)] = False,
-    large: Annotated[
-        Path | None,
-        typer.Option(
-            help="A bundle of the cloud's model, for cloud-with.", rich_help_panel=ANSWERS, show_default=False
-        ),
-    ] = None,
+    cloud: CloudOption = None,
+    api_key: ApiKeyOption = None,
+    tls: TlsOption = False,
+    large: Annotated[Path | None, LARGE] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Answer only the first so many records.", rich_help_panel=ANSWERS, show_default=False),
+        typer.Option(
+            "--answer-limit",
+            min=1,
+            metavar="N",
+            help="Answer only the first N records.",
+            rich_help_panel=ANSWERS,
+            show_default=False,
+        ),
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.", rich_help_panel=ANSWERS)
-    ] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=ANSWERS)] = 0.7,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Sample within this likeliest mass.", rich_help_panel=ANSWERS)
-    ] = 0.9,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.", rich_help_panel=ANSWERS)] = 0,
-    policy: Annotated[
-        Policy, typer.Option(help="What may leave besides the instruction.", rich_help_panel=ANSWERS)
-    ] = Policy.GUARDED,
+    max_new_tokens: MaxNewTokensOption = 256,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.9,
+    seed: SeedOption = 0,
+    policy: PolicyOption = Policy.GUARDED,
     judge: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="An OpenAI-compatible endpoint, which gets instructions and answers.",
+            help="An OpenAI-compatible endpoint, which is sent instructions and answers.",
             rich_help_panel=JUDGE,
             show_default=False,
         ),
     ] = None,
     judge_model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of the judge, as its endpoint knows it.", rich_help_panel=JUDGE),
+        typer.Option(
+            metavar="NAME", help="Name of the judge at its endpoint.", rich_help_panel=JUDGE, show_default=False
+        ),
     ] = None,
     criterion: Annotated[
         list[Criterion],
         typer.Option(
-            help="What is judged; for overall and personalization the judge gets the private context, too. May be "
+            help="What is judged; for overall and personalization the judge is also sent the private context. May be "
             "given again.",
             rich_help_panel=JUDGE,
         ),
     ] = [Criterion.PUBLIC],  # noqa: B006 (typer copies it)
-    parallel: Annotated[int, typer.Option(min=1, help="Pairs judged at once.", rich_help_panel=JUDGE)] = 4,
-    name: Annotated[str | None, typer.Option(help="Of the records in the report; default: the file's.")] = None,
+    parallel: ParallelOption = 4,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--label", help="What the report calls the records. Default: the file's name.", show_default=False
+        ),
+    ] = None,
     threads: ThreadsOption = 2,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure edge, cloud and every fusion: likelihood of the users' own texts, quality and cost of answers, a judge.
 
-    What there is to measure is asked for by what is given: --rows for likelihoods, --edge for answers, --judge for
-    verdicts on them. With --rows, the cloud's rows are cut for answers as they were there. Intervals are of paired
-    bootstrap over users. An interrupted run goes on where it was. The report is in the directory as report.md with
-    pictures, and as evaluation.json.
+    The options select what is measured: --rows likelihoods, --edge answers, --judge verdicts on the answers. With
+    --rows, the cloud's rows are cut for answers as they are in that file. Intervals come from a paired bootstrap over
+    users. An interrupted run resumes. The directory gets the report as report.md with pictures, and as evaluation.json.
 
     Examples:
-      cogenesis collab evaluate test.jsonl --rows scored/rows.logprobs --combiner combiner -o evaluated
+      cogenesis collab evaluate test.jsonl --rows scored/rows.logprobs --combiners combiner -o evaluated
 
       cogenesis collab evaluate test.jsonl -o evaluated --edge my-bundle --cloud 127.0.0.1:50051 --system learned
     """
     if rows is None and edge is None:
         raise SettingsError("There is nothing to measure. Give --rows FILE, --edge BUNDLE, or both.")
     if rows is None and (combiner or beside or beside_without or beside_sketch):
-        raise SettingsError("--combiner and --beside belong to --rows. Give --rows FILE as well.")
+        raise SettingsError("--combiners and --beside belong to --rows. Give --rows FILE as well.")
     if edge is None and (system or judge):
         raise SettingsError("--system and --judge belong to answers. Give --edge BUNDLE as well.")
     if (judge is None) != (judge_model is None):

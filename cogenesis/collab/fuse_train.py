@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.training import HOW, ForceOption, JsonOption
+from cogenesis.options.fusion import WithoutOption
+from cogenesis.options.output import ForceOption, JsonOption
+from cogenesis.options.runner import ThreadsOption
+from cogenesis.options.sampling import SeedOption
+from cogenesis.options.training import HOW, RATE, EpochsOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.collab.combiner.settings import CombinerSettings
 from personalization.models.libraries import prepare_command
@@ -17,38 +21,45 @@ _DEFAULTS = CombinerSettings()
 
 
 def fuse_train(
-    rows: Annotated[list[Path], typer.Argument(help="Log-probs to learn from, by `collab logprobs`.")],
-    dev: Annotated[list[Path], typer.Option(help="Of other users: they tell when to stop; may be given again.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the combiner.")],
-    without: Annotated[
-        bool,
-        typer.Option("--without", help="Read the edge without context, too; the device then runs a second sequence."),
-    ] = _DEFAULTS.without,
+    rows: Annotated[
+        list[Path], typer.Argument(help="Log-probs to learn from, by `collab logprobs`.", show_default=False)
+    ],
+    dev_rows: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="Log-probs of other users; they decide when to stop. May be given again.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the combiner to write.", show_default=False)],
+    without: WithoutOption = _DEFAULTS.without,
     calls: Annotated[
         float, typer.Option(help="Share of the steps at which the learned schedule may ask the cloud.")
     ] = _DEFAULTS.calls,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Train CoGenesis' own combiner, too, to compare (200 MB, minutes).")
+        bool,
+        typer.Option("--reference", help="Train CoGenesis' own combiner as well, to compare (200 MB, minutes)."),
     ] = False,
-    members: Annotated[int, typer.Option(help="Networks of which the mean is taken.", rich_help_panel=HOW)] = (
-        _DEFAULTS.members
-    ),
-    hidden: Annotated[int, typer.Option(help="Width of each.", rich_help_panel=HOW)] = _DEFAULTS.hidden,
-    epochs: Annotated[int, typer.Option(help="At most.", rich_help_panel=HOW)] = _DEFAULTS.epochs,
-    rate: Annotated[float, typer.Option(help="Highest learning rate, of Adam.", rich_help_panel=HOW)] = _DEFAULTS.rate,
-    decay: Annotated[float, typer.Option(help="Of the weights.", rich_help_panel=HOW)] = _DEFAULTS.decay,
-    seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=HOW)] = _DEFAULTS.seed,
-    threads: Annotated[int, typer.Option(min=1, help="Of the processor.", rich_help_panel=HOW)] = _DEFAULTS.threads,
+    members: Annotated[
+        int, typer.Option(help="Networks; the combiner is their mean.", rich_help_panel=HOW)
+    ] = _DEFAULTS.members,
+    hidden: Annotated[int, typer.Option(help="Width of each network.", rich_help_panel=HOW)] = _DEFAULTS.hidden,
+    epochs: EpochsOption = _DEFAULTS.epochs,
+    rate: Annotated[float, RATE] = _DEFAULTS.rate,
+    decay: Annotated[float, typer.Option(help="Decay of the weights.", rich_help_panel=HOW)] = _DEFAULTS.decay,
+    seed: SeedOption = _DEFAULTS.seed,
+    threads: ThreadsOption = _DEFAULTS.threads,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the combiner for [bold]generate --fusion learned[/bold], and its schedule: when the cloud is worth asking.
+    """Train the combiner for [bold]generate --fusion learned[/bold], and its schedule: when to ask the cloud.
 
-    It needs some 10,000 rows of users whom the edge was not tuned on, and half a minute for them. The same rows and
-    settings give the same file; a run that is done is not done again.
+    It needs some 10,000 rows of users on whom the edge was not tuned, and takes half a minute for them. The same rows
+    and settings give the same file; a finished run is not repeated.
 
     Examples:
-      cogenesis collab fuse-train fuse/rows.logprobs --dev dev/rows.logprobs --out combiner
+      cogenesis collab fuse-train fuse/rows.logprobs --dev-rows dev/rows.logprobs --out combiner
 
       cogenesis export combiner --combiner combiner/combiner.safetensors --bundle my-bundle
     """
@@ -67,7 +78,7 @@ def fuse_train(
     from personalization.collab.combiner.train import train_combiners
 
     with progress_bar(not as_json) as progress:
-        report = train_combiners(rows, dev, out, settings, reference=reference, force=force, progress=progress)
+        report = train_combiners(rows, dev_rows, out, settings, reference=reference, force=force, progress=progress)
     if as_json:
         typer.echo(json.dumps(report))
         return

@@ -4,158 +4,111 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from cogenesis.options.answering import ForceOption, ShardOption, say_incomplete
+from cogenesis.collab.scored_model import model_of
+from cogenesis.options.answering import say_incomplete
+from cogenesis.options.assistant import AdapterOption
+from cogenesis.options.cloud import CloudOption, Credentials
+from cogenesis.options.expand import expand
+from cogenesis.options.fusion import WithoutOption
+from cogenesis.options.lamp import LimitOption
+from cogenesis.options.models import EDGE, LARGE
+from cogenesis.options.output import ForceOption, JsonOption
 from cogenesis.options.records import RecordsArgument, report_skipped, usable_records
-from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption, base_of
+from cogenesis.options.rows import ROWS, CloudRows
+from cogenesis.options.runner import DeviceOption, ShardedRunnerOptions
 from cogenesis.terminal.tables import ProgressLines
-from edge_runtime.fusion.sparse import THIN, RowFormat, ValueType
-from export.bundle.writer import is_bundle
+from edge_runtime.fusion.sparse import THIN
 from personalization.collab.logprobs.model_spec import BridgeSpec, ModelSpec
 from personalization.collab.logprobs.score import LogProbPlan, score_records
 from personalization.errors import SettingsError
-from personalization.jobs.runners import RunnerName, runner_of
-from personalization.jobs.shard import Shard
 from personalization.models.device import Device
-from personalization.models.libraries import prepare_command
-
-WHO, ROWS = "Who scores", "What is kept of a row"
 
 
+@expand
 def logprobs(
     records: RecordsArgument,
-    edge: Annotated[
-        Path,
-        typer.Option(help="Sees the context: a bundle, or a directory in Hugging Face format.", rich_help_panel=WHO),
+    edge: Annotated[Path, EDGE],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Directory of the file, and of the progress.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the file, and of what is done so far.")],
-    cloud: Annotated[
-        Path | None,
-        typer.Option(help="Sees the instruction: a bundle or a directory.", rich_help_panel=WHO, show_default=False),
-    ] = None,
-    bridge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="A served cloud, instead of --cloud; it gets instructions and references.",
-            rich_help_panel=WHO,
-            show_default=False,
-        ),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="COGENESIS_API_KEY", help="Key that the bridge asks for.", rich_help_panel=WHO)
-    ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt what the bridge gets.", rich_help_panel=WHO)] = False,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="File of the edge's adapter, for a bundle.", rich_help_panel=WHO, show_default=False),
-    ] = None,
-    without: Annotated[
-        bool, typer.Option("--without", help="The edge without context, too: for delta steering.", rich_help_panel=WHO)
-    ] = False,
-    device: Annotated[Device, typer.Option(help="Where directories' models run.", rich_help_panel=WHO)] = Device.CPU,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reference; the rest is left out.")] = 512,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many records.", show_default=False)
-    ] = None,
+    large: Annotated[Path | None, LARGE] = None,
+    cloud: CloudOption = None,
+    *,
+    credentials: Credentials,
+    adapter: AdapterOption = None,
+    without: WithoutOption = False,
+    device: DeviceOption = Device.CPU,
+    max_reference_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens of a reference; the rest is left out.")
+    ] = 512,
+    limit: LimitOption = None,
     edge_top: Annotated[
-        int, typer.Option(min=16, help="The edge's likeliest tokens, at least so many.", rich_help_panel=ROWS)
+        int,
+        typer.Option(min=16, help="Fewest of the device's most likely tokens that are kept.", rich_help_panel=ROWS),
     ] = 32,
-    top_k: Annotated[int, typer.Option(min=1, help="The cloud's, at most so many.", rich_help_panel=ROWS)] = THIN.top_k,
-    mass: Annotated[float, typer.Option(help="Of the cloud's, until they reach it.", rich_help_panel=ROWS)] = THIN.mass,
-    floor: Annotated[float, typer.Option(help="Of the cloud's, none less likely.", rich_help_panel=ROWS)] = THIN.floor,
-    wire: Annotated[
-        str, typer.Option(help="Values of the cloud: float32, float16 or bits12.", rich_help_panel=ROWS)
-    ] = THIN.value_type,
-    shard: ShardOption = "1/1",
-    threads: ThreadsOption = 2,
-    runner: RunnerOption = RunnerName.LOCAL,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
+    rows: CloudRows,
+    where: ShardedRunnerOptions,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score reference answers with both models; from the file every fusion's likelihood is known exactly.
+    """Score reference answers with both models; the likelihood of every fusion follows from the file exactly.
 
-    Rows are cut and coded as `cogenesis generate` gets them by default. A combiner trained on others asks for such rows
-    by itself; for other fusions give `generate` the same --top-k, --mass, --floor and --wire. A run that was
-    interrupted goes on where it was.
+    A served cloud (--cloud) is sent instructions and references. Rows are cut and coded as `cogenesis generate` gets
+    them by default. A combiner that was trained on other rows asks for such rows by itself; for other fusions give
+    `generate` the same --top-k, --mass, --floor and --wire. An interrupted run resumes.
 
     Example:
-      cogenesis collab logprobs train.jsonl --edge my-bundle --cloud cloud-model --out scored
+      cogenesis collab logprobs train.jsonl --edge my-bundle --large cloud-model --out scored
     """
-    if (cloud is None) == (bridge is None):
-        raise SettingsError("Give either --cloud DIR or --bridge HOST:PORT.")
-    form = RowFormat(top_k, mass, cast("ValueType", wire), floor)
+    if (large is None) == (cloud is None):
+        raise SettingsError("Give either --large DIR or --cloud HOST:PORT.")
     far: ModelSpec | BridgeSpec
-    if cloud is not None:
-        far = model_of(cloud, threads, device)
+    if large is not None:
+        far = model_of(large, where.threads, device)
     else:
-        assert bridge is not None
-        far = _bridge(bridge, api_key, tls)
-    plan = LogProbPlan(model_of(edge, threads, device, adapter), far, form, edge_top, without, max_tokens)
+        assert cloud is not None
+        far = _served(cloud, credentials)
+    near = model_of(edge, where.threads, device, adapter)
+    plan = LogProbPlan(near, far, rows.form() or THIN, edge_top, without, max_reference_tokens)
     lines = ProgressLines()
 
     def report(done: int, total: int) -> None:
         lines(out.name, "scored", done, total, worked=True)
 
-    where = runner_of(runner, address, workers, threads)
+    runner = where.chosen()
     chosen = usable_records(records)[:limit]
-    scored = score_records(chosen, plan, where, out.absolute(), shard=Shard.parse(shard), force=force, report=report)
+    scored = score_records(chosen, plan, runner, out.absolute(), shard=where.part(), force=force, report=report)
     if scored is None:
         say_incomplete(out, as_json)
         return
     report_skipped(scored.skipped, records)
-    rows = scored.rows
+    found = scored.rows
     body = {
         "out": str(scored.path),
-        "records": len(rows.records),
+        "records": len(found.records),
         "skipped": len(scored.skipped),
-        "rows": rows.size,
+        "rows": found.size,
         "bytes": scored.path.stat().st_size,
-        "edge_nll": float(rows.edge_nll.mean()),
-        "without_nll": None if rows.without_nll is None else float(rows.without_nll.mean()),
-        "cloud_nll": float(rows.cloud_nll.mean()) if cloud is not None else None,
+        "edge_nll": float(found.edge_nll.mean()),
+        "without_nll": None if found.without_nll is None else float(found.without_nll.mean()),
+        "cloud_nll": float(found.cloud_nll.mean()) if large is not None else None,
     }
     if as_json:
         typer.echo(json.dumps(body))
         return
     nats = [f"{name} {body[key]:.3f}" for name, key in _NLLS if body[key] is not None]
-    typer.echo(f"{scored.path}: {rows.size:,} rows of {len(rows.records)} records; nats a token: {', '.join(nats)}.")
+    typer.echo(f"{scored.path}: {found.size:,} rows of {len(found.records)} records; nats a token: {', '.join(nats)}.")
 
 
 _NLLS = (("edge", "edge_nll"), ("edge without context", "without_nll"), ("cloud", "cloud_nll"))
 
 
-def model_of(path: Path, threads: int, device: Device, adapter: Path | None = None) -> ModelSpec:
-    """A model's specification; hashes the weights of a directory.
-
-    Raises:
-        CogenesisError: there is no such model, or no such adapter.
-        SettingsError: an adapter file is given for a directory.
-    """
-    if is_bundle(path):
-        from edge_runtime.adapters.adapter import load_adapter
-        from edge_runtime.bundle.reader import open_bundle
-
-        bundle = open_bundle(path, verify=False)
-        identity = bundle.fingerprint(bundle.decoder())
-        if adapter is not None:
-            identity += f"+{load_adapter(adapter).fingerprint}"
-            adapter = adapter.absolute()
-        return ModelSpec(path.absolute(), identity, bundle.base, True, adapter, threads)
-    if adapter is not None:
-        raise SettingsError(f"--adapter belongs to a bundle, and this is none: {path}.")
-    prepare_command()
-    directory, base = base_of(path)
-    return ModelSpec(directory, base.sha256, base.sha256, False, None, threads, str(device))
-
-
-def _bridge(address: str, api_key: str | None, tls: bool) -> BridgeSpec:
-    """A bridge's specification, with the name of the model that it serves.
+def _served(address: str, credentials: Credentials) -> BridgeSpec:
+    """A served cloud's specification, with the name of its model.
 
     Raises:
         CloudError: it can't be reached.
@@ -164,6 +117,6 @@ def _bridge(address: str, api_key: str | None, tls: bool) -> BridgeSpec:
     from edge_runtime.privacy.gate import Gate, Policy
     from edge_runtime.privacy.ledger import Ledger
 
-    with connect(address, api_key=api_key, tls=tls) as cloud:
+    with connect(address, api_key=credentials.api_key, tls=credentials.tls) as cloud:
         info = cloud.info(Gate(Policy.OPEN, Ledger()).info())
-    return BridgeSpec(address, info.model, api_key, tls)
+    return BridgeSpec(address, info.model, credentials.api_key, credentials.tls)

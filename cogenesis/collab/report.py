@@ -8,18 +8,20 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.users import JsonOption
+from cogenesis.options.output import JsonOption
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Directory of the run: OUT of examples/collab/run.sh.")],
+    run: Annotated[
+        Path, typer.Argument(help="Directory of the run: OUT of examples/collab/run.sh.", show_default=False)
+    ],
     into: Annotated[
         Path,
         typer.Option(help="The Markdown document to update: the report replaces what stands between its marks."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Put what examples/collab/run.sh found into a document: tables, and pictures beside it.
+    """Put the results of examples/collab/run.sh into a document: tables, and pictures beside it.
 
     Example:
       cogenesis collab report build/collab --into docs/results/collab.md

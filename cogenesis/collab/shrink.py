@@ -8,107 +8,84 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.options.expand import expand
+from cogenesis.options.output import ForceOption, JsonOption
 from cogenesis.options.records import usable_records
-from cogenesis.options.training import (
-    HOW,
-    BatchOption,
-    ClipOption,
-    DeviceOption,
-    EpochsOption,
-    ForceOption,
-    JsonOption,
-    PrecisionOption,
-    SaveEveryOption,
-    ScheduleOption,
-    SeedOption,
-    ThreadsOption,
-    WarmupOption,
-    team_on,
-)
-from cogenesis.options.users import ModelOption
+from cogenesis.options.training import HOW, PrecisionOption, TrainingOptions, team_on
+from cogenesis.options.users import BaseModelOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.errors import SettingsError
-from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
 from personalization.models.precision import Precision
-from personalization.training.settings import TuningSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from personalization.training.trained_model import Trained
 
-_DEFAULTS = TuningSettings(epochs=1, batch=2, rate=2e-4, warmup=0.1, save_every=50)
+_TRAINING = TrainingOptions(epochs=1, batch=2, rate=2e-4, warmup=0.1, save_every=50)
 _SHARE = 0.65
 CURVES_NAME = "curves.svg"
 
 
+@expand
 def shrink(
-    model: ModelOption,
+    model: BaseModelOption,
     texts: Annotated[
-        Path, typer.Option(help="What it is healed on: records, plain text, or JSON lines with a field text.")
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Text that the sibling is healed on: records, plain text, or JSON lines with a field 'text'.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the sibling.")],
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers that it keeps.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the sibling to write.", show_default=False)],
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Layers that the sibling keeps.", show_default=False)
+    ] = None,
     share: Annotated[
         float | None,
-        typer.Option(help=f"Or: share of all parameters that it keeps at most; {_SHARE} unless given."),
+        typer.Option(
+            help=f"Instead of --layers: largest share of all parameters that the sibling keeps. Default {_SHARE}.",
+            show_default=False,
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of the text; what is more is left out.")] = 1_000_000,
-    window: Annotated[int, typer.Option(min=2, help="Tokens that go through the models together.")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the text; the rest is left out.")] = 1_000_000,
+    window_tokens: Annotated[int, typer.Option(min=2, help="Tokens that go through the models at once.")] = 512,
     states: Annotated[
-        float, typer.Option(min=0, help="Weight of the states between the layers.", rich_help_panel=HOW)
+        float, typer.Option(min=0, help="Weight of the states between the layers in the loss.", rich_help_panel=HOW)
     ] = 1.0,
-    epochs: EpochsOption = _DEFAULTS.epochs,
-    batch: BatchOption = _DEFAULTS.batch,
-    rate: Annotated[float, typer.Option(help="Highest learning rate, of AdamW.", rich_help_panel=HOW)] = _DEFAULTS.rate,
-    schedule: ScheduleOption = _DEFAULTS.schedule,
-    warmup: WarmupOption = _DEFAULTS.warmup,
-    clip: ClipOption = _DEFAULTS.clip,
-    save_every: SaveEveryOption = _DEFAULTS.save_every,
-    seed: SeedOption = _DEFAULTS.seed,
-    threads: ThreadsOption = _DEFAULTS.threads,
-    device: DeviceOption = Device.CPU,
+    training: TrainingOptions = _TRAINING,
     precision: PrecisionOption = Precision.FLOAT32,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a smaller sibling of a model: the small one of a pair, where none with the large one's vocabulary exists.
+    """Make a smaller sibling of a model with the same vocabulary: the small model of a pair, if none exists.
 
-    The layers that change their input least (ShortGPT's block influence) are taken out; those that stay are fitted
-    to do their work, in closed form, and healed by distillation from the whole model. Each 20th window of the text only
-    judges. The result is a model directory for `collab tune` and `export onnx`, with the curves of the healing.
-    An interrupted run goes on where it was; several processes work together by `accelerate launch -m cogenesis ...`.
+    The command removes the layers that change their input least (ShortGPT's block influence). It fits the other layers
+    in closed form to replace them, and heals the sibling by distillation from the whole model. Every 20th window of the
+    text is held out. The result is a model directory for `collab tune` and `export onnx`, with the curves of the
+    healing. An interrupted run resumes; several processes train together: `accelerate launch -m cogenesis ...`.
 
     Example:
       cogenesis collab shrink -m models/smollm2 --texts train.jsonl --layers 16 --precision bfloat16 -o edge
     """
     if layers is not None and share is not None:
         raise SettingsError("--layers and --share both say how large the sibling is. Give one of them.")
-    settings = TuningSettings(
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-        schedule=schedule,
-        warmup=warmup,
-        clip=clip,
-        save_every=save_every,
-        seed=seed,
-        threads=threads,
-    )
+    settings = training.tuning()
     prepare_command()
     from personalization.collab.shrink.distillation import Healing, Size, shrink_model
     from personalization.collab.shrink.healing_text import holds_records, read_windows
     from personalization.training.curve_plot import draw_curves
 
-    team = team_on(device)
+    team = team_on(training.device)
     if team.leads and holds_records(texts):
         usable_records(texts)  # names on stderr what is skipped
     with progress_bar(visible=team.leads) as progress:
         shrunk = shrink_model(
-            model,
+            Path(model),
             out,
-            lambda base: read_windows(texts, base.writer, window, max_tokens),
+            lambda base: read_windows(texts, base.writer, window_tokens, max_tokens),
             Size(layers, None if layers else share or _SHARE),
             Healing(states, precision, settings),
             team,

@@ -11,61 +11,33 @@ from typing import Annotated
 
 import typer
 
+from cogenesis.options.cloud import CloudOption, Credentials
+from cogenesis.options.expand import expand
+from cogenesis.options.fusion import LedgerOption
+from cogenesis.options.output import ForceOption, JsonOption
 from cogenesis.options.records import RecordsArgument, usable_records
-from cogenesis.options.source import (
-    WHO,
-    BundleOption,
-    DeviceOption,
-    EndpointOption,
-    MaxNewTokensOption,
-    ModelOption,
-    NameOption,
-    ParallelOption,
-    RunForceOption,
-    SourceOptions,
-    TemperatureOption,
-    ThreadsOption,
-    TimeoutOption,
-    TriesOption,
-)
-from cogenesis.options.users import JsonOption
+from cogenesis.options.source import SourceOptions
 from personalization.errors import SettingsError
-from personalization.models.device import Device
 
 
+@expand
 def sketch(
     records: RecordsArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of the records with their sketches.")],
-    cloud: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Ask this cloud, as a device would.", rich_help_panel=WHO),
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", envvar="COGENESIS_API_KEY", help="Key that the cloud asks for.", rich_help_panel=WHO),
-    ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt what goes to the cloud.", rich_help_panel=WHO)] = False,
-    endpoint: EndpointOption = None,
-    name: NameOption = None,
-    model: ModelOption = None,
-    bundle: BundleOption = None,
-    device: DeviceOption = Device.CPU,
-    threads: ThreadsOption = 2,
-    parallel: ParallelOption = 4,
-    timeout: TimeoutOption = 120.0,
-    max_new_tokens: MaxNewTokensOption = 256,
-    temperature: TemperatureOption = 0.0,
-    tries: TriesOption = 3,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Append everything that leaves to this JSON Lines file.", show_default=False)
-    ] = None,
-    force: RunForceOption = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File of the records with their sketches to write.", show_default=False)
+    ],
+    cloud: CloudOption = None,
+    *,
+    credentials: Credentials,
+    who: SourceOptions,
+    ledger: LedgerOption = None,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have the public instructions of records outlined: 8 to 15 numbered points of a few words.
+    """Ask a model for outlines of the records' public instructions: 8 to 15 numbered points of a few words.
 
-    Only public instructions are sent. Records whose outlines fail are named and stay without; run the command again,
-    and only those are asked for again. What is known so far is kept in OUT.progress.
+    The command asks the cloud, as a device does, or another model or endpoint. It sends public instructions only. It
+    names the records whose outlines fail; run it again to ask for those alone. The progress is in OUT.progress.
 
     Example:
       cogenesis collab sketch ctx.jsonl --cloud 127.0.0.1:50051 --out ctx-sketched.jsonl
@@ -78,8 +50,7 @@ def sketch(
     from personalization.collab.outlines import BridgeOutliner, ModelOutliner, Outliner, outline_records
     from personalization.collab.records.records import write_collab_file
 
-    others = (endpoint, name, model, bundle)
-    if cloud is not None and any(other is not None for other in others):
+    if cloud is not None and who.is_given:
         raise SettingsError("Name one who is asked: --cloud HOST:PORT, or another.")
     found = usable_records(records)
     lines = ProgressLines()
@@ -91,14 +62,13 @@ def sketch(
         gate = Gate(Policy.SKETCH, stack.enter_context(Ledger(ledger)))
         outliner: Outliner
         if cloud is not None:
-            client = connect(cloud, api_key=api_key, tls=tls, call_timeout=timeout)
+            client = connect(cloud, api_key=credentials.api_key, tls=credentials.tls, call_timeout=who.timeout)
             stack.callback(client.close)
-            outliner = BridgeOutliner(client, gate, parallel)
+            outliner = BridgeOutliner(client, gate, who.parallel)
         else:
-            source = SourceOptions(*others, device, threads, parallel, timeout, max_new_tokens, temperature).open()
-            outliner = ModelOutliner(source, gate)
+            outliner = ModelOutliner(who.open(), gate)
         journal = out.with_name(f"{out.name}.progress")
-        sketched, asked = outline_records(found, outliner, journal, tries=tries, report=report, force=force)
+        sketched, asked = outline_records(found, outliner, journal, tries=who.tries, report=report, force=force)
     write_collab_file(out, sketched)
     failed = [{"id": found[index].id, "reason": why} for index, why in asked.failed.items()]
     usage = sum((Usage(**result["usage"]) for result in asked.results.values()), asked.usage)

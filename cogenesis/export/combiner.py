@@ -8,14 +8,27 @@ from typing import Annotated
 
 import typer
 
+from cogenesis.options.output import ForceOption, JsonOption
 from export.bundle.combiner import add_combiner
 
 
-def combiner_command(
-    combiner: Annotated[Path, typer.Option("--combiner", help="File that `collab fuse-train` wrote.")],
-    bundle: Annotated[Path, typer.Option(help="The bundle of the edge model that it was trained with.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the bundle's combiner.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+def combiner(
+    combiner: Annotated[
+        Path,
+        typer.Option("--combiner", metavar="FILE", help="File that `collab fuse-train` wrote.", show_default=False),
+    ],
+    bundle: Annotated[
+        Path,
+        typer.Option(
+            "--bundle",
+            "-b",
+            metavar="DIR",
+            help="Bundle of the edge model that the combiner was trained with.",
+            show_default=False,
+        ),
+    ],
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a trained combiner into a bundle, for [bold]generate --fusion learned[/bold].
 

@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import enum
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cogenesis.options.models import Scheme, SchemeOption, encoder_scheme
+from cogenesis.options.output import ForceOption, JsonOption
 from cogenesis.terminal.progress_bar import progress_bar
 from export.errors import ExportError
 from export.extras import require_extra
 
 
-class EncoderWeights(enum.StrEnum):
-    """Choices of `--quantize`."""
-
-    fp32 = "fp32"
-    int8 = "int8"
-
-
-def encoder_command(
+def encoder(
     model: Annotated[
-        Path, typer.Option("--model", "-m", help="Hugging Face directory of a BERT, RoBERTa or DistilBERT.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="DIR",
+            help="Hugging Face directory of a BERT, RoBERTa or DistilBERT.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory to make.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory to write.", show_default=False)] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Put it into this bundle instead, where [bold]generate[/bold] finds it.")
+        Path | None,
+        typer.Option(
+            "--bundle",
+            "-b",
+            metavar="DIR",
+            help="Put the encoder into this bundle instead, where [bold]generate[/bold] finds it.",
+            show_default=False,
+        ),
     ] = None,
-    name: Annotated[str, typer.Option(help="What it is called in the bundle.")] = "dense",
-    quantize: Annotated[
-        EncoderWeights, typer.Option(help="fp32: exact. int8: a quarter of the size, nearly exact.")
-    ] = EncoderWeights.fp32,
-    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export left there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the encoder in the bundle.")] = "dense",
+    quantize: SchemeOption = Scheme.fp32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a text encoder for the device: Contriever, MiniLM, or a retriever that [bold]ropg[/bold] trained.
 
-    A text's vector is the mean of the encoder's last hidden states, as in ranking offline.
+    A text's vector is the mean of the encoder's last hidden states, as in `lamp rank`.
 
     Examples:
       cogenesis export encoder --model models/contriever --out encoders/contriever
@@ -48,6 +54,7 @@ def encoder_command(
     from edge_runtime.bundle.reader import open_bundle
     from edge_runtime.retrieval.kit import retriever_directory
 
+    scheme = encoder_scheme(quantize)
     require_extra()
     from export.encoders.export import export_encoder
 
@@ -58,7 +65,7 @@ def encoder_command(
         target = retriever_directory(open_bundle(bundle, verify=False).root, name)
     assert target is not None
     with progress_bar(not as_json) as report:
-        done = export_encoder(model, target, quantize.value, force=force, progress=report)
+        done = export_encoder(Path(model), target, scheme, force=force, progress=report)
     card = done.card
     if as_json:
         body = {

@@ -8,24 +8,27 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.users import JsonOption
+from cogenesis.options.lamp import OUTPUTS, QuestionsOption
+from cogenesis.options.output import JsonOption
 from personalization.errors import SettingsError
 from personalization.lamp.merging import merge as merge_files
 
 
 def merge(
-    questions: Annotated[Path, typer.Option("--questions", "-q", help="A questions file of LaMP.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The merged file (JSON).")],
-    outputs: Annotated[
-        Path | None, typer.Option(help="Gold outputs of the questions; a test split has none.", show_default=False)
-    ] = None,
+    questions: QuestionsOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Merged file (JSON) to write.", show_default=False)],
+    outputs: Annotated[Path | None, OUTPUTS] = None,
     ranking: Annotated[
         Path | None,
-        typer.Option(help="Of their profiles, by `lamp rank`; else they stay in order.", show_default=False),
+        typer.Option(
+            help="Ranking of the profiles, by `lamp rank`. Default: profiles keep their order.", show_default=False
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put each profile into the ranking's order and add the gold outputs, as evaluation and training take them.
+    """Merge questions with a ranking and gold outputs into one file, which evaluation and training take.
+
+    Each profile gets the ranking's order.
 
     Example:
       cogenesis lamp merge -q dev_questions.json --outputs dev_outputs.json --ranking ranking.json -o merged.json

@@ -8,10 +8,14 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption
+from cogenesis.options.answering import BatchSizeOption
+from cogenesis.options.expand import expand
+from cogenesis.options.lamp import ENCODER, QuestionsOption, TaskOption, UseDateOption
+from cogenesis.options.output import ForceOption, JsonOption
+from cogenesis.options.runner import DeviceOption, RunnerOptions
+from cogenesis.options.sampling import SeedOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.errors import SettingsError
-from personalization.jobs.runners import RunnerName, runner_of
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.rankers import RankerName
 from personalization.lamp.ranking import RankingSpec, rank_profiles
@@ -19,57 +23,46 @@ from personalization.lamp.tasks import find_task
 from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
 
-HOW = "How to rank"
+_ONE_THREAD = RunnerOptions(threads=1)
 
 
+@expand
 def rank(
-    task: Annotated[str, typer.Option(metavar="LaMP-N", help="LaMP-1 to LaMP-7, or LaMP-2-news.")],
-    questions: Annotated[Path, typer.Option("--questions", "-q", help="A questions file of LaMP.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The ranking (JSON): each question's items, best first.")],
+    task: TaskOption,
+    questions: QuestionsOption,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Ranking (JSON) to write: each question's items, best first.", show_default=False
+        ),
+    ],
     ranker: Annotated[
         str,
         typer.Option(
             metavar="NAME|DIR",
-            help="bm25, contriever, recency, random, hybrid (bm25 and contriever), mixed (recency and contriever), or "
-            "the directory of an encoder.",
-            rich_help_panel=HOW,
+            help="How to rank: bm25, contriever, recency, random, hybrid (bm25 and contriever), mixed "
+            "(recency and contriever), or the directory of an encoder.",
         ),
     ] = RankerName.BM25,
-    encoder: Annotated[
-        Path | None,
-        typer.Option(
-            help="For contriever, hybrid and mixed: a text encoder in Hugging Face format.",
-            rich_help_panel=HOW,
-            show_default=False,
-        ),
-    ] = None,
-    use_date: Annotated[
-        bool, typer.Option("--use-date", help="End each item's text in its date.", rich_help_panel=HOW)
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of the ranker random.", rich_help_panel=HOW)] = 0,
-    batch: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Texts through the encoder at once.", rich_help_panel=HOW)
-    ] = 32,
-    device: Annotated[Device, typer.Option(help="Where the encoder runs.", rich_help_panel=HOW)] = Device.CPU,
-    threads: ThreadsOption = 1,
-    runner: RunnerOption = RunnerName.LOCAL,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Begin anew where an unfinished run with other settings is.")
-    ] = False,
+    encoder: Annotated[Path | None, ENCODER] = None,
+    use_date: UseDateOption = False,
+    seed: SeedOption = 0,
+    batch_size: BatchSizeOption = 32,
+    device: DeviceOption = Device.CPU,
+    where: RunnerOptions = _ONE_THREAD,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Order the items of every profile by what they are worth for its question, best first.
+    """Rank the items of each question's profile, best first.
 
-    A run that was interrupted goes on where it was.
+    The rankers contriever, hybrid and mixed need an --encoder. An interrupted run resumes.
 
     Examples:
       cogenesis lamp rank --task LaMP-5 --questions dev_questions.json --ranker bm25 --out ranking.json
 
       cogenesis lamp rank --task LaMP-3 -q dev_questions.json --ranker models/contriever --device cuda -o ranking.json
     """
-    where = runner_of(runner, address, workers, threads)
+    runner = where.chosen()
     name, directory = _ranker(ranker, encoder)
     digest = _digest(directory) if directory is not None else ""
     spec = RankingSpec(
@@ -79,13 +72,13 @@ def rank(
         encoder_sha256=digest,
         use_date=use_date,
         seed=seed,
-        batch=batch,
+        batch=batch_size,
         device=str(device),
-        threads=threads,
+        threads=where.threads,
     )
     with progress_bar(visible=not as_json) as progress:
         rank_profiles(
-            spec, out, where, force=force, report=lambda done, total: progress("Ranking profiles", done, total)
+            spec, out, runner, force=force, report=lambda done, total: progress("Ranking profiles", done, total)
         )
     if as_json:
         body = {"out": str(out), "questions": len(spec.questions), "ranker": str(name)}

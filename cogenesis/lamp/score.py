@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cogenesis.options.users import JsonOption
+from cogenesis.options.lamp import TASK
+from cogenesis.options.output import JsonOption
+from cogenesis.options.sampling import SeedOption
 from cogenesis.terminal.tables import print_table
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import SettingsError
@@ -25,12 +27,9 @@ ONE, ALL = "One task", "All tasks"
 def score(
     golds: Annotated[Path | None, typer.Option(help="Gold outputs.", rich_help_panel=ONE, show_default=False)] = None,
     preds: Annotated[
-        Path | None, typer.Option(help="Predictions, of the same form.", rich_help_panel=ONE, show_default=False)
+        Path | None, typer.Option(help="Predictions, in the same form.", rich_help_panel=ONE, show_default=False)
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(metavar="LaMP-N", help="Whose; else as the file says.", rich_help_panel=ONE, show_default=False),
-    ] = None,
+    task: Annotated[str | None, TASK] = None,
     golds_zip: Annotated[
         Path | None, typer.Option(help="Gold outputs of several tasks.", rich_help_panel=ALL, show_default=False)
     ] = None,
@@ -39,21 +38,21 @@ def score(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Another system's predictions: a file, or a zip file, to compare with.", show_default=False),
+        typer.Option(help="Predictions of another system to compare with: a file, or a zip file.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the test against the other system.")] = 0,
+    seed: SeedOption = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the scores here, too (JSON).", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="File (JSON) to write the scores to.", show_default=False)
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="Write each answer's scores here (JSON).", show_default=False)
+        Path | None, typer.Option(help="File (JSON) to write the scores of each answer to.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score predictions by the task's metrics: accuracy and F1, MAE and RMSE, or ROUGE-1 and ROUGE-L.
 
-    With --against the difference from another system is given with its 95 % interval and the p-value of a paired
-    randomization test.
+    The task is the one that the file names, unless --task is given. With --against, the command also prints the
+    difference from another system, its 95 % interval, and the p-value of a paired randomization test.
 
     Examples:
       cogenesis lamp score --golds dev_outputs.json --preds predictions.json

@@ -8,29 +8,29 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.users import JsonOption
+from cogenesis.options.lamp import OUTPUTS, PartOption, QuestionsOption
+from cogenesis.options.output import JsonOption
+from cogenesis.options.sampling import SeedOption
 from personalization.lamp.splitting import SplitBy
 from personalization.lamp.splitting import split as split_file
 from personalization.users.parts import shares_of
 
 
 def split(
-    questions: Annotated[Path, typer.Option("--questions", "-q", help="A questions file of LaMP, merged or not.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write to.")],
-    part: Annotated[
-        list[str],
-        typer.Option(metavar="NAME=SHARE", help="A part and its share, earliest first; give two or more."),
-    ],
+    questions: QuestionsOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write.", show_default=False)],
+    part: PartOption,
     by: Annotated[
-        SplitBy, typer.Option(help="user: parts share no user. time: a user's later questions come into later parts.")
+        SplitBy,
+        typer.Option(help="user: no user is in two parts. time: a user's later questions are in later parts."),
     ] = SplitBy.USER,
-    outputs: Annotated[Path | None, typer.Option(help="Gold outputs of the questions.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of the users' order.")] = 0,
+    outputs: Annotated[Path | None, OUTPUTS] = None,
+    seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Split questions by users or by time, as LaMP does.
 
-    Writes NAME_questions.json of each part, and NAME_outputs.json where --outputs are given.
+    It writes NAME_questions.json for each part, and with --outputs also NAME_outputs.json.
 
     Example:
       cogenesis lamp split -q dev_questions.json --outputs dev_outputs.json --part train=0.8 --part dev=0.2 -o parts

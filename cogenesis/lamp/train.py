@@ -8,105 +8,67 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogenesis.options.answering import (
-    MAX_NEW_TOKENS,
-    ItemsOption,
-    MaxLengthOption,
-    MaxNewTokensOption,
-    MergedOption,
-    TaskOption,
-)
-from cogenesis.options.training import (
-    HOW,
-    BatchOption,
-    ClipOption,
-    DeviceOption,
-    EpochsOption,
-    ForceOption,
-    SaveEveryOption,
-    ScheduleOption,
-    SeedOption,
-    ThreadsOption,
-    WarmupOption,
-    team_on,
-)
-from cogenesis.options.users import JsonOption, ModelOption
+from cogenesis.options.answering import MaxPromptTokensOption
+from cogenesis.options.expand import expand
+from cogenesis.options.lamp import DevQuestionsOption, NumRetrievedOption, QuestionsOption, TaskOption
+from cogenesis.options.output import ForceOption, JsonOption
+from cogenesis.options.sampling import MaxNewTokensOption
+from cogenesis.options.training import TrainingOptions, WeightDecayOption, team_on
+from cogenesis.options.users import BaseModelOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.shown_items import all_gold_outputs, with_first_items
 from personalization.lamp.tasks import LampTask, find_task
-from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
-from personalization.training.settings import TuningSettings
 
 if TYPE_CHECKING:
     from personalization.lamp.train import Lesson
     from personalization.training.trained_model import Trained
 
-_DEFAULTS = TuningSettings(epochs=10, rate=5e-5, weight_decay=1e-4, warmup=0.05)
-_MAX_LENGTH = 256
+_TRAINING = TrainingOptions(epochs=10, rate=5e-5, warmup=0.05)
 
 
+@expand
 def train(
     task: TaskOption,
-    questions: MergedOption,
-    model: ModelOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the trained model.")],
-    dev_questions: Annotated[
-        Path | None, typer.Option(help="Other questions, merged too, which tell the best epoch.", show_default=False)
-    ] = None,
-    items: ItemsOption = 1,
-    max_length: MaxLengthOption = _MAX_LENGTH,
-    max_new_tokens: MaxNewTokensOption = MAX_NEW_TOKENS,
-    epochs: EpochsOption = _DEFAULTS.epochs,
-    batch: BatchOption = _DEFAULTS.batch,
-    rate: Annotated[float, typer.Option(help="Highest learning rate, of AdamW.", rich_help_panel=HOW)] = _DEFAULTS.rate,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=HOW)] = _DEFAULTS.weight_decay,
-    schedule: ScheduleOption = _DEFAULTS.schedule,
-    warmup: WarmupOption = _DEFAULTS.warmup,
-    clip: ClipOption = _DEFAULTS.clip,
-    save_every: SaveEveryOption = _DEFAULTS.save_every,
-    seed: SeedOption = _DEFAULTS.seed,
-    threads: ThreadsOption = _DEFAULTS.threads,
-    device: DeviceOption = Device.CPU,
+    questions: QuestionsOption,
+    model: BaseModelOption,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Directory of the trained model to write.", show_default=False)
+    ],
+    dev_questions: DevQuestionsOption = None,
+    num_retrieved: NumRetrievedOption = 1,
+    max_prompt_tokens: MaxPromptTokensOption = 256,
+    max_new_tokens: MaxNewTokensOption = 128,
+    training: TrainingOptions = _TRAINING,
+    weight_decay: WeightDecayOption = 1e-4,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune all weights of a model on questions and their gold outputs, with profile items in the prompt.
 
     The result is a model directory: `lamp evaluate --model` takes it, and so do `export onnx` and `adapter train`. With
-    --dev-questions the epoch is kept after which their gold outputs are likeliest. A run that was interrupted goes on
-    where it was. Several processes train together: `accelerate launch -m cogenesis lamp train ...`, or by `torchrun`.
+    --dev-questions the command keeps the epoch after which their gold outputs are most likely. An interrupted run
+    resumes. Several processes train together: `accelerate launch -m cogenesis lamp train ...`, or by `torchrun`.
 
     Example:
       cogenesis lamp train --task LaMP-5 -q train.json --dev-questions dev.json -m flan-t5 -k 4 -o tuned
     """
-    settings = TuningSettings(
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-        schedule=schedule,
-        warmup=warmup,
-        clip=clip,
-        weight_decay=weight_decay,
-        save_every=save_every,
-        seed=seed,
-        threads=threads,
-    )
+    settings = training.tuning(weight_decay=weight_decay)
     prepare_command()
     from personalization.lamp.train import Lengths, train_model
 
     known = find_task(task)
-    training = _lessons(questions, known, items)
-    judging = [] if dev_questions is None else _lessons(dev_questions, known, items)
-    team = team_on(device)
-    lengths = Lengths(max_length, max_new_tokens)
+    lessons = _lessons(questions, known, num_retrieved)
+    judging = [] if dev_questions is None else _lessons(dev_questions, known, num_retrieved)
+    team = team_on(training.device)
+    lengths = Lengths(max_prompt_tokens, max_new_tokens)
     with progress_bar(visible=team.leads) as progress:
         trained = train_model(
-            model, out, known, training, judging, lengths, settings, team, force=force, progress=progress
+            Path(model), out, known, lessons, judging, lengths, settings, team, force=force, progress=progress
         )
     if team.leads:
-        _say(trained, len(training), len(judging), as_json)
+        _say(trained, len(lessons), len(judging), as_json)
 
 
 def _lessons(path: Path, task: LampTask, items: int) -> list[Lesson]:

@@ -1,4 +1,4 @@
-"""What the commands on records share: the argument, and how skipped records are told."""
+"""The argument of the commands on records, and how these commands name the records that they skip."""
 
 from __future__ import annotations
 

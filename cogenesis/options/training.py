@@ -1,13 +1,17 @@
-"""Options that the commands which train encoders share, and what these commands say in the end."""
+"""Options for how a model is trained, and how the commands that train report."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cogenesis.options.runner import DeviceOption, ThreadsOption
+from cogenesis.options.sampling import SeedOption
+from personalization.adapters.settings import SHORTEST
 from personalization.errors import SettingsError
 from personalization.models.device import Device
 from personalization.models.precision import Precision
@@ -19,36 +23,91 @@ if TYPE_CHECKING:
     from personalization.training.trained_model import Trained
 
 HOW = "How to train"
-DEFAULTS = TuningSettings()
+_DEFAULTS = TuningSettings()
 
-
-EpochsOption = Annotated[int, typer.Option(help="Passes over the questions.", rich_help_panel=HOW)]
-BatchOption = Annotated[
-    int, typer.Option(help="Questions of an optimizer step, over all processes.", rich_help_panel=HOW)
+EpochsOption = Annotated[int, typer.Option("--epochs", help="Most passes over the training data.", rich_help_panel=HOW)]
+RATE = typer.Option("--rate", help="Highest learning rate.", rich_help_panel=HOW)
+WeightDecayOption = Annotated[float, typer.Option("--weight-decay", help="Weight decay of AdamW.", rich_help_panel=HOW)]
+MaxLengthOption = Annotated[
+    int,
+    typer.Option(
+        "--max-length",
+        min=SHORTEST,
+        help="Most tokens of prompt and answer together; longer items are truncated or lose past texts.",
+        rich_help_panel=HOW,
+    ),
 ]
-RateOption = Annotated[float, typer.Option(help="Highest learning rate, of Adam.", rich_help_panel=HOW)]
-ScheduleOption = Annotated[
-    RateSchedule, typer.Option(help="How the rate falls after the warm-up.", rich_help_panel=HOW)
-]
-WarmupOption = Annotated[float, typer.Option(help="Share of the steps in which the rate rises.", rich_help_panel=HOW)]
-ClipOption = Annotated[float, typer.Option(help="Highest norm of a gradient; 0: any.", rich_help_panel=HOW)]
-TemperatureOption = Annotated[
-    float, typer.Option(help="Of scores and feedback; below 1 the best count for more.", rich_help_panel=HOW)
-]
-SaveEveryOption = Annotated[
-    int, typer.Option(help="Steps after which an interrupted run can go on.", rich_help_panel=HOW)
-]
-SeedOption = Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=HOW)]
-ThreadsOption = Annotated[
-    int, typer.Option(help="Of the processor, in a process. Another number gives other bits.", rich_help_panel=HOW)
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where the model runs.", rich_help_panel=HOW)]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option(help="Of the computation; bfloat16 is faster where there is hardware for it.", rich_help_panel=HOW),
+    typer.Option(
+        "--precision",
+        help="Numbers to compute with; bfloat16 is faster on hardware that supports it.",
+        rich_help_panel=HOW,
+    ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace what was trained otherwise.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SoftmaxTemperatureOption = Annotated[
+    float,
+    typer.Option(
+        "--softmax-temperature",
+        help="Temperature of the softmaxes over scores and feedback; below 1 the best count for more.",
+        rich_help_panel=HOW,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How weights are optimized."""
+
+    epochs: EpochsOption = _DEFAULTS.epochs
+    batch: Annotated[
+        int,
+        typer.Option(help="Examples of an optimizer step, over all processes.", rich_help_panel=HOW),
+    ] = _DEFAULTS.batch
+    rate: Annotated[float | None, RATE] = _DEFAULTS.rate
+    rate_schedule: Annotated[
+        RateSchedule, typer.Option(help="How the learning rate falls after the warm-up.", rich_help_panel=HOW)
+    ] = _DEFAULTS.schedule
+    warmup: Annotated[
+        float, typer.Option(help="Share of the steps in which the learning rate rises.", rich_help_panel=HOW)
+    ] = _DEFAULTS.warmup
+    clip: Annotated[float, typer.Option(help="Largest norm of a gradient; 0: no limit.", rich_help_panel=HOW)] = (
+        _DEFAULTS.clip
+    )
+    seed: SeedOption = _DEFAULTS.seed
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by their names in `TuningSettings` and `AdapterSettings`."""
+        return {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "rate": self.rate,
+            "schedule": self.rate_schedule,
+            "warmup": self.warmup,
+            "clip": self.clip,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(OptimizerOptions):
+    """How a whole model is trained, and on what device."""
+
+    save_every: Annotated[
+        int,
+        typer.Option(help="Save the run every N steps, so that it can be resumed.", metavar="N", rich_help_panel=HOW),
+    ] = _DEFAULTS.save_every
+    threads: ThreadsOption = _DEFAULTS.threads
+    device: DeviceOption = Device.CPU
+
+    def tuning(self, **other: Any) -> TuningSettings:
+        """The settings, with others by their names.
+
+        Raises:
+            SettingsError: one of them is out of range.
+        """
+        own = {**self.settings(), "save_every": self.save_every, "threads": self.threads}
+        return TuningSettings(**{**own, **other})
 
 
 def team_on(device: Device) -> Team:

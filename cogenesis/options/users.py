@@ -1,14 +1,15 @@
-"""Options that the commands about adapters share: the base, whose data, and where to run."""
+"""Options for the users whose adapters are trained or measured, and for the model that they belong to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.options.lamp import QUESTIONS, TASK, WHOSE, LimitOption
 from personalization.errors import DataError, SettingsError, listed
-from personalization.jobs.runners import RunnerName
 from personalization.lamp.tasks import LAMP_TASKS, find_task
 from personalization.models.load_errors import model_errors
 
@@ -18,86 +19,74 @@ if TYPE_CHECKING:
     from personalization.adapters.trained_adapter import BaseIdentity
     from personalization.users.data import UserFile
 
-WHOSE, WHERE = "Whose data", "Where to run"
-
-ModelOption = Annotated[Path, typer.Option("--model", "-m", help="The base: a directory in Hugging Face format.")]
-RecordsOption = Annotated[
-    Path | None,
-    typer.Option(help="CoGenesis records (JSON); past texts are learnt.", rich_help_panel=WHOSE, show_default=False),
-]
-QuestionsOption = Annotated[
-    Path | None,
-    typer.Option(help="A questions file of LaMP; name its --task.", rich_help_panel=WHOSE, show_default=False),
-]
-TaskOption = Annotated[
-    str | None,
+BaseModelOption = Annotated[
+    str,
     typer.Option(
-        help="Of the questions: LaMP-1 to LaMP-7.", metavar="LaMP-N", rich_help_panel=WHOSE, show_default=False
-    ),
-]
-UserOption = Annotated[
-    list[str] | None,
-    typer.Option("--user", help="Only this user; may be given again.", rich_help_panel=WHOSE, show_default=False),
-]
-LimitOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="Only the first so many users of the file.", rich_help_panel=WHOSE, show_default=False),
-]
-ThreadsOption = Annotated[
-    int,
-    typer.Option(min=1, help="Of the processor, for a worker. Another number gives other bits.", rich_help_panel=WHERE),
-]
-RunnerOption = Annotated[
-    RunnerName, typer.Option(help="This process, or a Ray cluster; the results are the same.", rich_help_panel=WHERE)
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HOST:PORT",
-        help="Of a Ray cluster; without it one is started here.",
-        rich_help_panel=WHERE,
+        "--model",
+        "-m",
+        metavar="DIR",
+        help="The base model: a directory in Hugging Face format.",
         show_default=False,
     ),
 ]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Workers on the cluster.", rich_help_panel=WHERE, show_default=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+ADAPTERS = typer.Option(
+    "--adapters",
+    "-a",
+    metavar="DIR",
+    help="Directory of the users' adapters, which `adapter train` wrote; for a bundle its folder `adapters`.",
+    rich_help_panel=WHOSE,
+    show_default=False,
+)
 
 
-def read_users(
-    records: Path | None,
-    questions: Path | None,
-    task: str | None,
-    *,
-    outputs: Path | None = None,
-    seed: int = 0,
-    names: Sequence[str] | None = None,
-    limit: int | None = None,
-) -> UserFile:
-    """Read the users that the options name.
+@dataclass(frozen=True, kw_only=True)
+class UsersOptions:
+    """Whose data a command takes."""
 
-    Raises:
-        SettingsError: the options contradict each other, or name a task that does not exist.
-        DataError: the file can't be used, or lacks one of the users.
-    """
-    from personalization.lamp.users import read_lamp
-    from personalization.users.cogenesis_records import read_records
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="CoGenesis records (JSON); the past texts are learned.", rich_help_panel=WHOSE, show_default=False
+        ),
+    ] = None
+    questions: Annotated[Path | None, QUESTIONS] = None
+    task: Annotated[str | None, TASK] = None
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Take only the user with this ID; may be given again.",
+            rich_help_panel=WHOSE,
+            show_default=False,
+        ),
+    ] = None
+    limit: LimitOption = None
 
-    if (records is None) == (questions is None):
-        raise SettingsError("Give either --records FILE, or --task LaMP-N and --questions FILE.")
-    if records is not None:
-        if task is not None or outputs is not None:
-            raise SettingsError("--task and --outputs belong to --questions. Leave them out for --records.")
-        return _chosen(read_records(records), records, names, limit)
-    assert questions is not None
-    if task is None:
-        raise SettingsError(f"--questions needs a --task. Use one of: {', '.join(LAMP_TASKS)}.")
-    return _chosen(read_lamp(questions, find_task(task), outputs=outputs, seed=seed), questions, names, limit)
+    def read(self, *, outputs: Path | None = None, seed: int = 0) -> UserFile:
+        """Read the users that the options name.
+
+        Raises:
+            SettingsError: the options contradict each other, or name a task that does not exist.
+            DataError: the file can't be used, or lacks one of the users.
+        """
+        from personalization.lamp.users import read_lamp
+        from personalization.users.cogenesis_records import read_records
+
+        if (self.records is None) == (self.questions is None):
+            raise SettingsError("Give either --records FILE, or --task LaMP-N and --questions FILE.")
+        if self.records is not None:
+            if self.task is not None or outputs is not None:
+                raise SettingsError("--task and --outputs belong to --questions. Leave them out for --records.")
+            return _chosen(read_records(self.records), self.records, self.only, self.limit)
+        assert self.questions is not None
+        if self.task is None:
+            raise SettingsError(f"--questions needs a --task. Use one of: {', '.join(LAMP_TASKS)}.")
+        users = read_lamp(self.questions, find_task(self.task), outputs=outputs, seed=seed)
+        return _chosen(users, self.questions, self.only, self.limit)
 
 
 @model_errors()
-def base_of(model: Path) -> tuple[Path, BaseIdentity]:
+def base_of(model: str | Path) -> tuple[Path, BaseIdentity]:
     """A model directory's absolute path, and its identity (hashes the weights).
 
     Raises:

@@ -1,15 +1,16 @@
-"""`cogenesis ropg`: optimizes a retriever by what its items are worth to the model that reads them."""
+"""`cogenesis ropg`: trains a retriever by how much its items help the model that reads them."""
 
 from __future__ import annotations
 
 from cogenesis.ropg.feedback import feedback
-from cogenesis.ropg.train import train_kd, train_rl
+from cogenesis.ropg.train_kd import train_kd
+from cogenesis.ropg.train_rl import train_rl
 from cogenesis.terminal.flag_names import CommandApp
 
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Optimize a retriever by what the items it finds are worth to a language model (ROPG).",
+    help="Train a retriever by how much the items that it finds help a language model (ROPG).",
 )
 app.command()(feedback)
 app.command("train-kd")(train_kd)

@@ -3,105 +3,52 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cogenesis.options.answering import (
-    BATCH,
-    HOW,
-    MAX_LENGTH,
-    MAX_NEW_TOKENS,
-    ONE_LINE,
-    THREADS,
-    AdaptersOption,
-    AnswerOptions,
-    BackendOption,
-    BatchOption,
-    BeamsOption,
-    BundleOption,
-    DeviceOption,
-    ForceOption,
-    MaxLengthOption,
-    MaxNewTokensOption,
-    MergedOption,
-    ModelOption,
-    OneLineOption,
-    OutOption,
-    QuestionLimitOption,
-    ShardOption,
-    TaskOption,
-    say_incomplete,
-)
-from cogenesis.options.users import AddressOption, JsonOption, RunnerOption, ThreadsOption, WorkersOption
-from personalization.jobs.runners import RunnerName
+from cogenesis.options.answering import PersonalAnswererOptions, say_incomplete
+from cogenesis.options.expand import expand
+from cogenesis.options.lamp import LimitOption, ProfileSizeOption, QuestionsOption, TaskOption
+from cogenesis.options.output import ForceOption, JsonOption
+from cogenesis.options.runner import ShardedRunnerOptions
 from personalization.lamp.metrics import gain
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.shown_items import all_gold_outputs, with_each_item
 from personalization.lamp.tasks import find_task
-from personalization.models.device import Device
 from personalization.retrievers.feedback import write_item_feedback
 
 FEEDBACK_NAME = "feedback.json"
 
-ProfileSizeOption = Annotated[
-    int, typer.Option(min=1, help="Items of a profile to try: those that are ranked first.", rich_help_panel=HOW)
-]
 
-
+@expand
 def feedback(
     task: TaskOption,
-    questions: MergedOption,
-    out: OutOption,
-    model: ModelOption = None,
-    bundle: BundleOption = None,
-    backend: BackendOption = None,
-    adapters: AdaptersOption = None,
-    device: DeviceOption = Device.CPU,
+    questions: QuestionsOption,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Directory of the feedback, and of the progress.", show_default=False),
+    ],
+    *,
+    who: PersonalAnswererOptions,
     profile_size: ProfileSizeOption = 20,
-    max_length: MaxLengthOption = MAX_LENGTH,
-    max_new_tokens: MaxNewTokensOption = MAX_NEW_TOKENS,
-    beams: BeamsOption = None,
-    batch: BatchOption = BATCH,
-    one_line: OneLineOption = ONE_LINE,
-    limit: QuestionLimitOption = None,
-    shard: ShardOption = "1/1",
-    threads: ThreadsOption = THREADS,
-    runner: RunnerOption = RunnerName.LOCAL,
-    address: AddressOption = None,
-    workers: WorkersOption = None,
+    limit: LimitOption = None,
+    where: ShardedRunnerOptions,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have each question answered once for each profile item, with that item alone, and write what that was worth.
+    """Answer each question once for each profile item, with that item alone, and write the score of each answer.
 
-    `ropg train-kd` and `train-rl` learn from the file. An item is worth the accuracy of the answer, or its ROUGE-1, or
-    of a score how far it is from the worst that it could have been. A run that was interrupted goes on where it was.
+    `ropg train-kd` and `train-rl` learn from the file. The score is the accuracy of the answer, or its ROUGE-1, or for
+    a rating its distance from the worst possible one. An interrupted run resumes.
 
     Example: cogenesis ropg feedback --task LaMP-5 -q merged.json -m flan-t5 -o item-feedback --shard 2/4
     """
-    how = AnswerOptions(
-        model=model,
-        bundle=bundle,
-        backend=backend,
-        adapters=adapters,
-        device=device,
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-        beams=beams,
-        batch=batch,
-        one_line=one_line,
-        shard=shard,
-        threads=threads,
-        runner=runner,
-        address=address,
-        workers=workers,
-        force=force,
-    )
     found = QuestionFile(questions, find_task(task))
     golds = all_gold_outputs(found, limit)
-    asked = with_each_item(found, limit, profile_size, own_adapter=adapters is not None)
-    answers = how.answers(found.task, asked, out)
+    asked = with_each_item(found, limit, profile_size, own_adapter=who.adapters is not None)
+    answers = who.answers(found.task, asked, out, where, force=force)
     if answers is None:
         say_incomplete(out, as_json)
         return

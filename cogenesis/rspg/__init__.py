@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cogenesis.rspg.data import data, show_bounds
+from cogenesis.rspg.bounds import bounds
+from cogenesis.rspg.data import data
 from cogenesis.rspg.export import export
 from cogenesis.rspg.feedback import feedback
 from cogenesis.rspg.predict import predict
@@ -16,7 +17,7 @@ app = CommandApp(
 )
 app.command()(feedback)
 app.command()(data)
-app.command("bounds")(show_bounds)
+app.command()(bounds)
 app.command()(train)
 app.command()(predict)
 app.command()(export)

@@ -1,36 +1,34 @@
-"""`cogenesis rspg data` and `bounds`: feedback on a pool of retrievers put together, and what selectors lie between."""
+"""`cogenesis rspg data`: combines the feedback on a pool of retrievers."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cogenesis.options.lamp import MetricOption
+from cogenesis.options.output import JsonOption
 from personalization.errors import SettingsError
-from personalization.retrievers.selector_data import Bounds, bounds, combine, read_selection, write_selection
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+from personalization.retrievers.selector_data import combine, write_selection
 
 
 def data(
     pool: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME=FOLDER",
-            help="A retriever and its folder of feedback, by `rspg feedback`; give two or more. The first is taken "
-            "where candidates are equal.",
+            metavar="NAME=DIR",
+            help="A retriever and the directory of its feedback, by `rspg feedback`; give two or more. If candidates "
+            "are equal, the first is taken.",
+            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of the data.")],
-    metric: Annotated[
-        str | None, typer.Option(help="Of the feedback, where it has several.", show_default=False)
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of the data to write.", show_default=False)],
+    metric: MetricOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put the feedback on each retriever of a pool together, for training a selector or for selecting.
+    """Combine the feedback on the retrievers of a pool, to train a selector or to select.
 
     Example:
       cogenesis rspg data --pool none=feedback/none --pool bm25=feedback/bm25 --pool kd=feedback/kd -o train.json
@@ -50,32 +48,13 @@ def data(
         typer.echo(f"{len(selection.questions)} questions with {selection.metric} of {names}: {out}")
 
 
-def show_bounds(
-    data: Annotated[Path, typer.Argument(help="Data by `rspg data`.", show_default=False)], as_json: JsonOption = False
-) -> None:
-    """Show what each retriever of a pool gains alone, and what selecting gains at random and at best.
-
-    Example:
-      cogenesis rspg bounds dev.json
-    """
-    found = bounds(read_selection(data))
-    typer.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else "\n".join(bounds_in_words(found)))
-
-
-def bounds_in_words(found: Bounds) -> list[str]:
-    """Lines of a report."""
-    width = max(len(name) for name in (*found.retrievers, "oracle", "random"))
-    rows = {**found.retrievers, "random": found.random, "oracle": found.oracle}
-    return [f"{name:{width}}  {gain:.4f}{'  best alone' if name == found.best else ''}" for name, gain in rows.items()]
-
-
 def _pool(texts: list[str]) -> dict[str, Path]:
     pool: dict[str, Path] = {}
     for text in texts:
-        name, separator, folder = text.partition("=")
-        if not (name and separator and folder):
-            raise SettingsError(f"--pool must be NAME=FOLDER, such as bm25=feedback/bm25, not {text}.")
+        name, separator, directory = text.partition("=")
+        if not (name and separator and directory):
+            raise SettingsError(f"--pool must be NAME=DIR, such as bm25=feedback/bm25, not {text}.")
         if name in pool:
             raise SettingsError(f"There are two retrievers named {name} in the pool. Name each differently.")
-        pool[name] = Path(folder)
+        pool[name] = Path(directory)
     return pool

@@ -8,19 +8,21 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.export.encoder import EncoderWeights
-from cogenesis.options.training import JsonOption
+from cogenesis.options.models import Scheme, SchemeOption, encoder_scheme
+from cogenesis.options.output import ForceOption, JsonOption
+from cogenesis.rspg.options import SelectorOption
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.models.libraries import prepare_command
 
 
 def export(
-    selector: Annotated[Path, typer.Option(help="Directory by `rspg train`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to make; in a bundle retrieval/selector.")],
-    quantize: Annotated[
-        EncoderWeights, typer.Option(help="fp32: exact. int8: a quarter of the size, nearly exact.")
-    ] = EncoderWeights.fp32,
-    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export left there.")] = False,
+    selector: SelectorOption,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Directory to write; in a bundle: retrieval/selector.", show_default=False),
+    ],
+    quantize: SchemeOption = Scheme.fp32,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a selector for devices, where `cogenesis generate --retriever auto` picks retrievers with it.
@@ -30,11 +32,12 @@ def export(
     Example:
       cogenesis rspg export --selector selector --out my-bundle/retrieval/selector
     """
+    scheme = encoder_scheme(quantize)
     prepare_command()
     from personalization.retrievers.selector_export import export_selector
 
     with progress_bar(not as_json) as progress:
-        done = export_selector(selector, out, quantize.value, force=force, progress=progress)
+        done = export_selector(selector, out, scheme, force=force, progress=progress)
     if as_json:
         body = {"out": str(done.path), "size_bytes": done.size, "difference": done.difference}
         typer.echo(json.dumps(body, ensure_ascii=False))

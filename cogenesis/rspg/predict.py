@@ -10,8 +10,11 @@ from typing import Annotated
 
 import typer
 
-from cogenesis.options.training import DEFAULTS, DeviceOption, JsonOption, ThreadsOption
-from cogenesis.rspg.data import bounds_in_words
+from cogenesis.options.lamp import TaskOption
+from cogenesis.options.output import JsonOption
+from cogenesis.options.runner import DeviceOption, ThreadsOption
+from cogenesis.rspg.options import SelectionOption, SelectorOption
+from cogenesis.rspg.report import bounds_in_words
 from cogenesis.terminal.progress_bar import progress_bar
 from personalization.lamp.outputs import write_outputs
 from personalization.lamp.tasks import find_task
@@ -21,18 +24,20 @@ from personalization.retrievers.selector_data import bounds, compare_with_best, 
 
 
 def predict(
-    task: Annotated[str, typer.Option(metavar="LaMP-N", help="Whose questions: LaMP-1 to LaMP-7, or LaMP-2-news.")],
-    data: Annotated[Path, typer.Option(help="Questions answered with each retriever, by `rspg data`.")],
-    selector: Annotated[Path, typer.Option(help="Directory by `rspg train`.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File of predictions, in LaMP's form.")],
-    threads: ThreadsOption = DEFAULTS.threads,
+    task: TaskOption,
+    data: SelectionOption,
+    selector: SelectorOption,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File of predictions in LaMP's form to write.", show_default=False)
+    ],
+    threads: ThreadsOption = 2,
     device: DeviceOption = Device.CPU,
     as_json: JsonOption = False,
 ) -> None:
     """Select a retriever for each question, and write its answers as predictions.
 
-    Beside what the selection gained it shows the bounds (each retriever alone, chance, and the best for each question),
-    and by a paired test whether the selection differs from the best retriever alone.
+    The command prints the gain of the selection beside the bounds: each retriever alone, chance, and the best for each
+    question. A paired test tells whether the selection differs from the best retriever alone.
 
     Example:
       cogenesis rspg predict --task LaMP-5 --data dev.json --selector selector -o predictions.json

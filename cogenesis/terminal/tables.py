@@ -71,3 +71,8 @@ def _duration(seconds: float) -> str:
     if minutes < 1:
         return f"{max(round(seconds), 1)} s"
     return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def printable(text: str) -> str:
+    """Text from a file, with what would move a terminal's cursor spelled out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -182,8 +182,8 @@ class ProfileStore:
         """Import one user's data from a file, all or nothing; a repeated import changes nothing.
 
         Args:
-            path: a request file, a user file with `profile` and `history` at the top level (as `cogenesis store show` prints them),
-                LaMP questions or CoGenesis records.
+            path: a request file, a user file with `profile` and `history` at the top level (as `cogenesis store show`
+                prints them), LaMP questions or CoGenesis records.
             task: LaMP task of the questions, such as "LaMP-5".
             user: the user to import if the file has several.
             progress: called with the items done and the total.

@@ -7,7 +7,7 @@
 #   OUT      output directory (default: build/collab)
 #   SETS     data sets to use: ctx, paper (default: both)
 #   PORT     port of the cloud that this script starts (default: 50061)
-#   SKETCH   options for the model that outlines tasks, as --endpoint URL --name MODEL (default: that cloud)
+#   SKETCH   options for the model that outlines tasks, as --endpoint URL --endpoint-model NAME (default: that cloud)
 #   SHRINK, BEGIN, TUNE, EXPORT, LOGPROBS, FUSE, ANSWERS   options for these steps, instead of those below
 set -euo pipefail
 
@@ -49,7 +49,7 @@ step texts data import "$DATA/ctx_train_wo.json" --out "$OUT/texts.jsonl" "${wit
 # shellcheck disable=SC2086  # options must be split into words, here and below
 step shrink shrink --model "$large" --texts "$OUT/texts.jsonl" --out "$OUT/edge" ${SHRINK:---share 0.65 --precision bfloat16}
 # Tune on this text first, because there are few records with context.
-step begin tune "$OUT/texts.jsonl" --model "$OUT/edge" --context without --out "$OUT/begun" \
+step begin tune "$OUT/texts.jsonl" --model "$OUT/edge" --shown without --out "$OUT/begun" \
     ${BEGIN:---precision bfloat16 --epochs 1 --rate 2e-4}
 [ -e "$OUT/large-bundle/manifest.json" ] ||
     cogenesis export onnx --model "$large" --out "$OUT/large-bundle" ${EXPORT:-}
@@ -67,16 +67,16 @@ for set in $SETS; do
     here=$OUT/$set
     tuned() { # tuned CONTEXT SUFFIX: tunes the edge on the parts with that suffix
         step "$set/tune-$1" tune "$here/tune$2.jsonl" --dev "$here/dev$2.jsonl" --model "$OUT/begun" \
-            --context "$1" --out "$here/tuned-$1" ${TUNE:---precision bfloat16 --epochs 3}
+            --shown "$1" --out "$here/tuned-$1" ${TUNE:---precision bfloat16 --epochs 3}
     }
     tuned with ""
     [ -e "$here/edge-bundle/manifest.json" ] ||
         cogenesis export onnx --model "$here/tuned-with" --out "$here/edge-bundle" ${EXPORT:-}
     for part in fuse dev test; do
-        step "$set/logprobs-$part" logprobs "$here/$part.jsonl" --edge "$here/edge-bundle" --cloud "$OUT/large-bundle" \
+        step "$set/logprobs-$part" logprobs "$here/$part.jsonl" --edge "$here/edge-bundle" --large "$OUT/large-bundle" \
             --without --out "$here/scored-$part" ${LOGPROBS:---floor 0.001}
     done
-    step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev "$here/scored-dev/rows.logprobs" \
+    step "$set/fuse" fuse-train "$here/scored-fuse/rows.logprobs" --dev-rows "$here/scored-dev/rows.logprobs" \
         --out "$here/combiner" ${FUSE:---reference}
     cogenesis export combiner --combiner "$here/combiner/combiner.safetensors" --bundle "$here/edge-bundle" --force
     tuned without ""
@@ -85,8 +85,8 @@ for set in $SETS; do
             ${SKETCH:---cloud 127.0.0.1:$PORT}
     done
     tuned sketch .sketched
-    step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --name "$set" \
-        --rows "$here/scored-test/rows.logprobs" --combiner "$here/combiner" \
+    step "$set/evaluate" evaluate "$here/test.sketched.jsonl" --out "$here/evaluation" --label "$set" \
+        --rows "$here/scored-test/rows.logprobs" --combiners "$here/combiner" \
         --beside "untuned=$OUT/edge" --beside "begun=$OUT/begun" --beside "tuned without=$here/tuned-without" \
         --beside-without "tuned without, no context=$here/tuned-without" \
         --beside-sketch "tuned with sketch=$here/tuned-sketch" --beside "cloud-with=$OUT/large-bundle" \

@@ -24,7 +24,7 @@ def chat(bundle, lines, *arguments):
 
 
 def test_it_writes_and_shows_that_nothing_left(bundle_keep):
-    output = chat(bundle_keep, ["Write a toast.", "/left", "/context", "/quit"], "--user", "examples/user/user.json")
+    output = chat(bundle_keep, ["Write a toast.", "/left", "/context", "/quit"], "--context", "examples/user/user.json")
     assert re.search(r"edge: \d+ tokens", output)
     assert "Nothing left the device." in output
     assert "12 past texts" in output

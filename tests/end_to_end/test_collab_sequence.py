@@ -25,13 +25,13 @@ SCRIPT = ROOT / "examples" / "collab" / "run.sh"
 PAIR = ROOT / "benchmarks" / "pair.py"
 # The smallest settings that run every step.
 QUICK = {
-    "SHRINK": "--layers 2 --max-tokens 600 --window 16 --threads 1",
+    "SHRINK": "--layers 2 --max-tokens 600 --window-tokens 16 --threads 1",
     "BEGIN": "--epochs 1 --threads 1",
     "TUNE": "--epochs 1 --threads 1",
     "EXPORT": "--quantize fp32",
     "LOGPROBS": "--threads 1",
     "FUSE": "--epochs 3",
-    "ANSWERS": "--limit 1 --max-new-tokens 4 --threads 1",
+    "ANSWERS": "--answer-limit 1 --max-new-tokens 4 --threads 1",
 }
 
 THINGS = ("harbour", "letter", "market", "garden", "bridge", "winter", "kitchen", "library", "teacher")
@@ -68,7 +68,7 @@ def run(tmp_path_factory):
     settings = {"MODEL": model, "DATA": data, "OUT": root / "out", "SETS": "ctx", "PORT": free_port(), **QUICK}
     # Random weights produce no outlines.
     with chat_server(lambda body: OUTLINE) as server:
-        settings["SKETCH"] = f"--endpoint {server.url} --name outliner"
+        settings["SKETCH"] = f"--endpoint {server.url} --endpoint-model outliner"
         yield root / "out", settings, run_script(SCRIPT, ROOT, **settings)
 
 

@@ -13,7 +13,7 @@ from tests.support.personal_data import write_json
 from tests.support.tiny_encoders import make_encoder, topic_question, write_feedback
 
 TASK = ("--task", "LaMP-5")
-SHORT = ("--max-length", 64, "--max-new-tokens", 4, "--threads", 1)
+SHORT = ("--max-prompt-tokens", 64, "--max-new-tokens", 4, "--threads", 1)
 TRAINING = ("--epochs", 1, "--threads", 1)
 
 
@@ -62,7 +62,7 @@ def test_a_selector_trained_by_a_models_feedback_predicts_one_of_its_answers(fil
         run("rspg", "feedback", *TASK, *given, "--model", llama, *SHORT, "-o", tmp_path / name)
         pool += ["--pool", f"{name}={tmp_path / name}"]
     run("rspg", "data", *pool, "-o", tmp_path / "data.json")
-    learnt = ("--data", tmp_path / "data.json", "--encoder", files / "encoder", "--mode", mode)
+    learnt = ("--data", tmp_path / "data.json", "--encoder", files / "encoder", "--stage", mode)
     run("rspg", "train", *learnt, *TRAINING, "-o", tmp_path / "selector")
     asked = ("--data", tmp_path / "data.json", "--selector", tmp_path / "selector", "--threads", 1)
     predicted = run("rspg", "predict", *TASK, *asked, "-o", tmp_path / "predictions.json")

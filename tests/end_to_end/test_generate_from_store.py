@@ -73,7 +73,7 @@ def written_with(bundle: Path, *items: HistoryItem) -> str:
 
 
 def found_by(store: Path, kit: Path, retriever: str, count: int, query: str = INSTRUCTION) -> tuple[HistoryItem, ...]:
-    options = ("--retriever", retriever, "-k", count, "--retrieval", kit, "--store", store, "--json")
+    options = ("--retriever", retriever, "--items", count, "--retrieval", kit, "--store", store, "--json")
     found = CliRunner().invoke(app, ["store", "search", query, *map(str, options)])
     return tuple(HistoryItem(item["title"], item["text"]) for item in json.loads(found.stdout)["items"])
 

@@ -95,7 +95,9 @@ def test_a_model_that_learnt_the_answers_gives_them(llama, tmp_path):
     hard = ("--epochs", 12, "--rate", 1e-2, "--batch", 4, "--threads", 1)
     trained = run("train", "--task", "LaMP-2", "-q", merged, "-m", llama, "-k", 0, "-o", tuned, *hard)
     assert trained["losses"][-1] < 0.1 < trained["losses"][0]
-    scores = chain("LaMP-2", source, outputs, tmp_path, "-m", tuned, "--max-length", 256, "--threads", 1, items=0)
+    scores = chain(
+        "LaMP-2", source, outputs, tmp_path, "-m", tuned, "--max-prompt-tokens", 256, "--threads", 1, items=0
+    )
     assert scores["accuracy"] == 1.0
 
 

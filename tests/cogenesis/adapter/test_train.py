@@ -124,7 +124,7 @@ def test_other_settings_are_refused_until_forced(llama, trained, records, tmp_pa
     assert "rank 8, now 2" in str(error)
     assert "--force" in str(error)
     assert (out / "ann" / WEIGHTS).read_bytes() == (trained[0] / "ann" / WEIGHTS).read_bytes()
-    answer, error = train(llama, records, out, "--rank", 2, "--user", "ann", "--force")
+    answer, error = train(llama, records, out, "--rank", 2, "--only", "ann", "--force")
     assert (answer["trained"], error) == (1, None)
     answer, _ = train(llama, records, out, "--rank", 2, "--force")
     assert [row["status"] for row in answer["users"]] == ["kept", "trained", "trained"]
@@ -168,7 +168,7 @@ def test_users_who_fail_are_named_and_leave_the_others_alone(llama, trained, tmp
         assert (out / name / WEIGHTS).read_bytes() == (trained[0] / name / WEIGHTS).read_bytes()
     assert sorted(path.name for path in out.iterdir()) == ["ann", "eve", "huge", "users.json"]
     # With the context in the prompt, the huge profile fails, and no other user does.
-    answer, error = train(llama, mixed, tmp_path / "context", "--with-context", "--user", "huge", "--user", "eve")
+    answer, error = train(llama, mixed, tmp_path / "context", "--with-context", "--only", "huge", "--only", "eve")
     assert "huge" in str(error)
     assert [row["status"] for row in answer["users"]] == ["failed", "trained"]
 
@@ -242,7 +242,7 @@ def test_an_encoder_decoder_model_learns_lamps_tasks(t5, tmp_path):
         (["--questions", "x"], SettingsError, "needs a --task"),
         (["--questions", "x", "--task", "LaMP-8"], SettingsError, "no task 'LaMP-8'.*LaMP-1.*LaMP-7"),
         (["--records", "nowhere.json"], DataError, "no such file: nowhere.json"),
-        (["--records", "{records}", "--user", "zoe"], DataError, "no such users.*zoe"),
+        (["--records", "{records}", "--only", "zoe"], DataError, "no such users.*zoe"),
         (["--records", "{records}", "--shard", "3/2"], SettingsError, "--shard must be"),
         (["--records", "{records}", "--rank", "0"], SettingsError, "rank must be"),
         (["--records", "{records}", "--address", "h:1"], CogenesisError, "--runner ray"),

@@ -71,7 +71,7 @@ def pair(llama, tmp_path_factory):
     export_onnx(llama, root / "edge-bundle", "fp32")
     export_onnx(large, root / "large-bundle", "fp32")
     write_collab_file(root / "test.jsonl", records())
-    run("logprobs", root / "test.jsonl", "--edge", llama, "--cloud", large, "--without", "-o", root / "scored")
+    run("logprobs", root / "test.jsonl", "--edge", llama, "--large", large, "--without", "-o", root / "scored")
     (root / "combiner").mkdir()
     (root / "combiner" / COMBINER_NAME).write_bytes(encode_combiner(random_combiner(1)))
     (root / "combiner" / REFERENCE_NAME).write_bytes(save(ReferenceCombiner(VOCABULARY).state_dict()))
@@ -109,7 +109,7 @@ def likelihood(pair, llama):
     beside = ("--beside", f"ceiling={pair / 'large'}", "--beside-sketch", f"sketch={llama}")
     return run(
         "evaluate", pair / "test.jsonl", "--rows", pair / "scored" / "rows.logprobs", "-o", pair / "likelihood",
-        "--combiner", pair / "combiner", *beside, "--beside-without", f"bare={llama}", "--threads", 1,
+        "--combiners", pair / "combiner", *beside, "--beside-without", f"bare={llama}", "--threads", 1,
     )["likelihood"]  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def written(pair, cloud):
     def say(body):
         return "[[6]] [[6]]"
 
-    arguments = ["evaluate", pair / "test.jsonl", "--edge", pair / "edge-bundle", "--cloud", cloud, "--limit", 2]
+    arguments = ["evaluate", pair / "test.jsonl", "--edge", pair / "edge-bundle", "--cloud", cloud, "--answer-limit", 2]
     arguments += ["--large", pair / "large-bundle", *WRITING, "-o", pair / "answers"]
     for system in SYSTEMS:
         arguments += ["--system", system]
@@ -276,7 +276,7 @@ def test_a_system_is_read_from_its_name():
     ("arguments", "why"),
     [
         ((), "nothing to measure"),
-        (("--combiner", "x"), "nothing to measure"),
+        (("--combiners", "x"), "nothing to measure"),
         (("--edge", "EDGE", "--beside", "a=b"), "belong to --rows"),
         (("--rows", "ROWS", "--system", "max"), "belong to answers"),
         (("--rows", "ROWS", "--beside", "edge"), "NAME=MODEL"),

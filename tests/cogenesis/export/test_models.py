@@ -76,11 +76,11 @@ def test_help_teaches_with_examples():
 
 
 def test_a_missing_extra_is_named_with_its_remedy(monkeypatch, model, tmp_path):
-    from cogenesis.export.models import hf_command, onnx_command
+    from cogenesis.export import hf, onnx
     from edge_runtime.errors import MissingExtraError
 
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("onnx", "torch") else found(name))
-    for command in (onnx_command, hf_command):
+    for command in (onnx, hf):
         with pytest.raises(MissingExtraError, match=r"torch, onnx.*pip install 'cogenesis-edge\[export\]'"):
-            command(str(model), tmp_path / "out")
+            command(model=str(model), out=tmp_path / "out")

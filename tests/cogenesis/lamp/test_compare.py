@@ -34,7 +34,7 @@ def files(tmp_path):
 def test_the_table_says_what_the_single_commands_say(llama, files, tmp_path):
     source, outputs = files
     command = ("compare", "--task", "LaMP-4", "-q", source, "--outputs", outputs, "-m", llama, "-o", tmp_path / "c")
-    options = ("-k", 2, "-k", 1, "--ranker", "bm25", "--ranker", "recency", *QUICK)
+    options = ("--try-items", 2, "--try-items", 1, "--try-ranker", "bm25", "--try-ranker", "recency", *QUICK)
     table, error = run(*command, *options)
     assert error is None
     names = ["no profile", "bm25, k = 1", "bm25, k = 2", "recency, k = 1", "recency, k = 2"]
@@ -67,16 +67,16 @@ def test_the_table_says_what_the_single_commands_say(llama, files, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("-k", 3, "--ranker", "hybrid"), "hybrid needs an encoder.*lamp rank"),
-        (("--max-length", 90, "--force"), ""),
-        (("--max-length", 90), "max_length 80, now 90"),
+        (("--try-items", 3, "--try-ranker", "hybrid"), "hybrid needs an encoder.*lamp rank"),
+        (("--max-prompt-tokens", 90, "--force"), ""),
+        (("--max-prompt-tokens", 90), "max_length 80, now 90"),
     ],
 )
 def test_other_settings_need_force(llama, files, tmp_path, options, words):
     source, outputs = files
     command = ("compare", "--task", "LaMP-4", "-q", source, "--outputs", outputs, "-m", llama, "-o", tmp_path / "c")
-    assert run(*command, "-k", 1, "--limit", 2, "--max-length", 80, *QUICK)[1] is None
-    _, error = run(*command, "-k", 1, "--limit", 2, *QUICK, *options)
+    assert run(*command, "--try-items", 1, "--limit", 2, "--max-prompt-tokens", 80, *QUICK)[1] is None
+    _, error = run(*command, "--try-items", 1, "--limit", 2, *QUICK, *options)
     assert (error is None) == (not words)
     if words:
         assert isinstance(error, SettingsError)

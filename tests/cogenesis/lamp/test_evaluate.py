@@ -25,7 +25,7 @@ from tests.support.commands import ROOT
 from tests.support.lamp_data import golds, merged, merged_file, questions
 from tests.support.personal_data import write_json
 
-QUICK = ("--max-new-tokens", 6, "--threads", 1, "--batch", 2, "--beams", 1)
+QUICK = ("--max-new-tokens", 6, "--threads", 1, "--batch-size", 2, "--beams", 1)
 
 
 def run(*arguments):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cogenesis.store.edit import app
+from cogenesis.store import app
 from edge_runtime.errors import BundleError, RequestError, StoreError
 from edge_runtime.retrieval.kit import open_retrieval_kit
 from edge_runtime.retrieval.search import StoreSearch
@@ -172,15 +172,15 @@ def test_the_commands_search_embed_and_forget(tmp_path, kit_root):
     run("add", "--title", "Bees", "--text", "word2 hum", *options)
     assert run("embed", "--retrieval", kit_root, *options)["embedded"] == {"dense": 2, "other": 2}
     for retriever in ("bm25", "dense", "other", "hybrid", "mixed"):
-        found = run("search", "word1 leaks", "--retriever", retriever, "--retrieval", kit_root, "-k", 1, *options)
+        found = run("search", "word1 leaks", "--retriever", retriever, "--retrieval", kit_root, "--items", 1, *options)
         assert found["retriever"] == retriever and len(found["items"]) == 1
     run("add", "--title", "Boat", "--text", "word3 sails", *options)
-    [best] = run("search", "leaks", "-k", 1, *options)["items"]
+    [best] = run("search", "leaks", "--items", 1, *options)["items"]
     assert (best["title"], best["date"]) == ("Roof", "2024-05-01") and best["score"] > 0
     assert "Roof" in run("search", "leaks", "--store", path)
     assert run("embed", "--retrieval", one, *options) == {"embedded": {"dense": 1}, "removed": 2, "store": str(path)}
     assert run("update", 2, "--text", "word1 leaks too", "--date", "2025-01-31", *options) == {"id": 2}
-    assert [item["id"] for item in run("search", "too", "-k", 1, *options)["items"]] == [2]
+    assert [item["id"] for item in run("search", "too", "--items", 1, *options)["items"]] == [2]
     assert run("embed", "--retrieval", one, *options)["embedded"] == {"dense": 1}
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from typer.testing import CliRunner
 
-from cogenesis.store.edit import app
+from cogenesis.store import app
 from edge_runtime.context import HistoryItem, PrivateContext
 from edge_runtime.errors import RequestError, StoreError
 from edge_runtime.store.profile_store import ProfileStore

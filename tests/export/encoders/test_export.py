@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from cogenesis.export.models import app
+from cogenesis.export import app
 from edge_runtime.errors import (
     BundleError,
     DamagedFileError,

@@ -35,7 +35,7 @@ def people(llama, tmp_path_factory):
     """Make a file of records, and its users' adapters."""
     root = tmp_path_factory.mktemp("people")
     records = write_json(root / "records.json", [*PEOPLE, record("2_0_0", user_id="without")])
-    options = ("--targets", "all", "--rate", 1e-2, "--user", "ann", "--user", "ben")
+    options = ("--targets", "all", "--rate", 1e-2, "--only", "ann", "--only", "ben")
     _, error = run("train", "-m", llama, "--records", records, "-o", root / "out", *options)
     assert error is None
     return records, root / "out"
@@ -78,10 +78,10 @@ def test_likelihoods_are_those_of_transformers_and_peft(llama, llama_base, peopl
 
 
 def test_the_context_can_be_left_out(llama, people):
-    output, error = evaluate(llama, *people, "--no-context", "--user", "ben")
+    output, error = evaluate(llama, *people, "--task-alone", "--only", "ben")
     assert error is None
     assert list(json.loads(output)["summary"]) == ["task alone"]
-    table, _ = run("evaluate", "-m", llama, "--records", people[0], "-a", people[1], "--no-context")
+    table, _ = run("evaluate", "-m", llama, "--records", people[0], "-a", people[1], "--task-alone")
     assert [line.split()[0] for line in table.splitlines() if line] == ["user", "ann", "ben", "users", "task"]
 
 
@@ -101,7 +101,7 @@ def test_the_interval_is_the_paired_bootstrap_over_users():
 def test_a_damaged_adapter_fails_its_user_alone(llama, people, tmp_path):
     adapters = shutil.copytree(people[1], tmp_path / "out")
     (adapters / "ann" / "adapter_model.safetensors").write_bytes(b"nothing")
-    output, error = evaluate(llama, people[0], adapters, "--no-context")
+    output, error = evaluate(llama, people[0], adapters, "--task-alone")
     assert error.exit_code == 9
     assert "1 of 2 users failed: ann" in str(error)
     assert "adapter_model" not in str(error) or "Train it again" in str(error)

@@ -102,7 +102,9 @@ def test_an_endpoint_sees_the_public_instructions_alone_and_the_ledger_tells(rec
     ledger = tmp_path / "ledger.jsonl"
     with chat_server(lambda body: outline()) as server:
         server.faults.append("500")
-        told = run(records, "--endpoint", server.url, "--name", "m", "-o", tmp_path / "out.jsonl", "--ledger", ledger)
+        told = run(
+            records, "--endpoint", server.url, "--endpoint-model", "m", "-o", tmp_path / "out.jsonl", "--ledger", ledger
+        )
         sent = json.dumps([request["messages"] for request in server.requests])
     assert (told["sketches"], told["failed"], told["usage"]["calls"]) == (3, [], 4)
     assert "Write a speech 2" in sent
@@ -155,7 +157,17 @@ def test_what_has_no_form_is_named_and_the_next_run_asks_for_that_alone(records,
         return outline() if good or "speech 1" not in asked else "1. No"
 
     with chat_server(answer) as server:
-        arguments = (records, "--endpoint", server.url, "--name", "m", "-o", tmp_path / "out.jsonl", "--tries", 2)
+        arguments = (
+            records,
+            "--endpoint",
+            server.url,
+            "--endpoint-model",
+            "m",
+            "-o",
+            tmp_path / "out.jsonl",
+            "--tries",
+            2,
+        )
         told = run(*arguments)
         assert [failure["id"] for failure in told["failed"]] == ["1_1_1"]
         assert "0 usable" in told["failed"][0]["reason"]

@@ -262,7 +262,7 @@ def test_the_command_tells_losses_and_draws_them(llama, record_files, tmp_path):
     (tmp_path / "out" / "curves.svg").unlink()  # a run that was killed before it drew them
     assert run(*command)[0] == {**answer, "kept": True}
     assert (tmp_path / "out" / "curves.svg").read_bytes() == drawn
-    _, error = run(*command, "--context", "without")
+    _, error = run(*command, "--shown", "without")
     assert isinstance(error, WriteError)
 
 
@@ -270,7 +270,7 @@ def test_the_command_tells_losses_and_draws_them(llama, record_files, tmp_path):
     ("arguments", "kind", "words"),
     [
         (("{files}/bare.jsonl",), DataError, "No record can be used, .* 'bare_0' has no context"),
-        (("{files}/train.jsonl", "--context", "sketch", "--dev", "{files}/bare.jsonl"), DataError, "has no context"),
+        (("{files}/train.jsonl", "--shown", "sketch", "--dev", "{files}/bare.jsonl"), DataError, "has no context"),
         (("{files}/train.jsonl", "--max-length", 80), DataError, "'ann_0' does not fit into 80 tokens"),
         (("{files}/train.jsonl", "--max-length", 5000), SettingsError, "context has 1,024"),
         (("{files}/train.jsonl", "--rate", 0), SettingsError, "rate must be above 0"),

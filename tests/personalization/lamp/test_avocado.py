@@ -61,7 +61,7 @@ def listed(tmp_path, split="dev", **changes):
 
 
 def build(mails, out, *lists):
-    options = [part for path in lists for part in ("-q", path)]
+    options = [part for path in lists for part in ("--list", path)]
     result = CliRunner().invoke(app, ["avocado", "--mails", str(mails), "-o", str(out), "--json", *map(str, options)])
     if isinstance(result.exception, CogenesisError):
         raise result.exception

@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path, file):
     out, journal = tmp_path / "killed.json", tmp_path / "killed.json.journal"
     slow = (
         "import time\n"
-        "from personalization import lamp_ranking\n"
+        "from personalization.lamp import ranking as lamp_ranking\n"
         "rank = lamp_ranking.ProfileRanker.__call__\n"
         "def slowly(self, job):\n"
         "    if job.start: time.sleep(600)\n"

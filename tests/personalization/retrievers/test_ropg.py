@@ -35,7 +35,7 @@ ALL = range(100)
 HELD_OUT = range(100, 160)
 # Distillation: four items per question, six topics. Reinforcement, with one draw per question: two items, two topics.
 TASKS = {
-    "train-kd": (topic_question, ("--rate", 1e-2, "--temperature", 0.2, "--batch", 4)),
+    "train-kd": (topic_question, ("--rate", 1e-2, "--softmax-temperature", 0.2, "--batch", 4)),
     "train-rl": (lambda number: topic_question(number, items=2, topics=2), ("--rate", 3e-3, "--batch", 8)),
 }
 QUICK = TuningSettings(epochs=2, batch=4, rate=1e-2, threads=1, save_every=1)

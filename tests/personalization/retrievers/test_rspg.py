@@ -88,8 +88,8 @@ def test_a_selector_beats_every_retriever_where_the_best_differs(encoder, tmp_pa
             "retrievers": list(POOL),
         }
     out = tmp_path / "selector"
-    settings = ("--epochs", 4, "--batch", 4, "--rate", 1e-2, "--temperature", 0.1, "--threads", 1)
-    arguments = ("--data", files["train"], "--dev-data", files["dev"], "--encoder", encoder, "--mode", mode, "-o", out)
+    settings = ("--epochs", 4, "--batch", 4, "--rate", 1e-2, "--softmax-temperature", 0.1, "--threads", 1)
+    arguments = ("--data", files["train"], "--dev-data", files["dev"], "--encoder", encoder, "--stage", mode, "-o", out)
     trained, error = run("train", *arguments, *settings)
     assert error is None
     assert trained["gains"][0] < 0.7 < trained["gains"][trained["kept_epoch"]]

@@ -154,7 +154,7 @@ def test_users_on_both_sides_and_rows_of_other_models_are_refused(files: Path, t
 
 
 def test_the_command_says_what_it_reached_and_what_is_wrong(files: Path, tmp_path: Path):
-    command = ["collab", "fuse-train", files / "train.logprobs", "--dev", files / "dev.logprobs", "-o", tmp_path]
+    command = ["collab", "fuse-train", files / "train.logprobs", "--dev-rows", files / "dev.logprobs", "-o", tmp_path]
     said = cogenesis(*command, "--epochs", "1", "--members", "1")
     assert "combiner.safetensors" in said and "best fixed mix" in said
     wrong = run_cogenesis(*command, "--calls", "0")

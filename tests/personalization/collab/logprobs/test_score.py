@@ -184,8 +184,8 @@ def test_records_that_do_not_fit_are_named_and_left_out(pair: Pair, tmp_path: Pa
 def test_the_command_tells_the_likelihoods_and_what_is_missing(pair: Pair, tmp_path: Path):
     write_collab_file(tmp_path / "records.jsonl", [record(1), record(2)])
     command = ["collab", "logprobs", str(tmp_path / "records.jsonl"), "--edge", str(pair.edge_bundle)]
-    command += ["--out", str(tmp_path / "out"), "--threads", "1", "--max-tokens", "5"]
-    said = CliRunner().invoke(app, [*command, "--bridge", pair.address, "--json"], catch_exceptions=False).stdout
+    command += ["--out", str(tmp_path / "out"), "--threads", "1", "--max-reference-tokens", "5"]
+    said = CliRunner().invoke(app, [*command, "--cloud", pair.address, "--json"], catch_exceptions=False).stdout
     body = json.loads(said)
     assert (body["records"], body["rows"], body["skipped"], body["cloud_nll"]) == (2, 10, 0, None)
     assert body["edge_nll"] == pytest.approx(read_logprobs(Path(body["out"])).edge_nll.mean())

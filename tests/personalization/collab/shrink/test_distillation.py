@@ -161,7 +161,7 @@ def run(*arguments):
 
 
 def test_the_command_tells_losses_and_draws_them(deep, texts, tmp_path):
-    command = ("-m", deep, "--texts", texts, "-o", tmp_path / "out", "--share", 0.9, "--window", WINDOW)
+    command = ("-m", deep, "--texts", texts, "-o", tmp_path / "out", "--share", 0.9, "--window-tokens", WINDOW)
     answer, error = run(*command)
     assert error is None
     assert set(answer["layers"]) < {0, 1, 2, 3}
@@ -171,7 +171,7 @@ def test_the_command_tells_losses_and_draws_them(deep, texts, tmp_path):
     assert drawn.startswith(b"<?xml")
     assert run(*command)[0] == {**answer, "kept": True}
     assert (tmp_path / "out" / "curves.svg").read_bytes() == drawn
-    assert isinstance(run(*command[:-4], "--layers", 1, "--window", WINDOW)[1], WriteError)
+    assert isinstance(run(*command[:-4], "--layers", 1, "--window-tokens", WINDOW)[1], WriteError)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_command_tells_losses_and_draws_them(deep, texts, tmp_path):
         (("-m", "{deep}", "--texts", "{texts}", "--layers", 4), SettingsError, "1 .. 3 of the model's 4"),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.01), SettingsError, "share of parameters must be in"),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.9, "--layers", 2), SettingsError, "Give one of them"),
-        (("-m", "{deep}", "--texts", "{texts}", "--window", 400), DataError, "too little text: .* windows"),
+        (("-m", "{deep}", "--texts", "{texts}", "--window-tokens", 400), DataError, "too little text: .* windows"),
         (("-m", "{deep}", "--texts", "nowhere.txt"), CogenesisError, "nowhere.txt"),
         (("-m", "{t5}", "--texts", "{texts}"), UnsupportedModelError, "not of the Llama family"),
     ],

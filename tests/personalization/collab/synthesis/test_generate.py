@@ -189,7 +189,17 @@ def test_more_history_than_texts_is_refused():
 
 
 def test_the_command_writes_records_and_tells_what_they_cost(server, tmp_path):
-    arguments = ["data", "generate", "--endpoint", server.url, "--name", "a-model", "--out", str(tmp_path), "--json"]
+    arguments = [
+        "data",
+        "generate",
+        "--endpoint",
+        server.url,
+        "--endpoint-model",
+        "a-model",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
     result = CliRunner().invoke(
         app, [*arguments, "--portraits", "2", "--people", "1", "--tasks", "3", "--history", "1"]
     )

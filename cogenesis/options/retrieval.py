@@ -1,9 +1,10 @@
-"""The past texts of a store that go into a prompt: found by a retriever that the user names or a selector picks."""
+"""Options for the past texts of a store that go into a prompt, and the retriever that finds them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,21 +21,63 @@ if TYPE_CHECKING:
     from edge_runtime.retrieval.selector import Selector
     from edge_runtime.store.profile_store import ProfileStore
 
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Take profile and past texts from this store, see `cogenesis store`.")
+STORE = "Past texts from a profile store"
+
+RETRIEVAL = typer.Option(
+    "--retrieval",
+    metavar="DIR",
+    help="Directory of an encoder, or of several with a selector. With a bundle, the default is what it holds.",
+    rich_help_panel=STORE,
+    show_default=False,
+)
+RETRIEVER = typer.Option(
+    "--retriever",
+    help="Which past texts to take: recency (by date), bm25 (by words), an encoder's name (by meaning), hybrid (words "
+    "and meaning) or mixed (date and meaning). `generate` and `chat` also take none, and auto for what the bundle's "
+    "selector picks; without this option they take all that fit.",
+    rich_help_panel=STORE,
+)
+ItemsOption = Annotated[
+    int, typer.Option("--items", min=1, help="Most past texts that the retriever finds.", rich_help_panel=STORE)
 ]
-RetrieverOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Which past texts of the store: none, recency, bm25, an encoder of the bundle by its name, hybrid, mixed, "
-        "or auto for what the bundle's selector picks. Default: all that fit."
-    ),
-]
-ItemsOption = Annotated[int, typer.Option("--items", min=1, help="Past texts that the retriever finds.")]
-RetrievalOption = Annotated[
-    Path | None,
-    typer.Option("--retrieval", metavar="DIR", help="Encoders and selector, instead of those in the bundle."),
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions:
+    """Which past texts of a store go into a prompt."""
+
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="FILE",
+            help="Take the profile and past texts from this store; `cogenesis store` fills one.",
+            rich_help_panel=STORE,
+            show_default=False,
+        ),
+    ] = None
+    retriever: Annotated[str | None, RETRIEVER] = None
+    items: ItemsOption = 4
+    retrieval: Annotated[Path | None, RETRIEVAL] = None
+
+    @contextmanager
+    def open(self, bundle: Path) -> Iterator[Retrieval | None]:
+        """Open the store for as long as contexts are taken from it; None where there is none.
+
+        Raises:
+            RequestError: a retriever is named without a store.
+        """
+        if self.store is None:
+            if self.retriever is not None:
+                raise RequestError("A --retriever searches a store. Name one with --store.")
+            yield None
+            return
+        from edge_runtime.retrieval.kit import bundle_retrieval, open_retrieval_kit
+        from edge_runtime.store.profile_store import ProfileStore
+
+        kit = open_retrieval_kit(self.retrieval or bundle_retrieval(bundle))
+        with ProfileStore(self.store) as opened:
+            yield Retrieval(opened, kit, self.retriever, self.items)
 
 
 class Retrieval:
@@ -78,25 +121,3 @@ class Retrieval:
                 "This selector reads answers of the device alone. Use --mode edge, or name a --retriever."
             )
         return choose_retriever(selector, instruction, contexts, write or str)
-
-
-@contextmanager
-def open_retrieval(
-    store: Path | None, retriever: str | None, count: int, retrieval: Path | None, bundle: Path
-) -> Iterator[Retrieval | None]:
-    """Open a store for as long as contexts are taken from it; None where there is none.
-
-    Raises:
-        RequestError: a retriever is named without a store.
-    """
-    if store is None:
-        if retriever is not None:
-            raise RequestError("A --retriever searches a store. Name one with --store.")
-        yield None
-        return
-    from edge_runtime.retrieval.kit import bundle_retrieval, open_retrieval_kit
-    from edge_runtime.store.profile_store import ProfileStore
-
-    kit = open_retrieval_kit(retrieval or bundle_retrieval(bundle))
-    with ProfileStore(store) as opened:
-        yield Retrieval(opened, kit, retriever, count)

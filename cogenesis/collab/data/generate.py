@@ -10,69 +10,51 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.options.expand import expand
+from cogenesis.options.output import ForceOption, JsonOption
 from cogenesis.options.records import warn_of_private_instructions
-from cogenesis.options.source import (
-    BundleOption,
-    DeviceOption,
-    EndpointOption,
-    MaxNewTokensOption,
-    ModelOption,
-    NameOption,
-    ParallelOption,
-    RunForceOption,
-    SourceOptions,
-    TemperatureOption,
-    ThreadsOption,
-    TimeoutOption,
-    TriesOption,
-)
-from cogenesis.options.users import JsonOption
+from cogenesis.options.sampling import SeedOption
+from cogenesis.options.source import SourceOptions
 from personalization.errors import DataError
-from personalization.models.device import Device
 
 if TYPE_CHECKING:
     from personalization.collab.synthesis.generate import Generated
 
 _NAMED = 10
+_AUTHOR = SourceOptions(max_new_tokens=2048, temperature=0.8, tries=4)
 
 
+@expand
 def generate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of records.jsonl, and of what is done so far.")],
-    endpoint: EndpointOption = None,
-    name: NameOption = None,
-    model: ModelOption = None,
-    bundle: BundleOption = None,
-    device: DeviceOption = Device.CPU,
-    threads: ThreadsOption = 2,
-    portraits: Annotated[int, typer.Option(help="Groups of people.")] = 10,
-    people: Annotated[int, typer.Option(help="People of each group.")] = 2,
-    tasks: Annotated[int, typer.Option(help="Texts of each person.")] = 8,
-    history: Annotated[int, typer.Option(help="Of these, how many become past texts; each other one is a record.")] = 4,
-    parallel: ParallelOption = 4,
-    timeout: TimeoutOption = 120.0,
-    max_new_tokens: MaxNewTokensOption = 2048,
-    temperature: TemperatureOption = 0.8,
-    tries: TriesOption = 4,
-    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
-    force: RunForceOption = False,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Directory of records.jsonl, and of the progress.", show_default=False),
+    ],
+    who: SourceOptions = _AUTHOR,
+    portraits: Annotated[int, typer.Option(help="Number of groups of people.")] = 10,
+    people: Annotated[int, typer.Option(help="Number of people in each group.")] = 2,
+    tasks: Annotated[int, typer.Option(help="Number of texts of each person.")] = 8,
+    history: Annotated[
+        int, typer.Option(help="Number of those texts that become past texts; each of the others is a record.")
+    ] = 4,
+    seed: SeedOption = 0,
+    force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make records with a large model in four steps: groups of people, people, their tasks, their texts.
 
-    Replies are checked, mended or asked for again. What fails is named and left out; run the command again, and only
-    that is asked for again. Everything is kept, so the command can be stopped at any time.
+    The command checks and repairs replies, or asks again. It names what fails and leaves it out; run it again to ask
+    for that alone. It keeps all replies, so it can be stopped at any time.
 
     Example:
-      cogenesis collab data generate --endpoint http://127.0.0.1:8000/v1 --name my-model --portraits 50 --out made
+      cogenesis collab data generate --endpoint http://127.0.0.1:8000/v1 --endpoint-model mine --out made
     """
     from cogenesis.terminal.tables import ProgressLines
     from personalization.collab.records.records import write_collab_file
     from personalization.collab.synthesis.generate import GenerateSettings, generate_records
 
-    settings = GenerateSettings(portraits, people, tasks, history, tries, seed)
-    source = SourceOptions(
-        endpoint, name, model, bundle, device, threads, parallel, timeout, max_new_tokens, temperature
-    ).open()
+    settings = GenerateSettings(portraits, people, tasks, history, who.tries, seed)
+    source = who.open()
     lines = ProgressLines()
 
     def report(step: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The commands `cogenesis privacy ...`: check what left the device."""
+"""`cogenesis privacy audit`: reports what of a request's private context was sent to the cloud."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cogenesis.terminal.flag_names import CommandApp
+from cogenesis.options.fusion import LEDGER
+from cogenesis.options.output import JsonOption
+from cogenesis.options.request import RequestOption
 
 if TYPE_CHECKING:
     from edge_runtime.privacy.audit import Leak
 
 LEAKED = 8
-"""Exit code where something private left."""
-
-app = CommandApp(name="privacy", help="What left this device, and what of it was private.", no_args_is_help=True)
+"""Exit code where something private was sent."""
 
 
-@app.callback()
-def _group() -> None:
-    """What left this device, and what of it was private."""
-
-
-@app.command()
 def audit(
-    ledger: Annotated[Path, typer.Option(metavar="FILE", help="The ledger of the generation.", show_default=False)],
-    request: Annotated[Path, typer.Option(metavar="FILE", help="Its request (JSON).", show_default=False)],
+    ledger: Annotated[Path, LEDGER],
+    request: RequestOption,
     bundle: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The bundle it ran with, to read the ledger's tokens exactly.")
+        Path | None,
+        typer.Option(
+            "--bundle",
+            "-b",
+            metavar="DIR",
+            help="The bundle of the generation, to read the ledger's tokens exactly.",
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Report every private unit that left, under any policy; ends with code 8 if there is one.
+    """Report every private unit that was sent, under any policy; the command ends with code 8 if there is one.
 
     Private units are what the request's context says and its instruction does not: names, numbers, dates, addresses,
     rare words, and runs of four words. They are recognised in other case, inflected, in other Unicode forms, spelled
-    out, joined, and as other forms of a number. Words are found, not meanings.
+    out, joined, and as other forms of a number. The audit finds words, not meanings.
+
+    Example: cogenesis privacy audit --ledger ledger.jsonl --request request.json
     """
     from edge_runtime.privacy.audit import audit as find_leaks
     from edge_runtime.privacy.audit import read_ledger

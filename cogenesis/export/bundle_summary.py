@@ -1,0 +1,36 @@
+"""Says what an export made."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from export.bundle.exported import Exported
+
+
+def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
+    """Print what was made, and how to try it."""
+    manifest, decoder = exported.manifest, exported.decoder
+    summary = {
+        "bundle": str(exported.path),
+        "model": manifest.model.id,
+        "architecture": manifest.model.architecture,
+        "graph": decoder.kind,
+        "quantization": decoder.quantization.scheme,
+        "description": decoder.quantization.description,
+        "context_length": manifest.context_length,
+        "size_bytes": exported.size,
+        "seconds": round(seconds, 2),
+    }
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(
+        f"{exported.path}: {manifest.model.id}, {decoder.quantization.scheme} ({decoder.quantization.description}), "
+        f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {seconds:.0f} s."
+    )
+    choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
+    typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")

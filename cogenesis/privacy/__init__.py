@@ -1,0 +1,14 @@
+"""`cogenesis privacy`: checks what was sent to the cloud."""
+
+from __future__ import annotations
+
+from cogenesis.privacy.audit import audit
+from cogenesis.terminal.flag_names import CommandApp
+
+app = CommandApp(no_args_is_help=True)
+app.command()(audit)
+
+
+@app.callback()
+def _group() -> None:
+    """Check what was sent to the cloud, and what of it was private."""

@@ -1,0 +1,21 @@
+"""`cogenesis ropg train-rl`: reinforces what a retriever does by the feedback on the items that it draws."""
+
+from __future__ import annotations
+
+from cogenesis.options.expand import expand
+from cogenesis.options.training import TrainingOptions
+from cogenesis.ropg.retriever_training import LessonOptions, train
+
+
+@expand
+def train_rl(lesson: LessonOptions, training: TrainingOptions) -> None:
+    """Reinforce what a retriever does by the feedback on the item it draws (ROPG-RL).
+
+    For each question the training draws an item from the softmax of the scores. The more its feedback exceeds that of
+    the item ranked first, the more likely the item becomes. The result, resuming and several processes work as in
+    `train-kd`.
+
+    Example:
+      cogenesis ropg train-rl --task LaMP-5 --questions merged.json --feedback items.json --encoder contriever -o rl
+    """
+    train("rl", lesson, training.tuning(), training)

@@ -1,0 +1,28 @@
+"""`cogenesis rspg bounds`: shows the gains between which every selector of a pool lies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cogenesis.options.output import JsonOption
+from cogenesis.rspg.report import bounds_in_words
+from personalization.retrievers.selector_data import bounds as bounds_of
+from personalization.retrievers.selector_data import read_selection
+
+
+def bounds(
+    data: Annotated[Path, typer.Argument(help="Data by `rspg data`.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Show the gain of each retriever of a pool, and of selecting at random and perfectly.
+
+    Example:
+      cogenesis rspg bounds dev.json
+    """
+    found = bounds_of(read_selection(data))
+    typer.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else "\n".join(bounds_in_words(found)))
