@@ -37,9 +37,7 @@ def prompts_with_context(structured: list[dict[str, Any]]) -> list[dict[str, Any
 
 def prompts_alone(structured: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same tasks without any context."""
-    return [
-        conversation(record["tid"], *(turn["value"] for turn in record["conversations"])) for record in structured
-    ]
+    return [conversation(record["tid"], *(turn["value"] for turn in record["conversations"])) for record in structured]
 
 
 def papers(
