@@ -1,32 +1,37 @@
-# What one does with this project. Each target installs what it needs into .venv, the second time in no time.
+# Each target installs what it needs into .venv first; that takes a few minutes once, and no time after that.
 PYTHON ?= python3
 BIN := .venv/bin
-# Twice quiet: errors are shown, warnings about package sources are not.
+# -qq shows errors and hides warnings about package sources.
 PIP := PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
-# Most modules are never imported; Python compiles the others when they are (--no-compile).
-# A stamp's name says for which requirements it stands, so a changed file installs again and a fresh checkout does not.
+# pip skips byte-compiling (--no-compile), because most installed modules are never imported.
+# A stamp's name holds a checksum of the requirements: a changed file triggers a new install, a fresh checkout does not.
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 DEMO := .venv/.installed-demo-$(KEY)
 DEV := .venv/.installed-dev-$(KEY)
 BENCH := .venv/.installed-bench-$(KEY)
-# Threads that spin while they wait cost several times the time when the machine is small.
+# On a small machine, threads that spin while they wait multiply the running time.
 RUN := OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-# Those that a benchmark starts itself are named for it; the frontier is drawn of what others found.
+# *_process.py files are started by a benchmark; frontier.py draws the results of the others.
 BENCHMARKS := $(filter-out %_process.py %/frontier.py,$(shell grep -l __main__ benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench collab-report clean
+.PHONY: help demo check test test-fast test-slow lint format bench collab-report clean
 
-help:  ## say what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
 		|| sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1: \2/p' Makefile
 
-# What developers have is more than what the demo needs.
-demo: $(or $(wildcard $(DEV)),$(DEMO))  ## a private, fused answer on real models (first run: minutes; then less than one)
+# The developers' packages include what the demo needs.
+demo: $(or $(wildcard $(DEV)),$(DEMO))  ## write one task in four modes with real models (first run: minutes; later: under one)
 	@$(RUN) $(BIN)/cogenesis demo
 
-test: $(DEV)  ## run all tests
+check: lint test  ## run everything that CI runs
+
+test: $(DEV)  ## run all tests except the slow ones (15 minutes on 2 cores)
 	@$(RUN) $(BIN)/python -m pytest -n 2
+
+test-fast: lint  ## run the linters and the unit tests (2 minutes on 2 cores)
+	@$(RUN) $(BIN)/python -m pytest -n 2 -m 'not slow and not real' --hypothesis-profile fast
 
 test-slow: $(DEV)  ## run the tests that `make test` leaves out (half an hour)
 	@$(RUN) $(BIN)/python -m pytest -m slow
@@ -37,19 +42,22 @@ lint: $(DEV)  ## check style, types and the direction of imports
 	@echo "mypy";         $(BIN)/mypy --no-error-summary
 	@echo "lint-imports"; $(BIN)/lint-imports >.venv/lint-imports.log 2>&1 || { cat .venv/lint-imports.log; exit 1; }
 
-bench: $(BENCH)  ## run all benchmarks (the first time builds llama.cpp to compare with: 10 minutes)
+format: $(DEV)  ## format the code and sort the imports
+	@$(BIN)/ruff check --quiet --fix --select I . && $(BIN)/ruff format --quiet .
+
+bench: $(BENCH)  ## run all benchmarks (the first run builds llama.cpp as a peer: 10 minutes)
 	@for benchmark in $(BENCHMARKS); do \
 		echo "$$benchmark"; $(RUN) $(BIN)/python $$benchmark || exit 1; \
 	done
 
-collab-report: $(DEV)  ## make, tune, fuse and measure a real pair; its report goes into docs/collab.md (hours on 2 cores)
+collab-report: $(DEV)  ## build, tune, fuse and measure a real pair (hours on 2 cores); the report goes into docs/results/collab.md
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(RUN) OUT=build/collab examples/collab/run.sh
 	@set -- $${SETS:-ctx paper}; $(RUN) $(BIN)/python benchmarks/pair.py "build/collab/$$1/edge-bundle" \
 		build/collab/large-bundle --json >build/collab/pair.json
 	@$(RUN) $(BIN)/python benchmarks/combiner.py --json >build/collab/combiner.json
-	@$(RUN) $(BIN)/cogenesis collab report build/collab --into docs/collab.md
+	@$(RUN) $(BIN)/cogenesis collab report build/collab --into docs/results/collab.md
 
-clean:  ## remove what was built and cached, but not .venv
+clean:  ## remove build products and caches, but not .venv
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

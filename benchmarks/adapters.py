@@ -19,24 +19,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from models import base_directory, exported_bundle
-from peft_adapters import SHAPES, PeftModel
-from report import CACHE, SHARED_DATA, emit, median, progress, ratio, spread, usable_cores
 
-from edge_runtime.adapter import Adapter, load_adapter, parse_adapter
-from edge_runtime.adapter_store import AdapterStore
-from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
-from edge_runtime.open_decoder import open_decoder
-from edge_runtime.tokenizer import Tokenizer
-from export.adapter_writer import AdapterWeights, encode_adapter
-from export.peft_adapter import read_peft_config, read_peft_matrices
-from export.sources import locate_model
+from benchmarks.models import base_directory, exported_bundle
+from benchmarks.peft_adapters import SHAPES, PeftModel
+from benchmarks.report import CACHE, emit, median, progress, ratio, spread, usable_cores
+from edge_runtime.adapters.adapter import Adapter, load_adapter, parse_adapter
+from edge_runtime.adapters.store import AdapterStore
+from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
+from edge_runtime.bundle.reader import Bundle, open_bundle
+from edge_runtime.decoders.open import open_decoder
+from edge_runtime.text.tokenizer import Tokenizer
+from export.adapters.peft_files import read_peft_config, read_peft_matrices
+from export.adapters.writer import AdapterWeights, encode_adapter
+from export.model.locate import locate_model
+from tests.support.records import SHARED_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from edge_runtime.decoder import Decoder
+    from edge_runtime.decoders.protocol import Decoder
 
 WEIGHTS: tuple[AdapterWeights, ...] = ("fp32", "fp16", "int8")
 PERSONAL = "rank 8 on q and v"
@@ -264,7 +265,8 @@ def _stores(
 
 def _token_ids(directory: Path) -> list[int]:
     """Tokens of prose of the project's own."""
-    text = (Path(__file__).resolve().parent.parent / "export" / "calibration_text.txt").read_text(encoding="utf-8")
+    quantization = Path(__file__).resolve().parent.parent / "export" / "quantization"
+    text = (quantization / "calibration_text.txt").read_text(encoding="utf-8")
     return Tokenizer.load(directory / "tokenizer.json").encode(text[:TEXT_CHARACTERS])
 
 

@@ -11,7 +11,7 @@ import random
 import time
 from pathlib import Path
 
-from report import median
+from benchmarks.report import median
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import edge_runtime
-    from edge_runtime.peak_memory import peak_rss_bytes
+    from edge_runtime.machine.peak_memory import peak_rss_bytes
 
     assistant = edge_runtime.load(
         arguments.bundle, arguments.backend, threads=arguments.threads, adapters=arguments.adapters

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from models import exported_bundle, hf_directory
-from records import ctx_records
-from report import CACHE, progress
 
+from benchmarks.models import exported_bundle, hf_directory
+from benchmarks.report import CACHE, progress
 from edge_runtime.assistant import load
-from edge_runtime.chat_template import ChatTemplate
-from edge_runtime.logprobs import log_softmax
-from edge_runtime.prompt import build_prompt
-from export.sources import locate_model
+from edge_runtime.fusion.logprobs import log_softmax
+from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt import build_prompt
+from export.model.locate import locate_model
+from tests.support.records import ctx_records
 
 if TYPE_CHECKING:
     from pathlib import Path

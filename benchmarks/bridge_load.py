@@ -31,19 +31,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import psutil
-from models import exported_bundle, hf_directory
-from records import Record, ctx_records
-from report import emit, median, progress
 
+from benchmarks.models import exported_bundle, hf_directory
+from benchmarks.report import emit, median, progress
 from cloud_bridge.client import CloudClient, connect
-from edge_runtime.backoff import Backoff
 from edge_runtime.cloud import CloudSession
 from edge_runtime.errors import CloudError, CloudOverloadedError
-from edge_runtime.ledger import Ledger
-from edge_runtime.privacy import Gate, Policy
-from edge_runtime.sparse import RowFormat
-from edge_runtime.tokenizer import Tokenizer
-from export.sources import locate_model
+from edge_runtime.fusion.sparse import RowFormat
+from edge_runtime.generation.backoff import Backoff
+from edge_runtime.privacy.gate import Gate, Policy
+from edge_runtime.privacy.ledger import Ledger
+from edge_runtime.text.tokenizer import Tokenizer
+from export.model.locate import locate_model
+from tests.support.records import Record, ctx_records
 
 DRAFT = 4
 STEP_SECONDS = 0.01

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import report
 import torch
-from fusion import VOCABULARIES, language_model_row
 from numpy.typing import NDArray
 
-from edge_runtime.combiner import EDGE_TOP, OUTPUTS, ROW_FEATURES, Candidates, Combiner, Layer
-from edge_runtime.combiner_file import encode_combiner
-from edge_runtime.edge_features import SCHEDULE_FEATURES
-from edge_runtime.fusion import Fusion, Strategy, fuse
-from edge_runtime.sparse import THIN, RowFormat, SparseLogProbs, likeliest, sparsify
-from personalization.combiner_settings import CombinerSettings
-from personalization.reference_combiner import TOP, Inputs, ReferenceCombiner
+from benchmarks import report
+from benchmarks.fusion import VOCABULARIES, language_model_row
+from edge_runtime.fusion.combiner import EDGE_TOP, OUTPUTS, ROW_FEATURES, Candidates, Combiner, Layer
+from edge_runtime.fusion.combiner_file import encode_combiner
+from edge_runtime.fusion.edge_features import SCHEDULE_FEATURES
+from edge_runtime.fusion.fuse import Fusion, Strategy, fuse
+from edge_runtime.fusion.sparse import THIN, RowFormat, SparseLogProbs, likeliest, sparsify
+from personalization.collab.combiner.reference import TOP, Inputs, ReferenceCombiner
+from personalization.collab.combiner.settings import CombinerSettings
 
 FORMS = {"thin": THIN, "top 256": RowFormat(256)}
 

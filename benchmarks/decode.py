@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bandwidth import ReadBandwidth
-from engine_process import LLAMA_CPP
-from engines import EngineProcess, prompt_text
-from models import exported_bundle, hf_directory
-from report import emit, median, progress, ratio, spread, usable_cores
-
-from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
-from export.sources import locate_model
+from benchmarks.bandwidth import ReadBandwidth
+from benchmarks.engine_process import LLAMA_CPP
+from benchmarks.engines import EngineProcess, prompt_text
+from benchmarks.models import exported_bundle, hf_directory
+from benchmarks.report import emit, median, progress, ratio, spread, usable_cores
+from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
+from export.model.locate import locate_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,8 +106,8 @@ def _arguments() -> argparse.Namespace:
 def _all_engines(
     gguf: Path, bundles: dict[str, Path], programs: dict[str, Path], text: Path, arguments: argparse.Namespace
 ) -> list[Series]:
-    from edge_runtime.bundle import open_bundle
-    from edge_runtime.tokenizer import Tokenizer
+    from edge_runtime.bundle.reader import open_bundle
+    from edge_runtime.text.tokenizer import Tokenizer
 
     first = open_bundle(next(iter((bundles | programs).values())))
     tokenizer = Tokenizer.load(first.path(first.manifest.tokenizer.path))
@@ -194,8 +193,8 @@ def _fresh_processes(bundle: Path, text: Path, threads: int) -> dict[str, float]
 
 
 def _ours(name: str, bundle: Path, backend: str, prompt: Path, arguments: argparse.Namespace) -> Series:
-    from edge_runtime.bundle import open_bundle
-    from edge_runtime.manifest import ROLE_WEIGHTS
+    from edge_runtime.bundle.manifest import ROLE_WEIGHTS
+    from edge_runtime.bundle.reader import open_bundle
 
     opened = open_bundle(bundle)
     spec = opened.manifest.decoder

@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import edge_runtime
-    from edge_runtime.peak_memory import peak_rss_bytes
+    from edge_runtime.machine.peak_memory import peak_rss_bytes
 
     assistant = edge_runtime.load(arguments.bundle, threads=arguments.threads)
     decoder = assistant.decoder

@@ -65,8 +65,8 @@ def _run(engine: Engine, prompt: Sequence[int], new: Sequence[int]) -> tuple[flo
 
 class _Ours:
     def __init__(self, bundle: Path, backend: str, threads: int) -> None:
-        from edge_runtime.bundle import open_bundle
-        from edge_runtime.open_decoder import open_decoder
+        from edge_runtime.bundle.reader import open_bundle
+        from edge_runtime.decoders.open import open_decoder
 
         self.decoder = open_decoder(open_bundle(bundle), backend, threads=threads)
 

@@ -38,5 +38,5 @@ class EngineProcess:
 def prompt_text() -> str:
     """Prose of the project's own, repeated until it is long enough for every prompt."""
     root = Path(__file__).resolve().parent.parent
-    text = (root / "export" / "calibration_text.txt").read_text(encoding="utf-8")
+    text = (root / "export" / "quantization" / "calibration_text.txt").read_text(encoding="utf-8")
     return text * (1 + 40_000 // len(text))

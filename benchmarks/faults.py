@@ -26,26 +26,25 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from links.chaos import Chaos, Fault, Kind
-from report import emit
-
+from benchmarks.links.chaos import Chaos, Fault, Kind
+from benchmarks.report import emit
 from cloud_bridge.client import connect
-from cloud_bridge.server.onnx_engine import load_onnx_engine
+from cloud_bridge.server.engines.onnx_engine import load_onnx_engine
 from cloud_bridge.wire import decode_verified, encode_verified
 from edge_runtime.assistant import load
-from edge_runtime.chat_template import ChatTemplate
 from edge_runtime.cloud import Verified
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
-from edge_runtime.drafter import PromptedDecoder
 from edge_runtime.errors import CloudError
-from edge_runtime.fusion import Fusion, fuse
-from edge_runtime.ledger import Ledger
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Gate, Policy
-from edge_runtime.prompt import build_prompt
-from edge_runtime.sampling import Sampling, choose
-from edge_runtime.schedule import Schedule
-from edge_runtime.sparse import THIN, RowFormat
+from edge_runtime.fusion.fuse import Fusion, fuse
+from edge_runtime.fusion.sparse import THIN, RowFormat
+from edge_runtime.generation.drafter import PromptedDecoder
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.sampling import Sampling, choose
+from edge_runtime.generation.schedule import Schedule
+from edge_runtime.privacy.gate import Gate, Policy
+from edge_runtime.privacy.ledger import Ledger
+from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt import build_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from cloud_bridge.client import CloudClient
     from edge_runtime.answer import AnswerResult
     from edge_runtime.assistant import Assistant
-    from edge_runtime.sparse import SparseLogProbs
+    from edge_runtime.fusion.sparse import SparseLogProbs
 
 CONNECT_SECONDS = 1.0
 CALL_SECONDS = 1.0

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import report
 from numpy.typing import NDArray
 from scipy.special import log_softmax as scipy_log_softmax
 from scipy.special import logsumexp
 
-from edge_runtime.fusion import Fusion, Strategy, fuse
-from edge_runtime.logprobs import log_softmax
-from edge_runtime.sparse import RowFormat, sparsify
+from benchmarks import report
+from edge_runtime.fusion.fuse import Fusion, Strategy, fuse
+from edge_runtime.fusion.logprobs import log_softmax
+from edge_runtime.fusion.sparse import RowFormat, sparsify
 
 Row = NDArray[np.float32]
 

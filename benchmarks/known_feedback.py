@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from report import emit, progress
 
-from edge_runtime.selector_card import SelectorMode
+from benchmarks.report import emit, progress
+from edge_runtime.retrieval.selector_card import SelectorMode
 from export.progress import silent
-from personalization.data_parallel import Team
-from personalization.encoder import Encoder
-from personalization.feedback_files import Answer
-from personalization.libraries import prepare_command
-from personalization.retriever_examples import RetrieverExample
-from personalization.ropg import Method, train_retriever
-from personalization.rspg import select, train_selector
-from personalization.selection import Selection, SelectionQuestion, bounds, compare_with_best
-from personalization.selector import Selector
-from personalization.significance import Comparison, compare_systems
-from personalization.tuning_settings import TuningSettings
+from personalization.measures.significance import Comparison, compare_systems
+from personalization.models.libraries import prepare_command
+from personalization.models.text_encoder import Encoder
+from personalization.retrievers.examples import RetrieverExample
+from personalization.retrievers.feedback import Answer
+from personalization.retrievers.ropg import Method, train_retriever
+from personalization.retrievers.rspg import select, train_selector
+from personalization.retrievers.selector import Selector
+from personalization.retrievers.selector_data import Selection, SelectionQuestion, bounds, compare_with_best
+from personalization.training.data_parallel import Team
+from personalization.training.settings import TuningSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

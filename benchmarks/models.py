@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from off_grid import write_shuffled
-from report import CACHE, progress
+from benchmarks.off_grid import write_shuffled
+from benchmarks.report import CACHE, progress
 
 if TYPE_CHECKING:
-    from export.lora_sites import AdapterSites
-    from export.stored_matrices import Quantize
+    from export.model.lora_sites import AdapterSites
+    from export.quantization.stored_matrices import Quantize
 
 
 def hf_directory(gguf: Path) -> Path:
@@ -64,11 +64,11 @@ def exported_bundle(
     """The exported bundle, made again whenever the exporter or the calibration text changes.
 
     Args:
-        model: see `export.onnx_export`.
+        model: see `export.onnx.export`.
         scheme: see there, `quantize`.
         calibration: see there.
         backend: "onnx", or "executorch": that alone asks where adapters go.
-        adapter_sites: see `export.executorch_export`.
+        adapter_sites: see `export.executorch.export`.
     """
     suffix = "" if backend == "onnx" else f"-{backend}-{adapter_sites}"
     target = CACHE / f"{model.stem}-{scheme}{suffix}-{_exporter_digest(calibration)}"
@@ -76,11 +76,11 @@ def exported_bundle(
         CACHE.mkdir(parents=True, exist_ok=True)
         progress(f"Exporting {model.name} as {scheme} for {backend}")
         if backend == "onnx":
-            from export.onnx_export import export_onnx
+            from export.onnx.export import export_onnx
 
             export_onnx(model, target, scheme, calibration=calibration)
         else:
-            from export.executorch_export import export_executorch
+            from export.executorch.export import export_executorch
 
             export_executorch(model, target, scheme, calibration=calibration, adapter_sites=adapter_sites)
     return target
@@ -89,8 +89,8 @@ def exported_bundle(
 @functools.cache
 def _exporter_digest(calibration: Path | None) -> str:
     exporter = Path(__file__).resolve().parent.parent / "export"
-    sources = [file.read_bytes() for file in sorted(exporter.glob("*.py"))]
-    return _digest(*sources, (calibration or exporter / "calibration_text.txt").read_bytes())
+    sources = [file.read_bytes() for file in sorted(exporter.rglob("*.py"))]
+    return _digest(*sources, (calibration or exporter / "quantization" / "calibration_text.txt").read_bytes())
 
 
 def _staging(target: Path) -> Path:

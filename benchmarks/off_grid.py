@@ -30,7 +30,7 @@ def write_shuffled(source: Path, target: Path, seed: int = 0) -> None:
         target: where the copy goes; must not exist.
         seed: of the shuffle.
     """
-    from export.hf_source import HFSource
+    from export.model.hf_source import HFSource
 
     architecture = HFSource(source).architecture
     shuffled = shuffle_channels(

@@ -11,12 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engines import EngineProcess, prompt_text
-from report import emit, median, progress, ratio, spread, usable_cores
-
-from edge_runtime.bundle import open_bundle
-from edge_runtime.manifest import BACKEND_ONNX, ROLE_WEIGHTS
-from edge_runtime.tokenizer import Tokenizer
+from benchmarks.engines import EngineProcess, prompt_text
+from benchmarks.report import emit, median, progress, ratio, spread, usable_cores
+from edge_runtime.bundle.manifest import BACKEND_ONNX, ROLE_WEIGHTS
+from edge_runtime.bundle.reader import open_bundle
+from edge_runtime.text.tokenizer import Tokenizer
 
 
 def main() -> None:

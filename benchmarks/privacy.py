@@ -22,25 +22,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-from models import exported_bundle
-from records import Record, ctx_records
-from report import emit, median, progress
 
+from benchmarks.models import exported_bundle
+from benchmarks.report import emit, median, progress
 from cloud_bridge.client import connect
-from edge_runtime import guard as guard_module
 from edge_runtime.assistant import Assistant, load
-from edge_runtime.audit import audit
-from edge_runtime.chat_template import ChatTemplate
-from edge_runtime.cloud_view import OpenView
-from edge_runtime.guard import STAND_INS, Guard
-from edge_runtime.ledger import Ledger
-from edge_runtime.logprobs import log_softmax
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Policy
-from edge_runtime.prompt import build_prompt
-from edge_runtime.sampling import Sampling
-from edge_runtime.token_bytes import TokenBytes
-from export.sources import locate_model
+from edge_runtime.fusion.logprobs import log_softmax
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.sampling import Sampling
+from edge_runtime.privacy import guard as guard_module
+from edge_runtime.privacy.audit import audit
+from edge_runtime.privacy.cloud_view import OpenView
+from edge_runtime.privacy.gate import Policy
+from edge_runtime.privacy.guard import STAND_INS, Guard
+from edge_runtime.privacy.ledger import Ledger
+from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.token_bytes import TokenBytes
+from export.model.locate import locate_model
+from tests.support.records import Record, ctx_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_runtime.cloud import Cloud
-    from edge_runtime.cloud_view import CloudView
+    from edge_runtime.privacy.cloud_view import CloudView
 
 POLICIES = {Policy.OPEN: Mode.FUSED, Policy.GUARDED: Mode.FUSED, Policy.SKETCH: Mode.SKETCH}
 ROWS = 64

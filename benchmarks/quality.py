@@ -17,11 +17,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-from models import exported_bundle, hf_directory, shuffled_directory
-from report import SHARED_DATA, emit, progress
 
-from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
-from export.sources import locate_model
+from benchmarks.models import exported_bundle, hf_directory, shuffled_directory
+from benchmarks.report import emit, progress
+from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
+from export.model.locate import locate_model
+from tests.support.records import SHARED_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -204,8 +205,8 @@ def _torch_scorer(model: Path, threads: int) -> Scorer:
 
 
 def _scorer(bundle: Path, backend: str, threads: int) -> Scorer:
-    from edge_runtime.bundle import open_bundle
-    from edge_runtime.open_decoder import open_decoder
+    from edge_runtime.bundle.reader import open_bundle
+    from edge_runtime.decoders.open import open_decoder
 
     decoder = open_decoder(open_bundle(bundle), backend, threads=threads)
 

@@ -21,9 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import bm25s
 import numpy as np
 from rank_bm25 import BM25Okapi
-from report import SHARED_DATA, emit, median, progress, ratio, spread
 
-from edge_runtime.bm25 import K1, B, Bm25
+from benchmarks.report import emit, median, progress, ratio, spread
+from edge_runtime.store.bm25 import K1, B
+from personalization.lamp.bm25 import Bm25
+from tests.support.records import SHARED_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 CACHE = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 """Where benchmarks keep what is slow to make (exported bundles, reference logits); git ignores it."""
 
-SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-"""The evaluation data, beside the project."""
-
 _PAGE = 160
 """Characters of a line where the output is no terminal."""
 

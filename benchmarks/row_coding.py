@@ -11,20 +11,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-from answer_rows import answer_rows
-from report import emit
 
+from benchmarks.answer_rows import answer_rows
+from benchmarks.report import emit
 from cloud_bridge.wire import decode_verified, encode_verified
 from edge_runtime.cloud import Verified
-from edge_runtime.fusion import Fusion, Strategy, fuse
-from edge_runtime.sampling import Sampling, choose
-from edge_runtime.sparse import THIN, RowFormat, SparseLogProbs, sparsify
+from edge_runtime.fusion.fuse import Fusion, Strategy, fuse
+from edge_runtime.fusion.sparse import THIN, RowFormat, SparseLogProbs, sparsify
+from edge_runtime.generation.sampling import Sampling, choose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from answer_rows import AnswerRows
     from numpy.typing import NDArray
+
+    from benchmarks.answer_rows import AnswerRows
 
     Row = NDArray[np.float32]
 

@@ -25,12 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from links.emulate import Network, add_emulation, network
-from links.presets import PRESETS, Link, named
-from models import exported_bundle
-from report import emit, median, progress, ratio, spread
-
-from export.sources import locate_model
+from benchmarks.links.emulate import Network, add_emulation, network
+from benchmarks.links.presets import PRESETS, Link, named
+from benchmarks.models import exported_bundle
+from benchmarks.report import emit, median, progress, ratio, spread
+from export.model.locate import locate_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -262,7 +261,7 @@ def _ratios(runs: Sequence[Run]) -> dict[str, float]:
 
 def _wire_quality() -> dict[str, float]:
     """What the cut and coded rows cost in bytes and in quality."""
-    from row_coding import measure
+    from benchmarks.row_coding import measure
 
     progress("Measuring what the coded rows change")
     measured = measure()

@@ -13,14 +13,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from records import Record, ctx_records
-
 import edge_runtime
 from cloud_bridge.client import connect
-from edge_runtime.fusion import Fusion
-from edge_runtime.options import Options
-from edge_runtime.privacy import Policy
-from edge_runtime.sampling import Sampling
+from edge_runtime.fusion.fuse import Fusion
+from edge_runtime.generation.options import Options
+from edge_runtime.generation.sampling import Sampling
+from edge_runtime.privacy.gate import Policy
+from tests.support.records import Record, ctx_records
 
 if TYPE_CHECKING:
     from edge_runtime.assistant import Assistant

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from report import CACHE, SHARED_DATA, emit, median, progress
 
-from edge_runtime.profile_store import ProfileStore
-from edge_runtime.stored_item import NewItem
+from benchmarks.report import CACHE, emit, median, progress
+from edge_runtime.store.item import NewItem
+from edge_runtime.store.profile_store import ProfileStore
+from tests.support.records import SHARED_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

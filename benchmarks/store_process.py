@@ -10,7 +10,7 @@ import json
 import time
 from pathlib import Path
 
-from report import median
+from benchmarks.report import median
 
 
 def main() -> None:
@@ -24,9 +24,9 @@ def main() -> None:
 
     import numpy as np
 
-    from edge_runtime.peak_memory import peak_rss_bytes
-    from edge_runtime.profile_store import ProfileStore
-    from edge_runtime.store_search import StoreSearch, best
+    from edge_runtime.machine.peak_memory import peak_rss_bytes
+    from edge_runtime.retrieval.search import StoreSearch, best
+    from edge_runtime.store.profile_store import ProfileStore
 
     queries = json.loads(arguments.queries.read_text(encoding="utf-8"))
     opened = time.perf_counter()

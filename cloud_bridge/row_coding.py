@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_bridge.strict import malformed, require
-from edge_runtime.sparse import RowFormat, SparseLogProbs, ValueType
+from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, ValueType
 
 _BITS: dict[ValueType, int] = {"float32": 32, "float16": 16, "bits12": 12}
 _FLOAT16_LOWEST = -65504.0

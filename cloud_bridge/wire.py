@@ -22,8 +22,8 @@ from cloud_bridge.row_coding import decode_rows, encode_rows
 from cloud_bridge.strict import malformed, require
 from edge_runtime.cloud import AnswerPiece, CloudInfo, Verified
 from edge_runtime.errors import RequestError
-from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
-from edge_runtime.sparse import RowFormat, ValueType
+from edge_runtime.fusion.sparse import RowFormat, ValueType
+from edge_runtime.privacy.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
 
 PROTOCOL_VERSION = 2
 SERVICE = "cogenesis.v1.CloudBridge"

@@ -27,13 +27,14 @@ from cogenesis.generate import (
     use_adapter_of,
 )
 from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
+from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.errors import CogenesisError, RequestError
-from edge_runtime.fusion import Fusion, Strategy, usual_weight
-from edge_runtime.ledger import Ledger
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Policy, PrivateContext, PublicInstruction
-from edge_runtime.sampling import Sampling
-from edge_runtime.schedule import parse_schedule
+from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.sampling import Sampling
+from edge_runtime.generation.schedule import parse_schedule
+from edge_runtime.privacy.gate import Policy
+from edge_runtime.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -217,7 +218,7 @@ def _context(user: Path | None, store: Path | None) -> PrivateContext:
     if user is not None and store is not None:
         raise RequestError("Give --user or --store, not both.")
     if store is not None:
-        from edge_runtime.profile_store import ProfileStore
+        from edge_runtime.store.profile_store import ProfileStore
 
         with ProfileStore(store) as profiles:
             return profiles.context()

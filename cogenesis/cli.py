@@ -7,19 +7,19 @@ import sys
 
 import typer
 
-from cloud_bridge.server.commands import app as cloud_commands
+from cogenesis.adapter import app as adapter_commands
 from cogenesis.chat import chat
+from cogenesis.cloud import app as cloud_commands
+from cogenesis.collab import app as collab_commands
 from cogenesis.demo import demo
+from cogenesis.export.models import app as export_commands
 from cogenesis.generate import generate
+from cogenesis.lamp import app as lamp_commands
+from cogenesis.privacy import app as privacy_commands
+from cogenesis.ropg import app as ropg_commands
+from cogenesis.rspg import app as rspg_commands
+from cogenesis.store.edit import app as store_commands
 from edge_runtime.errors import CogenesisError
-from edge_runtime.privacy_commands import app as privacy_commands
-from edge_runtime.store_commands import app as store_commands
-from export.commands import app as export_commands
-from personalization.collab_commands import app as collab_commands
-from personalization.commands import app as adapter_commands
-from personalization.lamp_commands import app as lamp_commands
-from personalization.ropg_commands import app as ropg_commands
-from personalization.rspg_commands import app as rspg_commands
 
 UNEXPECTED = 70
 

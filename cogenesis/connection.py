@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.errors import RequestError
-from edge_runtime.options import Mode
+from edge_runtime.generation.options import Mode
 
 if TYPE_CHECKING:
     from edge_runtime.cloud import Cloud

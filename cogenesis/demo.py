@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_runtime.bundle import open_bundle
+from edge_runtime.bundle.reader import open_bundle
+from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.errors import BundleError, CogenesisError, RequestError
-from edge_runtime.ledger import Ledger
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import PrivateContext, PublicInstruction
-from edge_runtime.sampling import Sampling
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.sampling import Sampling
+from edge_runtime.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -187,7 +187,7 @@ def _print_table(results: list[AnswerResult], console: Console) -> None:
 def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Console) -> None:
     from rich.markup import escape
 
-    from edge_runtime.audit import audit
+    from edge_runtime.privacy.audit import audit
 
     entries = ledger.entries
     up = sum(entry.direction == "up" for entry in entries)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cogenesis.retrieved import ItemsOption, RetrievalOption, RetrieverOption, StoreOption, open_retrieval
+from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from edge_runtime.context import PrivateContext
 from edge_runtime.errors import CogenesisError, RequestError
-from edge_runtime.fusion import Fusion, Strategy, usual_weight
-from edge_runtime.ledger import Ledger
-from edge_runtime.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Policy
-from edge_runtime.sampling import Sampling
-from edge_runtime.schedule import parse_schedule
-from edge_runtime.sparse import THIN, RowFormat, ValueType
+from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
+from edge_runtime.fusion.sparse import THIN, RowFormat, ValueType
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.sampling import Sampling
+from edge_runtime.generation.schedule import parse_schedule
+from edge_runtime.privacy.gate import Policy
+from edge_runtime.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
     from edge_runtime.answer import Answer

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.terminal.counter import terminal_progress
 from edge_runtime.context import PrivateContext, PublicInstruction, joined
 from edge_runtime.errors import RequestError
-from edge_runtime.retriever_names import AUTO
-from edge_runtime.terminal_progress import terminal_progress
+from edge_runtime.retrieval.names import AUTO
 
 if TYPE_CHECKING:
-    from edge_runtime.profile_store import ProfileStore
-    from edge_runtime.retrieval_kit import RetrievalKit
-    from edge_runtime.retriever_choice import Choice
-    from edge_runtime.selector import Selector
+    from edge_runtime.retrieval.choice import Choice
+    from edge_runtime.retrieval.kit import RetrievalKit
+    from edge_runtime.retrieval.selector import Selector
+    from edge_runtime.store.profile_store import ProfileStore
 
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="Take profile and past texts from this store, see `cogenesis store`.")
@@ -61,8 +61,8 @@ class Retrieval:
             RequestError: there is no such retriever, or the selector reads answers that can't be written.
         """
         # Imported here, so that a help page does not wait for what reads and searches.
-        from edge_runtime.retriever_choice import Choice, choose_retriever, contexts_of
-        from edge_runtime.store_search import StoreSearch
+        from edge_runtime.retrieval.choice import Choice, choose_retriever, contexts_of
+        from edge_runtime.retrieval.search import StoreSearch
 
         if self._retriever is None:
             return Choice("all", joined(own, self._store.context()))
@@ -94,8 +94,8 @@ def open_retrieval(
             raise RequestError("A --retriever searches a store. Name one with --store.")
         yield None
         return
-    from edge_runtime.profile_store import ProfileStore
-    from edge_runtime.retrieval_kit import bundle_retrieval, open_retrieval_kit
+    from edge_runtime.retrieval.kit import bundle_retrieval, open_retrieval_kit
+    from edge_runtime.store.profile_store import ProfileStore
 
     kit = open_retrieval_kit(retrieval or bundle_retrieval(bundle))
     with ProfileStore(store) as opened:

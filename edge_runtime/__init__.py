@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import CogenesisError
-from edge_runtime.fusion import Fusion, Strategy
-from edge_runtime.ledger import Ledger, LedgerEntry
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Policy
-from edge_runtime.sampling import Sampling
-from edge_runtime.schedule import LearnedSchedule, Schedule
-from edge_runtime.sparse import RowFormat
+from edge_runtime.fusion.fuse import Fusion, Strategy
+from edge_runtime.fusion.sparse import RowFormat
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.sampling import Sampling
+from edge_runtime.generation.schedule import LearnedSchedule, Schedule
+from edge_runtime.privacy.gate import Policy
+from edge_runtime.privacy.ledger import Ledger, LedgerEntry
 
 if TYPE_CHECKING:
     from edge_runtime.assistant import Assistant

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_runtime.cloud_link import LinkCounts
 from edge_runtime.errors import CogenesisError
-from edge_runtime.ledger import Ledger
-from edge_runtime.options import Mode
-from edge_runtime.pace import Measured
-from edge_runtime.peak_memory import peak_rss_bytes
+from edge_runtime.generation.cloud_link import LinkCounts
+from edge_runtime.generation.options import Mode
+from edge_runtime.generation.pace import Measured
+from edge_runtime.machine.peak_memory import peak_rss_bytes
+from edge_runtime.privacy.ledger import Ledger
 
 if TYPE_CHECKING:
     import asyncio

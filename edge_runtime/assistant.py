@@ -9,30 +9,30 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_runtime.adapter import Adapter, load_adapter
-from edge_runtime.adapter_store import ADAPTERS_DIRECTORY, AdapterStore
+from edge_runtime.adapters.adapter import Adapter, load_adapter
+from edge_runtime.adapters.store import ADAPTERS_DIRECTORY, AdapterStore
 from edge_runtime.answer import Answer, Progress
-from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.chat_template import ChatTemplate
+from edge_runtime.bundle.reader import Bundle, open_bundle
 from edge_runtime.cloud import Cloud
-from edge_runtime.cloud_link import CloudLink
-from edge_runtime.combiner import Combiner
-from edge_runtime.combiner_file import combiner_of
-from edge_runtime.context import joined
-from edge_runtime.decoder import Decoder
-from edge_runtime.drafter import PromptedDecoder
+from edge_runtime.context import PrivateContext, PublicInstruction, joined
+from edge_runtime.decoders.open import open_decoder
+from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.errors import CloudError, CogenesisError, PolicyError, RequestError
-from edge_runtime.fusion import Strategy
-from edge_runtime.generate import generate
-from edge_runtime.ledger import Ledger
-from edge_runtime.messages import OpenRequest
-from edge_runtime.open_decoder import open_decoder
-from edge_runtime.options import Mode, Options
-from edge_runtime.privacy import Gate, Policy, PrivateContext, PublicInstruction, Released
-from edge_runtime.prompt import Prompt, build_prompt
-from edge_runtime.schedule import LearnedSchedule
-from edge_runtime.text_stream import StopFilter, TextStream
-from edge_runtime.tokenizer import Tokenizer
+from edge_runtime.fusion.combiner import Combiner
+from edge_runtime.fusion.combiner_file import combiner_of
+from edge_runtime.fusion.fuse import Strategy
+from edge_runtime.generation.cloud_link import CloudLink
+from edge_runtime.generation.drafter import PromptedDecoder
+from edge_runtime.generation.loop import generate
+from edge_runtime.generation.options import Mode, Options
+from edge_runtime.generation.schedule import LearnedSchedule
+from edge_runtime.privacy.gate import Gate, Policy, Released
+from edge_runtime.privacy.ledger import Ledger
+from edge_runtime.privacy.messages import OpenRequest
+from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt import Prompt, build_prompt
+from edge_runtime.text.stream import StopFilter, TextStream
+from edge_runtime.text.tokenizer import Tokenizer
 
 
 def load(
@@ -173,7 +173,7 @@ class Assistant:
         outline: str | None = None,
         max_new_tokens: int = 256,
     ) -> Prompt:
-        """The prompt that an answer of `max_new_tokens` continues; see `edge_runtime.prompt.build_prompt`.
+        """The prompt that an answer of `max_new_tokens` continues; see `edge_runtime.text.prompt.build_prompt`.
 
         Raises:
             ContextOverflowError: profile and instruction don't fit.

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
-from edge_runtime.privacy import Released
-from edge_runtime.sparse import SparseLogProbs
+from edge_runtime.fusion.sparse import SparseLogProbs
+from edge_runtime.privacy.gate import Released
+from edge_runtime.privacy.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class CloudInfo:
         model: name of the model it serves.
         vocab_size: width of its logits.
         context_length: positions of its context.
-        tokenizer_fingerprint: of its vocabulary (see `edge_runtime.tokenizer`).
+        tokenizer_fingerprint: of its vocabulary (see `edge_runtime.text.tokenizer`).
         max_top_k: the most log-probabilities a row it returns.
     """
 

@@ -125,3 +125,15 @@ class CloudContextFullError(CloudError):
 
 class ProtocolError(CloudError):
     """The other side sent something that the wire format does not allow."""
+
+
+class WriteError(CogenesisError):
+    """A result can't be written: disk full, no permission, or something else is in its place."""
+
+    exit_code = 10
+
+
+class MissingExtraError(CogenesisError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+    exit_code = 10

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import RequestError
-from edge_runtime.privacy import HistoryItem, PrivateContext, PublicInstruction
 
 _FORM = 'A request is {"instruction": str, "context": {"profile": str, "history": [{"title": str, "text": str}]}}.'
 

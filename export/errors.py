@@ -27,17 +27,9 @@ class UnsupportedQuantizationError(ExportError):
     """The quantization asked for does not fit this source."""
 
 
-class WriteError(ExportError):
-    """The result can't be written: disk full, no permission, or something else is in its place."""
-
-
 class ConformanceError(ExportError):
     """The finished bundle does not give the logits that its conformance vectors promise."""
 
 
 class AdapterExportError(ExportError):
     """A trained adapter can't become an adapter of a bundle: another base, a method or a shape that doesn't fit."""
-
-
-class MissingExtraError(ExportError):
-    """A package that only the exporter needs is not installed."""

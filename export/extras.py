@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from export.errors import MissingExtraError
+from edge_runtime.errors import MissingExtraError
 
 _EXTRA = ("torch", "transformers", "onnx", "gguf", "optimum")
 

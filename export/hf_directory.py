@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from export.errors import UnsupportedModelError, WriteError
-from export.gguf_source import GGUFSource
-from export.lineage import write_lineage
+from edge_runtime.errors import WriteError
+from edge_runtime.files.staged_directory import staged_directory
+from export.errors import UnsupportedModelError
+from export.model.gguf_source import GGUFSource
+from export.model.lineage import write_lineage
+from export.model.locate import locate_model
 from export.progress import Progress, silent
-from export.sources import locate_model
-from export.staging import staged_directory
 
 if TYPE_CHECKING:
-    from export.architecture import Architecture
+    from export.model.architecture import Architecture
 
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SHARD_BYTES = 4 << 30

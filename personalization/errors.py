@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edge_runtime.errors import CogenesisError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class PersonalizationError(CogenesisError):
@@ -11,7 +16,7 @@ class PersonalizationError(CogenesisError):
     exit_code = 9
 
 
-class EngineError(PersonalizationError):
+class RunnerError(PersonalizationError):
     """The cluster can't be used, or its workers keep dying."""
 
 
@@ -25,3 +30,9 @@ class SettingsError(PersonalizationError):
 
 class TrainingError(PersonalizationError):
     """A user's adapter can't be trained."""
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Some names in a sentence."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

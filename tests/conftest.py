@@ -6,23 +6,24 @@ What is made lies in one place for all workers of pytest-xdist; `two_workers` sa
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
-import records
 from filelock import FileLock
 from hypothesis import settings
-from two_workers import pytest_collection_modifyitems, pytest_configure, pytest_xdist_make_scheduler  # noqa: F401
+
+from tests.support import records
+from tests.support.commands import MadeOnce, cogenesis, served
+from tests.support.two_workers import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_xdist_make_scheduler,
+)
 
 # Several processes share few cores here; threads that spin while they wait would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -33,9 +34,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = [f"tests.support.fixtures.{name}" for name in ("cloud", "device", "export", "learning", "links")]
 
 
 @pytest.fixture(autouse=True)
@@ -131,44 +131,8 @@ def minilm_device(made_once: MadeOnce, minilm: Path) -> Path:
     """The same exported for devices, in fp32."""
 
     def make(directory: Path) -> None:
-        from export.encoder_export import export_encoder
+        from export.encoders.export import export_encoder
 
         export_encoder(minilm, directory)
 
     return made_once("minilm", make)
-
-
-def run_cogenesis(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "cogenesis", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)  # type: ignore[call-overload]
-
-
-def cogenesis(*arguments: object) -> str:
-    """Run the command line, expect success, and give its output."""
-    done = run_cogenesis(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@contextmanager
-def serving(
-    model: Path, *arguments: object, engine: str = "transformers"
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A served model (for the engine onnx, a bundle): its address and its process."""
-    source = ["--engine", "onnx", "--bundle"] if engine == "onnx" else ["--model"]
-    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", *source, str(model), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["address"], process
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-@contextmanager
-def served(model: Path, *arguments: object, engine: str = "transformers") -> Iterator[str]:
-    """A served model's address."""
-    with serving(model, *arguments, engine=engine) as (address, _):
-        yield address

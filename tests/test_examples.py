@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.privacy import PublicInstruction
-from edge_runtime.private_scanner import Scanner
-from edge_runtime.private_units import private_units
-from edge_runtime.profile_store import ProfileStore
+from edge_runtime.context import PublicInstruction
+from edge_runtime.privacy.scanner import Scanner
+from edge_runtime.privacy.units import private_units
 from edge_runtime.request import load_request
+from edge_runtime.store.profile_store import ProfileStore
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 USER = json.loads((EXAMPLES / "user/user.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args
 
-from links.lane import Direction
+from benchmarks.links.lane import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 _PRIORITY = -15
 
@@ -27,7 +27,7 @@ class Controlled:
     """A running `python -m MODULE ARGUMENTS`. Its standard input ends with our process, and then it has to end, too."""
 
     def __init__(self, module: str, *arguments: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(PACKAGES)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", module, *arguments]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

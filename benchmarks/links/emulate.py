@@ -6,14 +6,14 @@ import subprocess
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from links.namespaces import Namespaces, unavailable
-from links.proxy import Proxy
+from benchmarks.links.namespaces import Namespaces, unavailable
+from benchmarks.links.proxy import Proxy
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from links.presets import Link
+    from benchmarks.links.presets import Link
 
 Emulation = Literal["auto", "namespace", "proxy"]
 

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from links.presets import Link, Outages
+    from benchmarks.links.presets import Link, Outages
 
 Direction = Literal["up", "down"]
 

@@ -12,14 +12,14 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from links.control import ControlError, Controlled
-from links.netem import CLOUD_ADDRESS, DEVICE_ADDRESS
+from benchmarks.links.control import ControlError, Controlled
+from benchmarks.links.netem import CLOUD_ADDRESS, DEVICE_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from links.presets import Link
+    from benchmarks.links.presets import Link
 
 Side = Literal["device", "cloud"]
 
@@ -32,7 +32,7 @@ def unavailable() -> str:
     if os.geteuid() != 0:
         return "Network namespaces need root."
     try:
-        Controlled("links.netem").close()
+        Controlled("benchmarks.links.netem").close()
     except ControlError as error:
         return str(error)
     return ""
@@ -48,7 +48,7 @@ class Namespaces:
     address: ClassVar[dict[Side, str]] = {"device": DEVICE_ADDRESS, "cloud": CLOUD_ADDRESS}
 
     def __init__(self, link: Link, seed: int = 0) -> None:
-        self._control = Controlled("links.netem")
+        self._control = Controlled("benchmarks.links.netem")
         self._control.ask(link=link.to_json(), seed=seed)
 
     def use(self, link: Link, seed: int = 0) -> None:

@@ -21,9 +21,9 @@ import sys
 import time
 from pathlib import Path
 
-from links.control import hurry, say
-from links.lane import Lane
-from links.presets import Link
+from benchmarks.links.control import hurry, say
+from benchmarks.links.lane import Lane
+from benchmarks.links.presets import Link
 
 DEVICE_ADDRESS = "10.78.0.1"
 CLOUD_ADDRESS = "10.78.0.2"

@@ -19,9 +19,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from links.control import Controlled, hurry, say
-from links.lane import SEGMENT, Direction, Lane
-from links.presets import Link
+from benchmarks.links.control import Controlled, hurry, say
+from benchmarks.links.lane import SEGMENT, Direction, Lane
+from benchmarks.links.presets import Link
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,7 +34,7 @@ class Proxy:
     """A link in front of `target` ("HOST:PORT"), in a process of its own; `address` is where to connect instead."""
 
     def __init__(self, link: Link, target: str, seed: int = 0) -> None:
-        self._control = Controlled("links.proxy")
+        self._control = Controlled("benchmarks.links.proxy")
         self._control.ask(link=link.to_json(), seed=seed)
         self.retarget(target)
         self.address: str = self._control.hello["address"]

@@ -25,8 +25,8 @@ from cloud_bridge.wire import (
 )
 from edge_runtime.cloud import AnswerPiece, CloudInfo
 from edge_runtime.errors import CloudUnavailableError
-from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest
-from edge_runtime.privacy import Released
+from edge_runtime.privacy.gate import Released
+from edge_runtime.privacy.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest
 
 Piece = TypeVar("Piece")
 

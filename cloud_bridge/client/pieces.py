@@ -12,7 +12,7 @@ import grpc
 from cloud_bridge.client.failures import Peer
 from cloud_bridge.client.watchdog import Watchdog
 from edge_runtime.errors import CloudTimeoutError
-from edge_runtime.privacy import Released
+from edge_runtime.privacy.gate import Released
 
 Piece = TypeVar("Piece")
 

@@ -17,8 +17,8 @@ from cloud_bridge.client.watchdog import Watchdog
 from cloud_bridge.wire import Opened, decode_opened, decode_verified, encode_open, encode_verify, said
 from edge_runtime.cloud import Verified
 from edge_runtime.errors import CloudTimeoutError, CloudUnavailableError, CogenesisError, ProtocolError
-from edge_runtime.messages import OpenRequest, VerifyRequest
-from edge_runtime.privacy import Released
+from edge_runtime.privacy.gate import Released
+from edge_runtime.privacy.messages import OpenRequest, VerifyRequest
 
 CLOSING_SECONDS = 1.0
 """How long the cloud has to end a stream that the device is done with, before the device breaks it."""

@@ -12,17 +12,18 @@ from typing import Any
 import grpc.aio
 
 from cloud_bridge import wire
-from cloud_bridge.server.engine import Engine
-from cloud_bridge.server.engine_thread import EngineThread
+from cloud_bridge.server.engines.engine_thread import EngineThread
+from cloud_bridge.server.engines.protocol import Engine
 from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.server.quotas import TokenQuota
-from cloud_bridge.server.sessions import Session, SessionTable
+from cloud_bridge.server.session import Session
+from cloud_bridge.server.sessions import SessionTable
 from cloud_bridge.server.telemetry import Telemetry
 from cloud_bridge.wire import Reason
 from edge_runtime.cloud import Verified
 from edge_runtime.errors import ProtocolError
-from edge_runtime.messages import VerifyRequest
-from edge_runtime.sparse import RowFormat, SparseLogProbs
+from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
+from edge_runtime.privacy.messages import VerifyRequest
 
 MAX_UNDER_WAY = 32
 """Requests of one stream that were read and not yet answered."""

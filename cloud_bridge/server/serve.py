@@ -16,13 +16,14 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloud_bridge.server.auth import ApiKeys
-from cloud_bridge.server.engine import Engine
-from cloud_bridge.server.engine_thread import EngineThread
+from cloud_bridge.server.engines.engine_thread import EngineThread
+from cloud_bridge.server.engines.protocol import Engine
 from cloud_bridge.server.errors import ServeError
 from cloud_bridge.server.options import ServerOptions
 from cloud_bridge.server.quotas import TokenQuota
 from cloud_bridge.server.service import BridgeService
-from cloud_bridge.server.sessions import Session, SessionLimits, SessionTable
+from cloud_bridge.server.session import Session
+from cloud_bridge.server.sessions import SessionLimits, SessionTable
 from cloud_bridge.server.telemetry import MetricsServer, Telemetry
 from cloud_bridge.wire import MAX_MESSAGE_BYTES, SERVICE
 

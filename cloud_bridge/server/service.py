@@ -15,18 +15,19 @@ import grpc.aio
 
 from cloud_bridge import wire
 from cloud_bridge.server.auth import ApiKeys
-from cloud_bridge.server.engine import Engine
-from cloud_bridge.server.engine_thread import EngineThread
+from cloud_bridge.server.engines.engine_thread import EngineThread
+from cloud_bridge.server.engines.protocol import Engine
+from cloud_bridge.server.engines.sketch import OUTLINE_TOKENS
 from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.server.quotas import Caller, TokenQuota
 from cloud_bridge.server.score_stream import ScoreStream, drop
-from cloud_bridge.server.sessions import End, Session, SessionTable
-from cloud_bridge.server.sketch import OUTLINE_TOKENS
+from cloud_bridge.server.session import End, Session
+from cloud_bridge.server.sessions import SessionTable
 from cloud_bridge.server.telemetry import Telemetry
 from cloud_bridge.wire import REASON_KEY, RETRY_AFTER_KEY, SERVICE, Reason
 from edge_runtime.cloud import AnswerPiece, CloudInfo
 from edge_runtime.errors import ProtocolError
-from edge_runtime.messages import OpenRequest
+from edge_runtime.privacy.messages import OpenRequest
 
 Piece = TypeVar("Piece")
 Handler = Callable[[Any, grpc.aio.ServicerContext, Caller], Awaitable[Any]]

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from cloud_bridge.server.errors import ServeError
 
 if TYPE_CHECKING:
-    from cloud_bridge.server.sessions import Session
+    from cloud_bridge.server.session import Session
     from cloud_bridge.wire import Reason
 
 log = logging.getLogger("cloud_bridge.server")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cloud_bridge.row_coding import decode_rows, encode_rows
 from edge_runtime.errors import ProtocolError
-from edge_runtime.sparse import RowFormat, SparseLogProbs, ValueType
-from tests.cloud_bridge.random_rows import VALUE_TYPES, random_rows
+from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, ValueType
+from tests.support.random_rows import VALUE_TYPES, random_rows
 
 VOCABULARY = 300
 BITS = {"float32": 32, "float16": 16, "bits12": 12}

@@ -16,11 +16,11 @@ from cloud_bridge import wire
 from cloud_bridge.row_coding import encode_rows
 from edge_runtime.cloud import AnswerPiece, CloudInfo, Verified
 from edge_runtime.errors import ProtocolError, RequestError
-from edge_runtime.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
-from edge_runtime.sparse import RowFormat, SparseLogProbs
-from tests.cloud_bridge.random_rows import FORMATS, random_rows
+from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
+from edge_runtime.privacy.messages import AnswerRequest, InfoRequest, OpenRequest, SketchRequest, VerifyRequest
+from tests.support.commands import ROOT
+from tests.support.random_rows import FORMATS, random_rows
 
-ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 300
 FORM = RowFormat(4, 1.0, "float32")
 HALVES = SparseLogProbs(np.array([5, 6], np.int32), np.log(np.array([0.5, 0.25], np.float32)), 0.25)

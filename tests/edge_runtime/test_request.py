@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import RequestError
-from edge_runtime.privacy import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.request import load_request
 
 VALID = {

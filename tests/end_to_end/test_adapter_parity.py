@@ -7,14 +7,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import ROOT, cogenesis
-from peft_adapters import SHAPES, PeftModel
 
-from edge_runtime.adapter_store import AdapterStore
-from edge_runtime.bundle import open_bundle
-from edge_runtime.open_decoder import open_decoder
-from edge_runtime.tokenizer import Tokenizer
-from export.adapter_export import export_adapter
+from benchmarks.peft_adapters import SHAPES, PeftModel
+from edge_runtime.adapters.store import AdapterStore
+from edge_runtime.bundle.reader import open_bundle
+from edge_runtime.decoders.open import open_decoder
+from edge_runtime.text.tokenizer import Tokenizer
+from export.adapters.export import export_adapter
+from tests.support.commands import ROOT, cogenesis
 
 # Two programs of the real model that take adapters anywhere are lowered for this alone.
 BACKENDS = ("onnx", pytest.param("executorch", marks=pytest.mark.slow))

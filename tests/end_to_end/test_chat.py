@@ -8,12 +8,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cogenesis
 
-from edge_runtime.adapter import Adapter
-from edge_runtime.adapter_store import AdapterStore
-from edge_runtime.bundle import open_bundle
-from export.adapter_writer import encode_adapter
+from edge_runtime.adapters.adapter import Adapter
+from edge_runtime.adapters.store import AdapterStore
+from edge_runtime.bundle.reader import open_bundle
+from export.adapters.writer import encode_adapter
+from tests.support.commands import ROOT, run_cogenesis
 
 
 def chat(bundle, lines, *arguments):

@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from chat_server import chat_server
-from command_server import run_script
-from conftest import ROOT
-from personal_data import record, text, write_json
-from tiny_models import make_model
 from typer.testing import CliRunner
 
-from edge_runtime.bundle import open_bundle
-from personalization.collab_commands import app
-from personalization.collab_records import read_collab_file
-from personalization.collab_report import BEGIN, END
+from cogenesis.collab import app
+from edge_runtime.bundle.reader import open_bundle
+from personalization.collab.evaluation.run_report import BEGIN, END
+from personalization.collab.records.records import read_collab_file
+from tests.support.chat_server import chat_server
+from tests.support.command_server import run_script
+from tests.support.commands import ROOT
+from tests.support.personal_data import record, text, write_json
+from tests.support.tiny_models import make_model
 
 SCRIPT = ROOT / "examples" / "collab" / "run.sh"
 PAIR = ROOT / "benchmarks" / "pair.py"

@@ -3,10 +3,10 @@
 import json
 import shutil
 
-from conftest import run_cogenesis
 from rich.console import Console
 
 from cogenesis import demo
+from tests.support.commands import run_cogenesis
 
 
 def test_the_demo_writes_in_four_modes_and_says_what_left(bundle_keep, smollm2_hf, tmp_path):

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from conftest import ROOT
-from recording_proxy import RecordingProxy
 
 import edge_runtime
 from cloud_bridge import bridge_pb2 as pb
 from cloud_bridge.client import connect
 from edge_runtime import HistoryItem, Ledger, Mode, Options, Policy, PrivateContext, PublicInstruction
+from tests.support.commands import ROOT
+from tests.support.recording_proxy import RecordingProxy
 
 CONTEXT = PrivateContext(
     "Name: Wilhelmina Okonkwo-Brandt\nLocation: Tromso\nPrivacy_info: account number 7719-204-38",
@@ -113,7 +113,7 @@ def test_a_cloud_sees_the_same_whatever_the_context(assistant, cloud_address):
 
 def test_the_example_requests_keep_their_profile_at_home(bundle_keep, cloud_address, tmp_path):
     """The hostile example that ships, through the command line, with its ledger on disk."""
-    from conftest import run_cogenesis
+    from tests.support.commands import run_cogenesis
 
     (request,) = (ROOT / "examples" / "requests").glob("*hostile*.json")
     ledger = tmp_path / "ledger.jsonl"

@@ -11,9 +11,9 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, run_cogenesis, served, serving
 
-from edge_runtime.manifest import MANIFEST_NAME
+from edge_runtime.bundle.manifest import MANIFEST_NAME
+from tests.support.commands import ROOT, run_cogenesis, served, serving
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_manifest_of_a_future_version_asks_for_an_update(bundle, request_file)
 
 @pytest.mark.parametrize("path", ["../tokenizer.json", "/etc/passwd", "onnx/../../x", "C:/x", "onnx\\..\\x"])
 def test_a_path_that_leads_out_of_the_bundle_is_refused(path, bundle, request_file):
-    from edge_runtime.manifest import _checksum
+    from edge_runtime.bundle.manifest import _checksum
 
     def escape(body):
         body["files"][0]["path"] = path

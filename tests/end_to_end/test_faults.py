@@ -2,11 +2,12 @@
 
 import threading
 
-import faults
 import pytest
-from decoder_models import tiny_model
-from links.chaos import Kind
-from tiny_models import make_tokenizer
+
+from benchmarks import faults
+from benchmarks.links.chaos import Kind
+from tests.support.decoder_models import tiny_model
+from tests.support.tiny_models import make_tokenizer
 
 GENERATIONS = 1000
 

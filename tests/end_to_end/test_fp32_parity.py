@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from edge_runtime.bundle import open_bundle
-from edge_runtime.open_decoder import open_decoder
+from edge_runtime.bundle.reader import open_bundle
+from edge_runtime.decoders.open import open_decoder
 
 PROMPTS = 5
 GREEDY_TOKENS = 64

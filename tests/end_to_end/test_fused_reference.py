@@ -9,12 +9,12 @@ import copy
 
 import pytest
 import torch
-from conftest import served
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import edge_runtime
 from cloud_bridge.client import connect
 from edge_runtime import Fusion, Options, Policy, RowFormat, Strategy
+from tests.support.commands import served
 
 RECORDS = 5
 TOKENS = 64

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_encoders import FILLERS, make_encoder
-from tiny_models import make_model
 from typer.testing import CliRunner
 
 from cogenesis.cli import app
 from edge_runtime.assistant import load
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import RequestError
-from edge_runtime.options import Options
-from edge_runtime.profile_store import ProfileStore
-from edge_runtime.prompt import user_message
-from edge_runtime.selector_card import SelectorMode
-from export.encoder_export import export_encoder
-from export.onnx_export import export_onnx
+from edge_runtime.generation.options import Options
+from edge_runtime.retrieval.selector_card import SelectorMode
+from edge_runtime.store.profile_store import ProfileStore
+from edge_runtime.text.prompt import user_message
+from export.encoders.export import export_encoder
+from export.onnx.export import export_onnx
 from export.progress import silent
-from personalization.selector import Selector
-from personalization.selector_export import export_selector
+from personalization.retrievers.selector import Selector
+from personalization.retrievers.selector_export import export_selector
+from tests.support.tiny_encoders import FILLERS, make_encoder
+from tests.support.tiny_models import make_model
 
 POOL = ("none", "recency", "bm25", "mine")
 INSTRUCTION = "word1 word2 word3"

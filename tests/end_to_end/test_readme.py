@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.support.commands import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
@@ -103,10 +104,3 @@ def test_what_the_readme_shows_runs(newcomer):
 @pytest.mark.parametrize("document", DOCUMENTS[1:])
 def test_what_a_guide_shows_runs_after_it(document, newcomer, request):
     follow(document, newcomer, request)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_files_a_document_links_to_are_there(document):
-    folder = (ROOT / document).parent
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / document).read_text(encoding="utf-8")):
-        assert (folder / target).exists(), f"{document} links to {target}"

@@ -1,11 +1,11 @@
 """On the real model and a real server, speculation changes the number of round trips and no token."""
 
 import pytest
-from conftest import served
 
 import edge_runtime
 from cloud_bridge.client import connect
 from edge_runtime import Options, PrivateContext, Sampling
+from tests.support.commands import served
 
 RECORDS, TOKENS = 10, 128
 

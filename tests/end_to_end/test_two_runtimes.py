@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import records as evaluation
-from conftest import cogenesis, run_cogenesis
 
 import edge_runtime
 from cloud_bridge.client import connect
 from edge_runtime import Ledger, Options, Policy, PrivateContext, PublicInstruction, Sampling
-from edge_runtime.audit import audit
-from edge_runtime.bundle import open_bundle
+from edge_runtime.bundle.reader import open_bundle
+from edge_runtime.decoders.open import open_decoder
 from edge_runtime.errors import PromptCacheError
-from edge_runtime.open_decoder import open_decoder
+from edge_runtime.privacy.audit import audit
 from edge_runtime.request import load_request
-from edge_runtime.token_bytes import TokenBytes
+from edge_runtime.text.token_bytes import TokenBytes
+from tests.support import records as evaluation
+from tests.support.commands import cogenesis, run_cogenesis
 
 BACKENDS = ("onnx", "executorch")
 REQUEST = Path(__file__).parents[2] / "examples" / "requests" / "workshop.json"

@@ -1,0 +1,1 @@
+"""What computes rows on the server, behind one protocol."""

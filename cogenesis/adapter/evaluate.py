@@ -1,0 +1,131 @@
+"""`cogenesis adapter evaluate`: what users' adapters are worth on answers that they were not trained on."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cogenesis.options.users import (
+    WHOSE,
+    AddressOption,
+    JsonOption,
+    LimitOption,
+    ModelOption,
+    QuestionsOption,
+    RecordsOption,
+    RunnerOption,
+    TaskOption,
+    ThreadsOption,
+    UserOption,
+    WorkersOption,
+    base_of,
+    read_users,
+)
+from personalization.adapters.settings import SHORTEST, AdapterSettings
+from personalization.errors import DataError, TrainingError, listed
+from personalization.jobs.backlog import JobError
+from personalization.jobs.run import run_jobs
+from personalization.jobs.runners import RunnerName, runner_of
+from personalization.models.libraries import prepare_command
+
+if TYPE_CHECKING:
+    from personalization.adapters.evaluate import Judged
+
+
+_DEFAULTS = AdapterSettings()
+
+
+def evaluate(
+    model: ModelOption,
+    adapters: Annotated[Path, typer.Option("--adapters", "-a", help="Directory that `adapter train` wrote.")],
+    records: RecordsOption = None,
+    questions: QuestionsOption = None,
+    outputs: Annotated[
+        Path | None,
+        typer.Option(help="Gold answers of the questions, a file of LaMP.", rich_help_panel=WHOSE, show_default=False),
+    ] = None,
+    task: TaskOption = None,
+    user: UserOption = None,
+    limit: LimitOption = None,
+    context: Annotated[
+        bool, typer.Option(help="Measure with profile and history in the prompt too; takes most of the time.")
+    ] = True,
+    max_length: Annotated[int, typer.Option(min=SHORTEST, help="Most tokens of prompt and answer.")] = 4096,
+    threads: ThreadsOption = _DEFAULTS.threads,
+    runner: RunnerOption = RunnerName.LOCAL,
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how likely users' own answers are with their adapter and without, in nats a token: less is better.
+
+    The answers are those of the records' conversations, or LaMP's gold outputs; no adapter was trained on them. Each is
+    scored after its task alone, and with the user's profile and past texts in the prompt. Users without an adapter are
+    left out. The interval is a 95 % one, by paired bootstrap over users.
+
+    Example: cogenesis adapter evaluate --model models/smollm2 --adapters adapters --records users.json
+    """
+    prepare_command()
+    where = runner_of(runner, address, workers, threads)
+    from cogenesis.terminal.tables import ProgressLines, print_table
+    from edge_runtime.adapters.store import directory_name
+    from personalization.adapters.evaluate import AdapterJudge, JudgeSpec, Questions, compare
+    from personalization.adapters.trained_adapter import is_training_directory
+
+    users = read_users(records, questions, task, outputs=outputs, names=user, limit=limit)
+    asked = [
+        Questions(data, users.questions[data.user])
+        for data in users.users
+        if data.user in users.questions and is_training_directory(adapters / directory_name(data.user))
+    ]
+    if not asked:
+        raise DataError(
+            f"There is nothing to score: no user of the file has both an adapter in {adapters} and an answer. "
+            "Train some first, and give --outputs with --questions."
+        )
+    directory, base = base_of(model)
+    judged: dict[str, Judged] = {}
+    failed: dict[str, str] = {}
+    lines = ProgressLines()
+    spec = JudgeSpec(directory, base.sha256, adapters.absolute(), threads, max_length, context)
+    with run_jobs(partial(AdapterJudge, spec), asked, where) as results:
+        for index, result in results:
+            name = asked[index].data.user
+            if isinstance(result, JobError):
+                failed[name] = result.message
+            else:
+                judged[name] = result
+            done = len(judged) + len(failed)
+            lines(name, f"failed. {failed[name]}" if name in failed else "scored", done, len(asked), worked=True)
+    scored = [(item.data.user, judged[item.data.user]) for item in asked if item.data.user in judged]
+    summary = {
+        condition: compare([found.likelihoods[condition] for _, found in scored]).document()
+        for condition in (scored[0][1].likelihoods if scored else ())
+    }
+    if as_json:
+        body = {"users": [_document(name, found) for name, found in scored], "summary": summary, "failed": failed}
+        typer.echo(json.dumps(body, ensure_ascii=False))
+    elif scored:
+        print_table([_row(name, found) for name, found in scored])
+        typer.echo("")
+        print_table([{"": condition, **numbers} for condition, numbers in summary.items()])
+    if failed:
+        first, why = next(iter(failed.items()))
+        raise TrainingError(f"{len(failed)} of {len(asked)} users failed: {listed(list(failed))}; {first}: {why}")
+
+
+def _document(name: str, found: Judged) -> dict[str, Any]:
+    nll = {condition: {"base": pair.base, "adapter": pair.adapter} for condition, pair in found.likelihoods.items()}
+    return {"user": name, "tokens": found.tokens, "nll": nll}
+
+
+def _row(name: str, found: Judged) -> dict[str, Any]:
+    row: dict[str, Any] = {"user": name, "tokens": found.tokens}
+    for condition, pair in found.likelihoods.items():
+        numbers = {"base": pair.base, "adapter": pair.adapter, "change": pair.adapter - pair.base}
+        row |= {f"{condition}: {kind}": number for kind, number in numbers.items()}
+    return row

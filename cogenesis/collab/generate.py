@@ -1,0 +1,109 @@
+"""`cogenesis collab data generate`: a data set of people who never lived, their tasks and their texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cogenesis.options.records import warn_of_private_instructions
+from cogenesis.options.source import (
+    BundleOption,
+    DeviceOption,
+    EndpointOption,
+    MaxNewTokensOption,
+    ModelOption,
+    NameOption,
+    ParallelOption,
+    RunForceOption,
+    SourceOptions,
+    TemperatureOption,
+    ThreadsOption,
+    TimeoutOption,
+    TriesOption,
+)
+from cogenesis.options.users import JsonOption
+from personalization.errors import DataError
+from personalization.models.device import Device
+
+if TYPE_CHECKING:
+    from personalization.collab.synthesis.generate import Generated
+
+_NAMED = 10
+
+
+def generate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of records.jsonl, and of what is done so far.")],
+    endpoint: EndpointOption = None,
+    name: NameOption = None,
+    model: ModelOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.CPU,
+    threads: ThreadsOption = 2,
+    portraits: Annotated[int, typer.Option(help="Groups of people.")] = 10,
+    people: Annotated[int, typer.Option(help="People of each group.")] = 2,
+    tasks: Annotated[int, typer.Option(help="Texts of each person.")] = 8,
+    history: Annotated[int, typer.Option(help="Of these, how many become past texts; each other one is a record.")] = 4,
+    parallel: ParallelOption = 4,
+    timeout: TimeoutOption = 120.0,
+    max_new_tokens: MaxNewTokensOption = 2048,
+    temperature: TemperatureOption = 0.8,
+    tries: TriesOption = 4,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = 0,
+    force: RunForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make records with a large model in four steps: groups of people, people, their tasks, their texts.
+
+    Replies are checked, mended or asked for again. What fails is named and left out; run the command again, and only
+    that is asked for again. Everything is kept, so the command can be stopped at any time.
+
+    Example:
+      cogenesis collab data generate --endpoint http://127.0.0.1:8000/v1 --name my-model --portraits 50 --out made
+    """
+    from cogenesis.terminal.tables import ProgressLines
+    from personalization.collab.records.records import write_collab_file
+    from personalization.collab.synthesis.generate import GenerateSettings, generate_records
+
+    settings = GenerateSettings(portraits, people, tasks, history, tries, seed)
+    source = SourceOptions(
+        endpoint, name, model, bundle, device, threads, parallel, timeout, max_new_tokens, temperature
+    ).open()
+    lines = ProgressLines()
+
+    def report(step: str, done: int, total: int) -> None:
+        lines(step, "answered", done, total, worked=done > 0)
+
+    made = generate_records(source, settings, out, report=report, force=force)
+    if not made.records:
+        raise DataError(
+            f"Nothing was made: {len(made.failed)} questions failed, {made.short} people have too few texts. "
+            f"{' '.join(made.failed[:1])} Run the command again to ask for what failed."
+        )
+    write_collab_file(out / "records.jsonl", made.records)
+    warn_of_private_instructions(made.records)
+    _say(made, out / "records.jsonl", as_json)
+
+
+def _say(made: Generated, path: Path, as_json: bool) -> None:
+    users = len({record.user for record in made.records})
+    if as_json:
+        body = {"out": str(path), "records": len(made.records), "users": users, "people_with_too_few_texts": made.short}
+        print(json.dumps(body | {"steps": made.steps, "failed": made.failed, "usage": asdict(made.usage)}))
+        return
+    from cogenesis.terminal.tables import print_table
+
+    for failure in made.failed[:_NAMED]:
+        print(f"failed: {failure}", file=sys.stderr)
+    if len(made.failed) > _NAMED:
+        print(f"and {len(made.failed) - _NAMED} more", file=sys.stderr)
+    print_table([{"step": step, **counts} for step, counts in made.steps.items()])
+    usage = made.usage
+    print(
+        f"{len(made.records)} records of {users} users, {made.short} people left out with too few texts; "
+        f"{usage.calls:,} calls, {usage.prompt_tokens:,} tokens of prompts, {usage.answer_tokens:,} of answers: {path}"
+    )

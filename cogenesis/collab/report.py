@@ -1,0 +1,30 @@
+"""`cogenesis collab report`: the findings of a whole run, put into a document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cogenesis.options.users import JsonOption
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Directory of the run: OUT of examples/collab/run.sh.")],
+    into: Annotated[
+        Path,
+        typer.Option(help="A Markdown document with the marks between which the report stands, as docs/results/collab.md."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Put what examples/collab/run.sh found into a document: tables, and pictures beside it.
+
+    Example:
+      cogenesis collab report build/collab --into docs/results/collab.md
+    """
+    from personalization.collab.evaluation.run_report import write_report
+
+    sets = write_report(run, into)
+    typer.echo(json.dumps({"document": str(into), "sets": sets}) if as_json else f"{into}: {', '.join(sets)}")

@@ -1,0 +1,147 @@
+"""`cogenesis collab shrink`: makes a smaller sibling of a model, which has the same vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cogenesis.options.records import usable_records
+from cogenesis.options.training import (
+    HOW,
+    BatchOption,
+    ClipOption,
+    DeviceOption,
+    EpochsOption,
+    ForceOption,
+    JsonOption,
+    PrecisionOption,
+    SaveEveryOption,
+    ScheduleOption,
+    SeedOption,
+    ThreadsOption,
+    WarmupOption,
+    team_on,
+)
+from cogenesis.options.users import ModelOption
+from cogenesis.terminal.progress_bar import progress_bar
+from personalization.errors import SettingsError
+from personalization.models.device import Device
+from personalization.models.libraries import prepare_command
+from personalization.models.precision import Precision
+from personalization.training.settings import TuningSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from personalization.training.trained_model import Trained
+
+_DEFAULTS = TuningSettings(epochs=1, batch=2, rate=2e-4, warmup=0.1, save_every=50)
+_SHARE = 0.65
+CURVES_NAME = "curves.svg"
+
+
+def shrink(
+    model: ModelOption,
+    texts: Annotated[
+        Path, typer.Option(help="What it is healed on: records, plain text, or JSON lines with a field text.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the sibling.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers that it keeps.", show_default=False)] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help=f"Or: share of all parameters that it keeps at most; {_SHARE} unless given."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of the text; what is more is left out.")] = 1_000_000,
+    window: Annotated[int, typer.Option(min=2, help="Tokens that go through the models together.")] = 512,
+    states: Annotated[
+        float, typer.Option(min=0, help="Weight of the states between the layers.", rich_help_panel=HOW)
+    ] = 1.0,
+    epochs: EpochsOption = _DEFAULTS.epochs,
+    batch: BatchOption = _DEFAULTS.batch,
+    rate: Annotated[float, typer.Option(help="Highest learning rate, of AdamW.", rich_help_panel=HOW)] = _DEFAULTS.rate,
+    schedule: ScheduleOption = _DEFAULTS.schedule,
+    warmup: WarmupOption = _DEFAULTS.warmup,
+    clip: ClipOption = _DEFAULTS.clip,
+    save_every: SaveEveryOption = _DEFAULTS.save_every,
+    seed: SeedOption = _DEFAULTS.seed,
+    threads: ThreadsOption = _DEFAULTS.threads,
+    device: DeviceOption = Device.CPU,
+    precision: PrecisionOption = Precision.FLOAT32,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a smaller sibling of a model: the small one of a pair, where none with the large one's vocabulary exists.
+
+    The layers that change their input least (ShortGPT's block influence) are taken out; those that stay are fitted
+    to do their work, in closed form, and healed by distillation from the whole model. Each 20th window of the text only
+    judges. The result is a model directory for `collab tune` and `export onnx`, with the curves of the healing.
+    An interrupted run goes on where it was; several processes work together by `accelerate launch -m cogenesis ...`.
+
+    Example:
+      cogenesis collab shrink -m models/smollm2 --texts train.jsonl --layers 16 --precision bfloat16 -o edge
+    """
+    if layers is not None and share is not None:
+        raise SettingsError("--layers and --share both say how large the sibling is. Give one of them.")
+    settings = TuningSettings(
+        epochs=epochs,
+        batch=batch,
+        rate=rate,
+        schedule=schedule,
+        warmup=warmup,
+        clip=clip,
+        save_every=save_every,
+        seed=seed,
+        threads=threads,
+    )
+    prepare_command()
+    from personalization.collab.shrink.distillation import Healing, Size, shrink_model
+    from personalization.collab.shrink.healing_text import holds_records, read_windows
+    from personalization.training.curve_plot import draw_curves
+
+    team = team_on(device)
+    if team.leads and holds_records(texts):
+        usable_records(texts)  # names on stderr what is skipped
+    with progress_bar(visible=team.leads) as progress:
+        shrunk = shrink_model(
+            model,
+            out,
+            lambda base: read_windows(texts, base.writer, window, max_tokens),
+            Size(layers, None if layers else share or _SHARE),
+            Healing(states, precision, settings),
+            team,
+            force=force,
+            progress=progress,
+        )
+    if team.leads:
+        losses = [-gain for gain in shrunk.report.gains]
+        draw_curves(out / CURVES_NAME, shrunk.report, "divergence, with the states' distance", losses)
+        _say(shrunk, losses, as_json)
+
+
+def _say(shrunk: Trained, losses: Sequence[float], as_json: bool) -> None:
+    from personalization.collab.shrink.distillation import read_note
+
+    note, report = read_note(shrunk.path), shrunk.report
+    fitted, healed = losses[0], losses[report.kept_epoch]
+    if as_json:
+        body = {
+            "out": str(shrunk.path),
+            "kept": shrunk.kept,
+            "layers": note.kept,
+            "share": note.share,
+            "steps": report.steps,
+            "losses": report.losses,
+            "held_out": {"whole": note.whole_loss, "fitted": fitted, "healed": healed},
+            "kept_epoch": report.kept_epoch,
+        }
+        typer.echo(json.dumps(body))
+        return
+    typer.echo(f"{'Was made already' if shrunk.kept else 'Made'}: {shrunk.path}")
+    typer.echo(f"layers: {', '.join(map(str, note.kept))}; {note.share:.1%} of the parameters")
+    typer.echo(
+        f"loss on held-out text, nats a token: {note.whole_loss:.4f} of the whole model, {fitted:.4f} with layers "
+        f"taken out and fitted, {healed:.4f} healed"
+    )

@@ -1,0 +1,1 @@
+"""`cogenesis store`: edit and search a profile store."""

@@ -1,0 +1,368 @@
+"""The bundle's manifest: its fields, how they are read strictly, and how they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from edge_runtime.errors import ManifestError, UnsafePathError, UnsupportedVersionError
+
+FORMAT = "cogenesis-bundle"
+SCHEMA_MAJOR = 2
+SCHEMA_MINOR = 0
+MANIFEST_NAME = "manifest.json"
+
+# Roles a file can have; a bundle without the first three can't be loaded.
+ROLE_GRAPH = "graph"
+ROLE_WEIGHTS = "weights"
+ROLE_TOKENIZER = "tokenizer"
+ROLE_GOLDEN = "golden"
+ROLE_COMBINER = "combiner"
+ROLES = frozenset({ROLE_GRAPH, ROLE_WEIGHTS, ROLE_TOKENIZER, ROLE_GOLDEN, ROLE_COMBINER})
+
+GRAPH_SHARED_KV = "shared_kv"
+GRAPH_PORTABLE = "portable"
+GRAPH_EXECUTORCH = "executorch"
+
+BACKEND_ONNX = "onnx"
+BACKEND_EXECUTORCH = "executorch"
+_BACKENDS: Mapping[str, str] = {
+    GRAPH_SHARED_KV: BACKEND_ONNX,
+    GRAPH_PORTABLE: BACKEND_ONNX,
+    GRAPH_EXECUTORCH: BACKEND_EXECUTORCH,
+}
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the bundle: `path` (POSIX, relative), `role`, `size` in bytes, `sha256` in lower-case hex."""
+
+    path: str
+    role: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Which model the bundle holds; `license` is an SPDX identifier or "unknown"."""
+
+    id: str
+    revision: str
+    architecture: str
+    license: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """The tokenizer: `path` of `tokenizer.json`, `fingerprint` (see `edge_runtime.text.tokenizer`), special tokens.
+
+    `bos_token` and `eos_token` are what the chat template sees; `stop_token_ids` end an answer.
+    """
+
+    path: str
+    fingerprint: str
+    bos_token: str
+    eos_token: str
+    stop_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSite:
+    """One place in every layer that takes LoRA matrices.
+
+    Attributes:
+        name: graph inputs are `layers.{i}.{name}.lora_A` (in_features, r) and `.lora_B` (r, sum of out_features).
+        in_features: width of the input.
+        projections: the model's own projections packed side by side here, with their out_features, in order.
+    """
+
+    name: str
+    in_features: int
+    projections: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How weights are stored: `scheme` (keep, fp32, int8, mixed, int4), and in words."""
+
+    scheme: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """One decoder: the model as one runtime takes it. All decoders of a bundle are the same model.
+
+    Attributes:
+        graph: path of the ONNX file or ExecuTorch program; what else is in its directory belongs to it.
+        kind: "shared_kv" (our ONNX graph, docs/bundle.md), "portable" (optimum's, growing caches, all rows) or
+            "executorch".
+        layers, kv_heads, head_dim: shape of the KV cache.
+        lora: places that take an adapter; empty where the graph takes none.
+        quantization: how its weights are stored.
+        golden: path of its conformance vectors.
+    """
+
+    graph: str
+    kind: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    lora: tuple[LoraSite, ...]
+    quantization: Quantization
+    golden: str
+
+    @property
+    def backend(self) -> str:
+        """The runtime that it is for: "onnx" or "executorch"."""
+        return _BACKENDS[self.kind]
+
+    @property
+    def directory(self) -> str:
+        """Where its files are, relative to the bundle, with a slash at the end."""
+        return self.graph.rpartition("/")[0] + "/"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """Where the weights came from: `kind` ("gguf" or "huggingface"), `name`, `sha256` of the weights."""
+
+    kind: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a device must know before it opens a graph.
+
+    Attributes:
+        decoders: at most one a backend, at least one; the first is the default.
+    """
+
+    created_by: str
+    model: ModelCard
+    tokenizer: TokenizerSpec
+    chat_template: str
+    context_length: int
+    vocab_size: int
+    decoders: tuple[DecoderSpec, ...]
+    source: WeightSource
+    files: tuple[FileEntry, ...]
+
+    @property
+    def decoder(self) -> DecoderSpec:
+        """The default decoder."""
+        return self.decoders[0]
+
+    def decoder_for(self, backend: str) -> DecoderSpec | None:
+        """The decoder of a backend, None where the bundle has none."""
+        return next((spec for spec in self.decoders if spec.backend == backend), None)
+
+    def file(self, role: str) -> FileEntry | None:
+        """First file with this role."""
+        return next((entry for entry in self.files if entry.role == role), None)
+
+
+def write_manifest(manifest: Manifest) -> str:
+    """Render as JSON, with a checksum of itself so that damage is noticed."""
+    body: dict[str, Any] = {"format": FORMAT, "schema": {"major": SCHEMA_MAJOR, "minor": SCHEMA_MINOR}}
+    body |= asdict(manifest)
+    body["checksum"] = _checksum(body)
+    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_manifest(text: str | bytes, where: str = MANIFEST_NAME) -> Manifest:
+    """Parse and check a manifest.
+
+    Args:
+        text: the file's content.
+        where: its path, for messages.
+
+    Raises:
+        ManifestError: not JSON, not a bundle's manifest, damaged, or a field is missing or of the wrong type.
+        UnsupportedVersionError: written for another major version.
+        UnsafePathError: a path leads outside the bundle.
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"The manifest is not valid JSON: {where} ({error}). Export the bundle again.") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise ManifestError(f"This is not a bundle's manifest: {where} (field 'format' is not '{FORMAT}').")
+    root = _Fields(body, where, "")
+    major = root.child("schema").integer("major")
+    if major != SCHEMA_MAJOR:
+        raise UnsupportedVersionError(
+            f"The bundle has format version {major}, this runtime reads version {SCHEMA_MAJOR}: {where}. "
+            + ("Update cogenesis-edge." if major > SCHEMA_MAJOR else "Export the bundle again.")
+        )
+    try:
+        actual = _checksum({key: value for key, value in body.items() if key != "checksum"})
+    except (ValueError, RecursionError):
+        actual = ""
+    if root.text("checksum") != actual:
+        raise ManifestError(f"The manifest was damaged or edited: {where} (its checksum differs). Export it again.")
+    return _manifest(root)
+
+
+def _manifest(root: _Fields) -> Manifest:
+    model, tokenizer, source = root.child("model"), root.child("tokenizer"), root.child("source")
+    manifest = Manifest(
+        created_by=root.text("created_by"),
+        model=ModelCard(
+            model.text("id"),
+            model.text("revision"),
+            model.text("architecture"),
+            model.text("license"),
+            model.integer("parameters"),
+        ),
+        tokenizer=TokenizerSpec(
+            tokenizer.path("path"),
+            tokenizer.text("fingerprint"),
+            tokenizer.text("bos_token"),
+            tokenizer.text("eos_token"),
+            tuple(tokenizer.integers("stop_token_ids")),
+        ),
+        chat_template=root.text("chat_template"),
+        context_length=root.integer("context_length", minimum=1),
+        vocab_size=root.integer("vocab_size", minimum=1),
+        decoders=tuple(_decoder(spec) for spec in root.children("decoders")),
+        source=WeightSource(source.text("kind"), source.text("name"), source.text("sha256")),
+        files=tuple(_file_entry(entry) for entry in root.children("files")),
+    )
+    backends = [spec.backend for spec in manifest.decoders]
+    if not backends or len(set(backends)) != len(backends):
+        raise root.error("decoders", "must have one decoder a backend, and at least one")
+    named = {entry.path for entry in manifest.files}
+    if len(named) != len(manifest.files):
+        raise root.error("files", "names a file twice")
+    wanted = [("tokenizer.path", manifest.tokenizer.path)]
+    for index, spec in enumerate(manifest.decoders):
+        wanted += [(f"decoders[{index}].graph", spec.graph), (f"decoders[{index}].golden", spec.golden)]
+    for field, path in wanted:
+        if path not in named:
+            raise root.error(field, f"names '{path}', which 'files' does not list")
+    return manifest
+
+
+def _decoder(decoder: _Fields) -> DecoderSpec:
+    kind, quantization = decoder.text("kind"), decoder.child("quantization")
+    if kind not in _BACKENDS:
+        raise decoder.error("kind", f"is '{kind}', which this runtime doesn't know")
+    graph = decoder.path("graph")
+    if "/" not in graph:
+        raise decoder.error("graph", "must be in a directory of its own")
+    return DecoderSpec(
+        graph,
+        kind,
+        decoder.integer("layers", minimum=1),
+        decoder.integer("kv_heads", minimum=1),
+        decoder.integer("head_dim", minimum=1),
+        tuple(_lora_site(site) for site in decoder.children("lora")),
+        Quantization(quantization.text("scheme"), quantization.text("description")),
+        decoder.path("golden"),
+    )
+
+
+def _lora_site(site: _Fields) -> LoraSite:
+    projections = []
+    for pair in site.sequence("projections"):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not isinstance(pair[0], str)
+            or type(pair[1]) is not int
+            or pair[1] < 1
+        ):
+            raise site.error("projections", "must be pairs of a name and a size")
+        projections.append((pair[0], pair[1]))
+    return LoraSite(site.text("name"), site.integer("in_features", minimum=1), tuple(projections))
+
+
+def _file_entry(entry: _Fields) -> FileEntry:
+    sha256 = entry.text("sha256")
+    if not _SHA256.match(sha256):
+        raise entry.error("sha256", "is not 64 lower-case hex digits")
+    return FileEntry(entry.path("path"), entry.text("role"), entry.integer("size", minimum=0), sha256)
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=list)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def safe_path(path: str) -> bool:
+    """Whether a manifest path stays inside the bundle on every operating system."""
+    if not path or "\\" in path or "\0" in path or _WINDOWS_DRIVE.match(path):
+        return False
+    parts = PurePosixPath(path).parts
+    return not path.startswith("/") and ".." not in parts and str(PurePosixPath(path)) == path and path != "."
+
+
+class _Fields:
+    """Reads typed fields of a JSON object; errors name the file and the field."""
+
+    def __init__(self, body: Mapping[str, Any], where: str, prefix: str) -> None:
+        self._body, self._where, self._prefix = body, where, prefix
+
+    def error(self, name: str, problem: str) -> ManifestError:
+        return ManifestError(
+            f"The manifest is not valid: {self._where}, field '{self._prefix}{name}' {problem}. "
+            "Export the bundle again."
+        )
+
+    def _get(self, name: str, kind: type, words: str) -> Any:
+        if name not in self._body:
+            raise self.error(name, "is missing")
+        value = self._body[name]
+        if type(value) is not kind:
+            raise self.error(name, f"must be {words}")
+        return value
+
+    def text(self, name: str) -> str:
+        return str(self._get(name, str, "a string"))
+
+    def integer(self, name: str, minimum: int = 0) -> int:
+        value = int(self._get(name, int, "a whole number"))
+        if value < minimum:
+            raise self.error(name, f"must be at least {minimum}")
+        return value
+
+    def sequence(self, name: str) -> Sequence[Any]:
+        return list(self._get(name, list, "a list"))
+
+    def integers(self, name: str) -> Sequence[int]:
+        values = self.sequence(name)
+        if any(type(value) is not int or value < 0 for value in values):
+            raise self.error(name, "must be a list of whole numbers")
+        return values
+
+    def path(self, name: str) -> str:
+        value = self.text(name)
+        if not safe_path(value):
+            raise UnsafePathError(
+                f"The manifest is not safe: {self._where}, field '{self._prefix}{name}' is '{value}', "
+                "which is not a plain path inside the bundle. Don't use this bundle."
+            )
+        return value
+
+    def child(self, name: str) -> _Fields:
+        return _Fields(self._get(name, dict, "an object"), self._where, f"{self._prefix}{name}.")
+
+    def children(self, name: str) -> list[_Fields]:
+        values = self.sequence(name)
+        for index, value in enumerate(values):
+            if not isinstance(value, dict):
+                raise self.error(f"{name}[{index}]", "must be an object")
+        return [_Fields(value, self._where, f"{self._prefix}{name}[{index}].") for index, value in enumerate(values)]

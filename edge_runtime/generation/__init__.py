@@ -1,0 +1,1 @@
+"""The generation loop: drafts, verification by the cloud, sampling and pace."""

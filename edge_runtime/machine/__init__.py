@@ -1,0 +1,1 @@
+"""What the runtime asks of the machine: threads and memory."""

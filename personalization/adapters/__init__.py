@@ -1,0 +1,1 @@
+"""One LoRA adapter a user: training, evaluation, the card."""

@@ -1,0 +1,1 @@
+"""Who answers a prompt: a bundle, a torch model or an endpoint."""

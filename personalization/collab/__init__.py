@@ -1,0 +1,1 @@
+"""The learning side of CoGenesis."""

@@ -1,0 +1,1 @@
+"""Trains learned fusion and its schedule."""

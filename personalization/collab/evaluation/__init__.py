@@ -1,0 +1,1 @@
+"""Measures every way to write, and reports it."""

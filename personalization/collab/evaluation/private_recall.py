@@ -1,0 +1,28 @@
+"""How many of the private facts that a reference answer tells, an answer tells as well."""
+
+from __future__ import annotations
+
+from edge_runtime.context import PrivateContext, PublicInstruction
+from edge_runtime.privacy.scanner import Scanner
+from edge_runtime.privacy.units import Public, private_units
+
+_WORDING = "sequence"  # a run of words is how a thing was said, not what
+
+
+class PrivateFacts:
+    """The private units of a context that a reference answer has; see `edge_runtime.privacy.units`."""
+
+    def __init__(self, context: PrivateContext, instruction: PublicInstruction, reference: str) -> None:
+        units = [unit for unit in private_units(context, instruction) if unit.kind != _WORDING]
+        self._scanner = Scanner(units, Public.of(instruction).letters)
+        self._wanted = self._units(reference)
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def told(self, answer: str) -> int:
+        """How many of them an answer has, in any form that the guard would recognise."""
+        return len(self._wanted & self._units(answer))
+
+    def _units(self, text: str) -> set[int]:
+        return {hit.unit for hit in self._scanner.find(text)}

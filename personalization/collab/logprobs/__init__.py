@@ -1,0 +1,1 @@
+"""Scores records with both models and keeps the rows."""

@@ -1,0 +1,214 @@
+"""Has edge and cloud score reference answers, record by record, and writes one log-prob file of it all."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.errors import ContextOverflowError, TokenizerMismatchError
+from edge_runtime.files.staged_directory import write_error
+from edge_runtime.fusion.sparse import RowFormat
+from personalization.collab.logprobs.cut import AnswerRows, cut_rows
+from personalization.collab.logprobs.file import FORMAT, LogProbs, LogProbsOf, decode_logprobs, encode_logprobs, joined
+from personalization.collab.logprobs.model_spec import BridgeSpec, ModelSpec
+from personalization.collab.logprobs.open_scorer import open_scorer
+from personalization.collab.logprobs.scorer import BridgeRows, CloudRows, LocalCloudRows
+from personalization.collab.records.records import CollabRecord, Skipped, records_digest
+from personalization.errors import DataError
+from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.runners import Runner
+from personalization.jobs.shard import Shard
+
+LOGPROBS_NAME = "rows.logprobs"
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbPlan:
+    """Who scores, and how; it travels to other processes.
+
+    Attributes:
+        edge: sees the private context.
+        cloud: sees the public instruction alone.
+        rows: how the cloud's rows are cut and coded.
+        edge_top: how many of the edge's likeliest tokens are kept of a row.
+        without_context: whether the edge scores without the context, too.
+        most_tokens: of an answer; what follows is left out.
+    """
+
+    edge: ModelSpec
+    cloud: ModelSpec | BridgeSpec
+    rows: RowFormat
+    edge_top: int = 32
+    without_context: bool = False
+    most_tokens: int = 512
+
+    def document(self, records: Sequence[CollabRecord]) -> dict[str, Any]:
+        """Everything that the log-probs depend on, as JSON."""
+        return {
+            "format": FORMAT,
+            "edge": self.edge.identity,
+            "cloud": _name(self.cloud),
+            "rows": asdict(self.rows),
+            "edge_top": self.edge_top,
+            "without_context": self.without_context,
+            "most_tokens": self.most_tokens,
+            "threads": self.edge.threads,
+            "device": self.edge.device,
+            "records": records_digest(records),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of it: the file's `path`, its `rows`, and the records that could not be scored."""
+
+    path: Path
+    rows: LogProbs
+    skipped: tuple[Skipped, ...]
+
+
+class LogProbWorker:
+    """Scores records: one a process, holding both models. Importing it loads no torch."""
+
+    def __init__(self, plan: LogProbPlan) -> None:
+        """Load the models.
+
+        Raises:
+            TokenizerMismatchError: they have different vocabularies.
+            CogenesisError: one can't be loaded.
+        """
+        self._plan = plan
+        self._edge = open_scorer(plan.edge)
+        self._cloud: CloudRows
+        if isinstance(plan.cloud, BridgeSpec):
+            self._cloud = BridgeRows(plan.cloud, plan.rows, self._edge.tokenizer)
+        else:
+            scorer = open_scorer(plan.cloud, for_cloud=True)
+            if scorer.tokenizer.fingerprint != self._edge.tokenizer.fingerprint:
+                raise TokenizerMismatchError(
+                    f"The models have different vocabularies, so their tokens can't be fused: {plan.edge.source} and "
+                    f"{plan.cloud.source}. Use models of one family."
+                )
+            self._cloud = LocalCloudRows(scorer, plan.rows)
+        self._about = LogProbsOf(
+            plan.edge.identity,
+            plan.edge.base,
+            _name(plan.cloud),
+            self._edge.network.vocab_size,
+            plan.rows,
+            plan.edge_top,
+            plan.without_context,
+        )
+
+    def __call__(self, record: CollabRecord) -> dict[str, str]:
+        """Score a record.
+
+        Returns:
+            `rows`, a log-prob file in base64, or why the record is `skipped`.
+
+        Raises:
+            CogenesisError: the cloud can't be asked.
+        """
+        answer = self._edge.tokenizer.encode(record.reference)[: self._plan.most_tokens]
+        if not answer:
+            return {"skipped": "its reference has no tokens"}
+        try:
+            rows = self.score(record, answer)
+        except ContextOverflowError as error:
+            return {"skipped": str(error)}
+        return {"rows": base64.b85encode(encode_logprobs(rows)).decode()}
+
+    def score(self, record: CollabRecord, answer: Sequence[int]) -> LogProbs:
+        """Score any answer to a record's task.
+
+        Raises:
+            ContextOverflowError: task and answer don't fit into a model's context.
+            CloudError: the cloud can't be asked.
+        """
+        edge = self._edge.score(record.instruction, record.device_context, answer)
+        without = self._edge.score(record.instruction, None, answer) if self._plan.without_context else None
+        cloud, cloud_target = self._cloud.rows(record.instruction, answer)
+        rows = AnswerRows(np.array(answer, np.int32), edge, cloud, cloud_target, without)
+        return cut_rows(rows, self._about, record.id, record.user)
+
+
+def score_records(
+    records: Sequence[CollabRecord],
+    plan: LogProbPlan,
+    runner: Runner,
+    out: Path,
+    *,
+    shard: Shard | None = None,
+    force: bool = False,
+    report: Callable[[int, int], None],
+) -> Scored | None:
+    """Score records, those excepted that an earlier run has scored, and write the file when all are there.
+
+    Args:
+        records: whose references are scored.
+        plan: by whom, and how.
+        runner: where.
+        out: directory of the file, and of what is known so far.
+        shard: which part of the records to do; None for all.
+        force: begin anew where an earlier run was another.
+        report: called after each record with how many are done and how many there are.
+
+    Returns:
+        What came of it; None where other shards' records are not here yet.
+
+    Raises:
+        SettingsError: an earlier run was another, and `force` is not set.
+        DataError: no record could be scored.
+        PersonalizationError: models or runner can't be used.
+        WriteError: the file can't be written.
+    """
+    shard = shard or Shard()
+    document = plan.document(records)
+    mine = {number: records[number] for number in range(shard.index - 1, len(records), shard.count)}
+    journal = Journal(out / _journal_name(shard), document, force=force)
+    run_remaining(partial(LogProbWorker, plan), mine, runner, journal, report)
+    results = dict(journal.results)
+    for other in range(1, shard.count + 1):
+        if other != shard.index:
+            results |= read_journal(out / _journal_name(Shard(other, shard.count)), document)
+    if len(results) < len(records):
+        return None
+    skipped = tuple(
+        Skipped(f"record '{records[number].id}'", results[number]["skipped"])
+        for number in sorted(results)
+        if "skipped" in results[number]
+    )
+    parts = [_decoded(results[number]) for number in sorted(results) if "rows" in results[number]]
+    if not parts:
+        raise DataError(f"No record could be scored. The first: {skipped[0].where}, {skipped[0].reason}")
+    rows = joined(parts)
+    path = out / LOGPROBS_NAME
+    _write(path, encode_logprobs(rows))
+    return Scored(path, rows, skipped)
+
+
+def _decoded(result: dict[str, str]) -> LogProbs:
+    return decode_logprobs(base64.b85decode(result["rows"]))
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial_path = path.with_name(f".{path.name}.partial")
+    try:
+        partial_path.write_bytes(content)
+        partial_path.replace(path)
+    except OSError as error:
+        raise write_error(error, path) from None
+
+
+def _name(cloud: ModelSpec | BridgeSpec) -> str:
+    return cloud.model if isinstance(cloud, BridgeSpec) else cloud.identity
+
+
+def _journal_name(shard: Shard) -> str:
+    return "logprobs.jsonl" if shard.count == 1 else f"logprobs.{shard.index}-of-{shard.count}.jsonl"

@@ -1,0 +1,1 @@
+"""Records of personal writing tasks, ours and the authors'."""

@@ -1,0 +1,1 @@
+"""A smaller sibling of a model: layers pruned, then distilled."""

@@ -1,0 +1,1 @@
+"""Makes records with a language model."""

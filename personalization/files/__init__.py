@@ -1,0 +1,1 @@
+"""Reads and writes JSON, also inside archives and larger than memory."""

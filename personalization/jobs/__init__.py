@@ -1,0 +1,1 @@
+"""Runs many jobs on this machine or a Ray cluster, so that they can resume."""

@@ -1,0 +1,1 @@
+"""LaMP: tasks, ranking, prompts, answers and scores."""

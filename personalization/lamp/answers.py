@@ -1,0 +1,211 @@
+"""Has many questions answered: in batches that depend on the data alone, on any runner, each kept once it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.adapters.store import directory_name
+from edge_runtime.bundle.reader import sha256_of
+from personalization.answering.open_writer import open_writer
+from personalization.answering.writer import WriterSpec
+from personalization.errors import DataError, SettingsError, listed
+from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.runners import Runner
+from personalization.jobs.shard import Shard
+from personalization.lamp.prompt import fit_prompt
+from personalization.lamp.tasks import find_task
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that is to be answered with some profile items in the prompt.
+
+    Attributes:
+        key: names it among all that are asked in a run.
+        id: of the question.
+        question: the question's input.
+        items: fields of the profile items to show, best first.
+        user: whose adapter to use; None for the base alone.
+    """
+
+    key: str
+    id: str
+    question: str = field(repr=False)
+    items: tuple[Mapping[str, str], ...] = field(repr=False)
+    user: str | None = None
+
+    @property
+    def characters(self) -> int:
+        """About how long its prompt would be, uncut."""
+        return len(self.question) + sum(len(value) for item in self.items for value in item.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was asked, as the model saw it, and what the model wrote."""
+
+    prompt: str = field(repr=False)
+    output: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """How questions are put and by whom they are answered; it travels to other processes.
+
+    Attributes:
+        task: name of the task.
+        writer: who answers.
+        max_length: most tokens of a prompt; see `personalization.lamp.prompt.fit_prompt`.
+        batch: questions that go through the model together.
+        keep_prompts: whether the prompts are wanted, too.
+    """
+
+    task: str
+    writer: WriterSpec
+    max_length: int
+    batch: int
+    keep_prompts: bool = False
+
+    def document(self, asked: Sequence[Asked]) -> dict[str, Any]:
+        """Everything that the answers depend on, as JSON."""
+        writer = asdict(self.writer)
+        # Where the weights lie is no part of what they give.
+        del writer["source"]
+        adapters, weights = writer.pop("adapters"), writer.pop("identity")
+        return {
+            "task": self.task,
+            "weights": weights,
+            **writer,
+            "adapters": "none" if adapters is None else _adapters_digest(Path(adapters), asked),
+            "max_length": self.max_length,
+            "batch": self.batch,
+            "prompts_kept": self.keep_prompts,
+            "questions": _digest([one.key, one.question, one.items, one.user] for one in asked),
+        }
+
+
+class AnswerWorker:
+    """Answers batches of questions: one a process, holding the model. Importing it loads no torch."""
+
+    def __init__(self, plan: AnswerPlan) -> None:
+        """Load what writes.
+
+        Raises:
+            CogenesisError: it can't be loaded.
+        """
+        self._plan = plan
+        self._task = find_task(plan.task)
+        self._writer = open_writer(plan.writer)
+
+    def __call__(self, job: Sequence[Asked]) -> list[dict[str, str]]:
+        """Answer questions of the same user.
+
+        Returns:
+            For each its key, what was written, and where it is wanted the prompt.
+
+        Raises:
+            CogenesisError: one of them can't be put to the model.
+        """
+        room = self._plan.max_length - self._writer.added_tokens
+        prompts = [self._prompt(one, room) for one in job]
+        outputs = self._writer.write(prompts, job[0].user)
+        answers = [{"key": one.key, "output": output} for one, output in zip(job, outputs, strict=True)]
+        if self._plan.keep_prompts:
+            return [answer | {"prompt": prompt} for answer, prompt in zip(answers, prompts, strict=True)]
+        return answers
+
+    def _prompt(self, one: Asked, room: int) -> str:
+        try:
+            return fit_prompt(self._task.prompt, one.question, one.items, self._writer.tokens, room)
+        except DataError as error:
+            raise DataError(f"Question '{one.id}': {error}.") from None
+
+
+def answer_all(
+    asked: Sequence[Asked],
+    plan: AnswerPlan,
+    runner: Runner,
+    directory: Path,
+    *,
+    shard: Shard | None = None,
+    force: bool = False,
+    report: Callable[[int, int], None],
+) -> dict[str, Answered] | None:
+    """Have questions answered, those excepted that an earlier run has answered.
+
+    Args:
+        asked: the questions, with keys of their own each.
+        plan: how, and by whom.
+        runner: where.
+        directory: what is known so far is kept here.
+        shard: which part of the batches to do; None for all.
+        force: begin anew where an earlier run was another.
+        report: called after each batch with how many are done now and how many were to be done.
+
+    Returns:
+        Every question's answer, in the order of the questions; None where other shards' answers are not here yet.
+
+    Raises:
+        SettingsError: an earlier run was another, and `force` is not set.
+        PersonalizationError: the model, the adapters or the runner can't be used.
+    """
+    shard = shard or Shard()
+    jobs = dict(enumerate(_batches(asked, plan.batch)))
+    document = plan.document(asked)
+    mine = {number: job for number, job in jobs.items() if number % shard.count == shard.index - 1}
+    journal = Journal(directory / _journal_name(shard), document, force=force)
+    run_remaining(partial(AnswerWorker, plan), mine, runner, journal, report)
+    results = dict(journal.results)
+    for other in range(1, shard.count + 1):
+        if other != shard.index:
+            results |= read_journal(directory / _journal_name(Shard(other, shard.count)), document)
+    if len(results) < len(jobs):
+        return None
+    answers = {answer["key"]: answer for batch in results.values() for answer in batch}
+    return {one.key: Answered(answers[one.key].get("prompt", ""), answers[one.key]["output"]) for one in asked}
+
+
+def _batches(asked: Sequence[Asked], size: int) -> list[tuple[Asked, ...]]:
+    """Batches of one user's questions of about the same length, the longest first: what needs most fails at once."""
+    ordered = sorted(asked, key=lambda one: (one.user or "", -one.characters, one.key))
+    batches: list[list[Asked]] = []
+    for one in ordered:
+        if batches and len(batches[-1]) < size and batches[-1][0].user == one.user:
+            batches[-1].append(one)
+        else:
+            batches.append([one])
+    return [tuple(batch) for batch in batches]
+
+
+def _journal_name(shard: Shard) -> str:
+    return "answers.jsonl" if shard.count == 1 else f"answers.{shard.index}-of-{shard.count}.jsonl"
+
+
+def _adapters_digest(root: Path, asked: Sequence[Asked]) -> str:
+    """Of all files of the users' adapters.
+
+    Raises:
+        SettingsError: some users have none.
+    """
+    directories = {one.user: root / directory_name(one.user) for one in asked if one.user is not None}
+    missing = [user for user, directory in directories.items() if not directory.is_dir()]
+    if missing:
+        raise SettingsError(
+            f"{len(missing)} of {len(directories)} users have no adapter in {root}: {listed(missing)}. Train them with "
+            "`cogenesis adapter train`, or leave out --adapters."
+        )
+    files = sorted(file for directory in directories.values() for file in directory.iterdir() if file.is_file())
+    return _digest([str(file.relative_to(root)), sha256_of(file)] for file in files)
+
+
+def _digest(parts: Iterator[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, sort_keys=True, default=dict).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,178 @@
+"""Scores predictions against gold outputs: of one task, or of all tasks in two zip files."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from personalization.errors import DataError, SettingsError
+from personalization.files.zip_member import ZIP_DAMAGE, read_member
+from personalization.lamp.metrics import Array, metrics_of, sample_scores, statistics
+from personalization.lamp.outputs import Outputs, parse_outputs
+from personalization.lamp.tasks import LAMP_TASKS, Judging, LampTask
+from personalization.measures.significance import Comparison, compare_systems
+
+_LARGEST_MEMBER = 1 << 30
+"""Bytes of a file within a zip; gold outputs of a task take a hundredth of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Predictions of one task, judged.
+
+    Attributes:
+        task: whose they are.
+        ids: of the questions, in the order of the golds.
+        statistics: (questions, m) float64, as `lamp_metrics.statistics` gives them.
+        samples: of each question what `lamp_metrics.sample_scores` gives.
+    """
+
+    task: LampTask
+    ids: tuple[str, ...] = field(repr=False)
+    statistics: Array = field(repr=False)
+    samples: tuple[Mapping[str, float], ...] = field(repr=False)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Scores of all answers together, by the metric's name."""
+        means = self.statistics.mean(axis=0)
+        return {name: float(metric.score(means)) for name, metric in metrics_of(self.task).items()}
+
+    def document(self) -> dict[str, Any]:
+        """Scores of every answer as JSON, by the question's id."""
+        return {identity: dict(scores) for identity, scores in zip(self.ids, self.samples, strict=True)}
+
+
+def score(task: LampTask, golds: Outputs, predictions: Outputs, *, where: str) -> Scored:
+    """Judge predictions.
+
+    Args:
+        task: whose.
+        golds: the gold outputs.
+        predictions: an answer to each question of the golds, and no other.
+        where: what to call the predictions in messages.
+
+    Raises:
+        DataError: the questions differ, there are none, or a gold is not an answer of the task.
+    """
+    _require_same(golds.by_id.keys(), predictions.by_id.keys(), where)
+    pairs = [(gold, predictions.by_id[identity]) for identity, gold in golds.by_id.items()]
+    try:
+        found = np.array([statistics(task, *pair) for pair in pairs])
+        samples = tuple(sample_scores(task, *pair) for pair in pairs)
+    except DataError as error:
+        raise DataError(f"The gold outputs can't be used: {error}. Check --task and the file.") from None
+    return Scored(task, tuple(golds.by_id), found, samples)
+
+
+def compare_scored(system: Scored, baseline: Scored, *, seed: int = 0) -> dict[str, Comparison]:
+    """Compare two systems' answers to the same questions by each of the task's metrics."""
+    metrics: dict[str, Callable[[Array], Array]] = {
+        name: metric.score for name, metric in metrics_of(system.task).items()
+    }
+    return compare_systems(system.statistics, baseline.statistics, metrics, seed=seed)
+
+
+def task_of(golds: Outputs, wanted: LampTask | None, where: str) -> LampTask:
+    """The task that gold outputs belong to.
+
+    Args:
+        golds: the gold outputs.
+        wanted: what the user says; None: what the file says. Both variants of the second task have one name there, and
+            are told by their labels.
+        where: what to call the file in messages.
+
+    Raises:
+        SettingsError: neither says it, or both differ.
+    """
+    named = golds.task.strip().replace("-", "_").lower()
+    known = [
+        task for task in LAMP_TASKS.values() if named in (task.file_name.lower(), task.name.lower().replace("-", "_"))
+    ]
+    if wanted is not None:
+        if named and wanted not in known:
+            raise SettingsError(f"The gold outputs are of {golds.task}, not of {wanted.name}: {where}. Check --task.")
+        return wanted
+    if not known:
+        raise SettingsError(f"The gold outputs name no task of LaMP: {where}. Give it with --task.")
+    answers = {gold.strip() for gold in golds.by_id.values()}
+    return next((task for task in known if task.judging is Judging.LABEL and answers <= set(task.labels)), known[0])
+
+
+def read_zip(path: Path) -> dict[str, Outputs]:
+    """Read the outputs files (`*.json`) in a zip file, wherever they are in it; nothing is extracted.
+
+    Returns:
+        By the task that each file names, "LaMP_5".
+
+    Raises:
+        DataError: it is not a zip file or is damaged, a file in it is not of LaMP's form, or two are of one task.
+    """
+    found: dict[str, Outputs] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if not member.filename.endswith(".json") or member.filename.startswith("__MACOSX/"):
+                    continue
+                where = f"{member.filename} in {path}"
+                outputs = parse_outputs(_member(archive, member, where), where)
+                if not outputs.task:
+                    raise DataError(f'The file names no task: {where}. Give it one, such as "task": "LaMP_5".')
+                task = outputs.task.replace("-", "_")
+                if task in found:
+                    raise DataError(f"Two files are of {task}: {path}, the second is {member.filename}.")
+                found[task] = outputs
+    except FileNotFoundError:
+        raise DataError(f"There is no such file: {path}. Check its name.") from None
+    except OSError as error:
+        raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
+    except ZIP_DAMAGE as error:
+        raise DataError(f"The zip file can't be read: {path} ({error}). Make it again, without a password.") from None
+    if not found:
+        raise DataError(f"There is no outputs file (*.json) in the zip file: {path}.")
+    return found
+
+
+def pair_tasks(golds: Mapping[str, Outputs], predictions: Mapping[str, Outputs], where: str) -> None:
+    """Check that two zip files are of the same tasks.
+
+    Raises:
+        DataError: they are not.
+    """
+    missing, unknown = sorted(golds.keys() - predictions.keys()), sorted(predictions.keys() - golds.keys())
+    if missing or unknown:
+        parts = [f"without predictions: {', '.join(missing)}"] if missing else []
+        parts += [f"without gold outputs: {', '.join(unknown)}"] if unknown else []
+        raise DataError(f"The predictions are of other tasks than the gold outputs: {where} ({'; '.join(parts)}).")
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Any:
+    content = read_member(archive, member, _LARGEST_MEMBER, where)
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise DataError(f"The file is not valid JSON: {where}. Make it again.") from None
+
+
+def _require_same(golds: Collection[str], predictions: Collection[str], where: str) -> None:
+    if not golds:
+        raise DataError("There are no gold outputs to score against. Check --golds.")
+    missing = [identity for identity in golds if identity not in predictions]
+    unknown = [identity for identity in predictions if identity not in golds]
+    if missing or unknown:
+        parts = [f"{len(missing)} are missing, such as {_some(missing)}"] if missing else []
+        parts += [f"{len(unknown)} are not asked, such as {_some(unknown)}"] if unknown else []
+        raise DataError(
+            f"The predictions are of other questions than the gold outputs: {where} ({'; '.join(parts)}). "
+            "Give an answer to each question of the gold outputs, and no other."
+        )
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(f"'{identity}'" for identity in ids[:3])

@@ -1,0 +1,1 @@
+"""Loads base models and encoders for training."""

@@ -1,0 +1,1 @@
+"""Trains retrievers (ROPG) and selects among them (RSPG)."""

@@ -1,0 +1,1 @@
+"""Users' data: reading, splitting, holding out."""

@@ -1,0 +1,102 @@
+"""Shapes are read from configurations as transformers means them, and what the graph can't do is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from export.errors import ExportError, SourceError, UnsupportedModelError
+from export.model.architecture import from_hf_config
+from export.onnx.export import export_onnx
+from tests.support.tiny_models import FAMILIES, SHAPE, make_model
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rotary_frequencies_are_those_of_the_model(name):
+    config = AutoConfig.for_model(**{**SHAPE, **FAMILIES[name]})
+    rotary = AutoModelForCausalLM.from_config(config).model.rotary_emb
+    rope = from_hf_config(config.to_dict(), "config.json").rope
+    np.testing.assert_array_equal(np.array(rope.inverse_frequencies, np.float32), rotary.inv_freq.numpy())
+    assert rope.attention_factor == pytest.approx(rotary.attention_scaling)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "llama", "partial_rotary_factor": 0.5}, "part of each head"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ({"model_type": "qwen2", "quantization_config": {"quant_method": "gptq"}}, "already quantized"),
+        ({"model_type": "gemma", "final_logit_softcapping": 30.0}, "caps the logits"),
+        ({"model_type": "gemma", "attn_logit_softcapping": 50.0}, "caps attention"),
+        ({"model_type": "mistral", "num_local_experts": 8}, "mixture of experts"),
+        ({"model_type": "llama", "hidden_act": "relu"}, "'relu'"),
+        ({"model_type": "mamba"}, "'mamba'"),
+        ({}, "'None'"),
+    ],
+)
+def test_what_the_graph_can_not_do_is_refused(config, words):
+    with pytest.raises(UnsupportedModelError, match=words):
+        from_hf_config({**SHAPE, **config}, "config.json")
+
+
+@pytest.mark.parametrize("broken", [{"hidden_size": "wide"}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}])
+def test_a_configuration_that_makes_no_sense_is_refused(broken):
+    with pytest.raises(ExportError):
+        from_hf_config({**SHAPE, "model_type": "llama", **broken}, "config.json")
+
+
+def test_a_sliding_window_bounds_the_context():
+    sliding = from_hf_config({**SHAPE, "model_type": "mistral", "sliding_window": 256}, "config.json")
+    assert sliding.with_context(None).context_length == 256
+    assert sliding.with_context(200).context_length == 200
+    with pytest.raises(UnsupportedModelError, match="--context-length 256"):
+        sliding.with_context(512)
+    with pytest.raises(UnsupportedModelError, match="1 to 1,024"):
+        sliding.with_context(4096)
+
+
+def test_a_sliding_window_that_is_switched_off_does_not_count():
+    config = {**SHAPE, "model_type": "qwen2", "sliding_window": 256, "use_sliding_window": False}
+    assert from_hf_config(config, "config.json").with_context(None).context_length == 1024
+
+
+def test_tensors_that_the_graph_would_leave_out_are_refused(tmp_path):
+    # A Qwen2 with its biases, labelled as a family without.
+    model = make_model(tmp_path / "model", model_type="qwen2")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    with pytest.raises(UnsupportedModelError, match=r"q_proj\.bias|k_proj\.bias"):
+        export_onnx(model, tmp_path / "bundle", "fp32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_missing_or_cut_off_weight_file_is_refused(tmp_path):
+    model = make_model(tmp_path / "model", model_type="llama")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(SourceError, match="can't be read"):
+        export_onnx(model, tmp_path / "bundle", "fp32")
+    weights.unlink()
+    with pytest.raises(SourceError, match="no safetensors files"):
+        export_onnx(model, tmp_path / "bundle", "fp32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_sharded_half_precision_weights_are_read(tmp_path):
+    import torch
+
+    from tests.support.tiny_models import decoder_of, random_ids, torch_logits
+
+    model = make_model(tmp_path / "model", model_type="llama", tie_word_embeddings=False)
+    half = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "half", max_shard_size="100KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "half" / name).write_bytes((model / name).read_bytes())
+    assert len(list((tmp_path / "half").glob("*.safetensors"))) > 1
+    export_onnx(tmp_path / "half", tmp_path / "bundle", "fp32")
+    ids = random_ids(30)
+    found = decoder_of(tmp_path / "bundle").extend(ids, rows=30)
+    np.testing.assert_allclose(found, torch_logits(tmp_path / "half", ids), atol=3e-4)

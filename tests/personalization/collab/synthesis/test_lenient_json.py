@@ -1,0 +1,91 @@
+"""JSON as models write it; the standard library is the oracle for all that is valid."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalization.collab.synthesis.lenient_json import read_lenient_json
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc_", min_size=1), inner, max_size=4),
+    max_leaves=12,
+)
+DOCUMENTS = st.lists(VALUES, max_size=4) | st.dictionaries(st.text("abc_", min_size=1), VALUES, max_size=4)
+
+
+@given(DOCUMENTS, st.sampled_from(["{}", "Sure! Here it is:\n```json\n{}\n```\nEnjoy.", "  {}"]), st.booleans())
+def test_valid_json_is_read_as_it_is(document, around, indented):
+    text = json.dumps(document, ensure_ascii=False, indent=2 if indented else None)
+    assert read_lenient_json(around.replace("{}", text)) == document
+
+
+@given(DOCUMENTS, st.data())
+def test_what_is_cut_off_is_a_beginning(document, data):
+    text = json.dumps(document)
+    cut = text[: data.draw(st.integers(1, len(text)))]
+    assert _begins(read_lenient_json(cut), document)
+
+
+@given(st.text("{}[]\"',:\\ atrue1/*\n", max_size=40))
+def test_no_text_whatever_breaks_the_reader(text):
+    try:
+        assert isinstance(read_lenient_json(text), dict | list)
+    except ValueError as error:
+        assert "JSON" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Ann", "likes": ["tea", "rain",],}',
+        "{'name': 'Ann', 'likes': ['tea', 'rain']}",
+        '{name: "Ann", likes: [tea, rain]}',
+        '{"name": "Ann" "likes": ["tea" "rain"]}',
+        "{\u201cname\u201d: \u201cAnn\u201d, \u201clikes\u201d: [\u201ctea\u201d, \u201crain\u201d]}",
+        '{"name": "Ann", // her name\n "likes": ["tea", "rain"] /* both */}',
+        '{"name": "Ann", "likes": ["tea", "rain"',
+        'Here:\n```json\n{"name": "Ann", "likes": ["tea", "rain"]\n```',
+    ],
+)
+def test_what_models_get_wrong_is_understood(text):
+    read = read_lenient_json(text)
+    assert read["name"] == "Ann"
+    assert read["likes"][:2] == ["tea", "rain"]
+
+
+def test_quotes_and_line_breaks_within_a_text_belong_to_it():
+    assert read_lenient_json('{"a": "she said "no" twice,\nthen left", \'b\': \'it\'s\',}') == {
+        "a": 'she said "no" twice,\nthen left',
+        "b": "it's",
+    }
+
+
+def test_a_text_without_json_is_an_error():
+    with pytest.raises(ValueError, match="no JSON"):
+        read_lenient_json("I cannot help with that.")
+
+
+def test_endless_nesting_is_an_error():
+    for text in ("[" * 100_000, '{"a":' * 100_000):
+        with pytest.raises(ValueError, match="nested"):
+            read_lenient_json(text)
+
+
+def _begins(read: object, whole: object) -> bool:
+    if isinstance(whole, dict) and isinstance(read, dict):
+        pairs = list(zip(read.items(), whole.items(), strict=False))
+        return len(read) <= len(whole) and all(
+            (own == key and _begins(value, full)) or index == len(read) - 1
+            for index, ((own, value), (key, full)) in enumerate(pairs)
+        )
+    if isinstance(whole, list) and isinstance(read, list):
+        pairs = list(zip(read, whole, strict=False))
+        return len(read) <= len(whole) and all(
+            _begins(value, full) or index == len(read) - 1 for index, (value, full) in enumerate(pairs)
+        )
+    return read == whole
