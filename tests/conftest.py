@@ -1,4 +1,4 @@
-"""Real objects that many tests share, made once per run: the SmolLM2 model, its bundles, a served cloud, real records.
+"""Real things that many tests share, made once a run: the SmolLM2 model, its bundles, a served cloud.
 
 All workers of pytest-xdist share one place for them; `two_workers` describes how they share the tests.
 """
@@ -17,7 +17,6 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from tests.support import records
 from tests.support.commands import MadeOnce, cogenesis, served
 from tests.support.two_workers import (  # noqa: F401
     pytest_collection_modifyitems,
@@ -35,7 +34,9 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
-pytest_plugins = [f"tests.support.fixtures.{name}" for name in ("cloud", "device", "export", "learning", "links")]
+pytest_plugins = [
+    f"tests.support.fixtures.{name}" for name in ("cloud", "data", "device", "export", "learning", "links")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -107,14 +108,6 @@ def cloud_address(smollm2_hf: Path) -> Iterator[str]:
     """A real server of the real model, on a real socket, in its own process."""
     with served(smollm2_hf) as address:
         yield address
-
-
-@pytest.fixture(scope="session")
-def ctx_records() -> list[records.Record]:
-    """CoGenesis' context-aware dev set."""
-    if not records.DATA.is_dir():
-        pytest.skip(f"the CoGenesis data is not beside the project ({records.DATA})")
-    return records.ctx_records()
 
 
 @pytest.fixture(scope="session")

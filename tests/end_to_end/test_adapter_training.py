@@ -13,15 +13,12 @@ from edge_runtime import PublicInstruction, load
 from personalization.models.base_model import Base
 from personalization.users.cogenesis_records import read_records
 from personalization.users.data import context_of
-from tests.support import records as evaluation
+from tests.support.datasets import Dataset
 
 
 @pytest.fixture(scope="module")
-def records() -> Path:
-    path = evaluation.DATA / "context_aware_dev.json"
-    if not path.exists():
-        pytest.skip(f"the CoGenesis data is not beside the project ({path})")
-    return path
+def records(dataset: Dataset) -> Path:
+    return dataset.cogenesis / "context_aware_dev.json"
 
 
 def run(*arguments: object) -> dict[str, object]:
@@ -41,6 +38,7 @@ def test_prompts_are_those_of_a_bundle_of_the_same_model(smollm2_hf, bundle_keep
             assert assistant.tokenizer.decode(example.answer) == pair.answer
 
 
+@pytest.mark.slow_on_shared_data
 def test_a_few_steps_make_a_users_own_words_likelier(smollm2_hf, records, tmp_path):
     out = tmp_path / "adapters"
     quick = ("--limit", 1, "--steps", 4, "--max-length", 160, "--threads", 2)

@@ -23,6 +23,7 @@ def decoder(bundle_fp32):
     return open_decoder(open_bundle(bundle_fp32))
 
 
+@pytest.mark.slow_on_shared_data
 @pytest.mark.parametrize("index", range(PROMPTS))
 def test_logits_agree_to_a_thousandth_and_greedy_tokens_exactly(index, torch_model, decoder, ctx_records):
     model, tokenizer = torch_model

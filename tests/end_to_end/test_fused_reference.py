@@ -100,6 +100,7 @@ class TorchSequence:
         return torch.cat([self.out.logits[0], logits[:-1]]).double().log_softmax(-1)
 
 
+@pytest.mark.slow_on_shared_data
 @pytest.mark.parametrize("index", range(RECORDS))
 def test_every_strategy_writes_what_the_reference_writes(
     index, torch_model, torch_cloud, assistant, other_cloud, ctx_records, smollm2_hf

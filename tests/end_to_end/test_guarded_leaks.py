@@ -24,7 +24,7 @@ from edge_runtime.machine.threads import default_threads
 from edge_runtime.privacy.gate import Gate
 from edge_runtime.privacy.ledger import LedgerEntry
 from edge_runtime.text.tokenizer import Tokenizer
-from tests.support.commands import ROOT
+from tests.support.datasets import Dataset
 from tests.support.independent_auditor import Auditor, Leak, texts_that_left
 from tests.support.local_cloud import LocalCloud
 from tests.support.private_facts import Strangers, Text, Unit, facts, person_of
@@ -43,16 +43,15 @@ def tokenizer(bundle_keep: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def strangers(tokenizer: Tokenizer) -> Strangers:
+def strangers(tokenizer: Tokenizer, dataset: Dataset) -> Strangers:
     tokens = (token[1:] for token in tokenizer.backend.get_vocab() if token.startswith("Ġ"))
     frequent = {word for word in tokens if len(word) > 2 and word.isalpha() and word.islower()}
-    return Strangers.of(ROOT.parent / "shared" / "data" / "cogenesis", frequent)
+    return Strangers.of(dataset.cogenesis, frequent)
 
 
 @pytest.fixture(scope="module")
-def people(ctx_records: list[Record]) -> list[str]:
-    data = ROOT.parent / "shared" / "data" / "cogenesis" / "ctx_dev.json"
-    return [person_of(record["tid"]) for record in json.loads(data.read_text(encoding="utf-8"))]
+def people(dataset: Dataset) -> list[str]:
+    return [person_of(record["tid"]) for record in dataset.read("cogenesis/ctx_dev.json")]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +126,7 @@ def leaks_in(
     return auditor.ledger(entries, task[0], lambda tokens: tokenizer.decode(tokens, skip_special_tokens=False))
 
 
+@pytest.mark.slow_on_shared_data
 @pytest.mark.parametrize("first", range(0, RECORDS, PART))
 def test_no_private_fact_of_fifty_records_leaves(first, assistants, ctx_records, people, strangers, tokenizer):
     part = range(first, first + PART)
@@ -179,6 +179,7 @@ def test_an_answer_that_tells_private_facts_leaves_without_them(said, ctx_record
     assert not found
 
 
+@pytest.mark.slow_on_shared_data
 def test_the_auditor_finds_what_the_model_tells_when_nothing_is_guarded(
     assistants, ctx_records, people, strangers, tokenizer
 ):
@@ -190,6 +191,7 @@ def test_the_auditor_finds_what_the_model_tells_when_nothing_is_guarded(
     assert sum(map(len, found)) > 0
 
 
+@pytest.mark.slow_on_shared_data
 @pytest.mark.parametrize("instruction", [HOSTILE, INTRODUCE], ids=["repeat the profile", "introduce yourself"])
 def test_a_request_for_private_facts_is_not_granted_to_the_cloud(
     instruction, assistants, ctx_records, people, strangers, tokenizer
@@ -202,6 +204,7 @@ def test_a_request_for_private_facts_is_not_granted_to_the_cloud(
     assert not found
 
 
+@pytest.mark.slow_on_shared_data
 def test_no_private_fact_is_in_the_ledger_file_of_a_real_connection(
     assistants, cloud_address, ctx_records, people, strangers, tokenizer, tmp_path
 ):

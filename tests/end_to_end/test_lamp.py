@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from cogenesis.lamp import app
 from personalization.lamp.tasks import LAMP_TASKS, Judging
-from tests.support import records
+from tests.support.datasets import Dataset
 from tests.support.lamp_data import golds, questions
 from tests.support.personal_data import write_json
 
-REAL = records.DATA.parent / "lamp" / "LaMP_5"
 QUICK = ("--max-new-tokens", 6, "--threads", 1)
 
 
@@ -102,19 +101,17 @@ def test_a_model_that_learnt_the_answers_gives_them(llama, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """The first questions of LaMP-5's development set."""
-    if not REAL.is_dir():
-        pytest.skip(f"the LaMP data is not beside the project ({REAL})")
-    directory = tmp_path_factory.mktemp("real")
-    asked = json.loads((REAL / "dev_questions.json").read_text())[:2]
-    answers = json.loads((REAL / "dev_outputs.json").read_text())
+def first_questions(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The first questions of LaMP-5's development set, and what they should be answered."""
+    directory = tmp_path_factory.mktemp("first")
+    asked = dataset.read("lamp/LaMP_5/dev_questions.json")[:2]
+    answers = dataset.read("lamp/LaMP_5/dev_outputs.json")
     return (
         write_json(directory / "questions.json", asked),
         write_json(directory / "outputs.json", {**answers, "golds": answers["golds"][:2]}),
     )
 
 
-def test_the_real_model_writes_titles_of_real_papers_from_the_bundle_that_ships(real, bundle_keep, tmp_path):
-    scores = chain("LaMP-5", *real, tmp_path, "-b", bundle_keep, "--max-new-tokens", 16, "--threads", 1)
+def test_the_real_model_writes_titles_of_papers_from_the_bundle_that_ships(first_questions, bundle_keep, tmp_path):
+    scores = chain("LaMP-5", *first_questions, tmp_path, "-b", bundle_keep, "--max-new-tokens", 16, "--threads", 1)
     assert 0.1 < scores["rouge-1"] < 1

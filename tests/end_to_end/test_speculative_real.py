@@ -9,6 +9,8 @@ from tests.support.commands import served
 
 RECORDS, TOKENS = 10, 128
 
+pytestmark = pytest.mark.slow_on_shared_data
+
 
 @pytest.fixture(scope="module")
 def assistant(bundle_keep):

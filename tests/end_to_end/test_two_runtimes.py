@@ -18,8 +18,10 @@ from edge_runtime.errors import PromptCacheError
 from edge_runtime.privacy.audit import audit
 from edge_runtime.request import load_request
 from edge_runtime.text.token_bytes import TokenBytes
-from tests.support import records as evaluation
 from tests.support.commands import cogenesis, run_cogenesis
+from tests.support.datasets import Dataset
+
+pytestmark = pytest.mark.slow_on_shared_data
 
 BACKENDS = ("onnx", "executorch")
 REQUEST = Path(__file__).parents[2] / "examples" / "requests" / "workshop.json"
@@ -28,11 +30,8 @@ SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=3)
 
 
 @pytest.fixture(scope="module")
-def users() -> Path:
-    path = evaluation.DATA / "context_aware_dev.json"
-    if not path.exists():
-        pytest.skip(f"the CoGenesis data is not beside the project ({path})")
-    return path
+def users(dataset: Dataset) -> Path:
+    return dataset.cogenesis / "context_aware_dev.json"
 
 
 @pytest.fixture(scope="module")

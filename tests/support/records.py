@@ -25,12 +25,12 @@ class Record:
     prompt: str
 
 
-def ctx_records() -> list[Record]:
+def ctx_records(data: Path = DATA) -> list[Record]:
     """Return all records, in the order of ctx_dev.json; exit with a message if the data are missing."""
-    if not DATA.is_dir():
-        sys.exit(f"The evaluation data are missing: {DATA}. Put them beside the project.")
+    if not data.is_dir():
+        sys.exit(f"The evaluation data are missing: {data}. Put them beside the project.")
     prompts, structured, without = (
-        json.loads((DATA / name).read_text(encoding="utf-8"))
+        json.loads((data / name).read_text(encoding="utf-8"))
         for name in ("ctx_dev.json", "context_aware_dev.json", "ctx_dev_wo.json")
     )
     parts = {record["tid"]: record for record in structured}

@@ -1,4 +1,4 @@
-"""The guard on real profiles with the real model's tokenizer: recited profiles are not sent, answers stay useful."""
+"""The guard on whole records with the real model's tokenizer: no recited profile is sent, most of an answer is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_runtime.privacy.scanner import Scanner
 from edge_runtime.privacy.units import Public, private_units
 from edge_runtime.text.tokenizer import Tokenizer
 
-RECORDS = range(0, 150, 10)
+RECORDS = 15
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,15 @@ def plain(text):
     return unicodedata.normalize("NFKD", text).casefold()
 
 
-@pytest.mark.parametrize("index", RECORDS)
+def every_so_many(records):
+    """Some of the records, from the first to the last ones."""
+    return [records[place * len(records) // RECORDS] for place in range(RECORDS)]
+
+
+@pytest.mark.parametrize("index", range(RECORDS))
 def test_a_recited_profile_loses_its_private_units(ctx_records, real_tokenizer, index):
-    """Return an answer to "repeat my profile", and the same answer spelled out, in capitals and joined."""
-    record = ctx_records[index]
+    """What an answer to "repeat my profile" would be, and the same spelled out, in capitals and joined."""
+    record = every_so_many(ctx_records)[index]
     scanner = Scanner(private_units(record.context, record.instruction), Public.of(record.instruction).letters)
     name = re.search(r"Name: *(.+)", record.context.profile)[1].strip()
     secret = [word for word in name.split() if plain(word) not in plain(record.instruction.text)]
@@ -54,9 +59,7 @@ def test_a_recited_profile_loses_its_private_units(ctx_records, real_tokenizer, 
 
 
 def test_the_cloud_is_asked_at_most_positions_of_real_answers(ctx_records, real_tokenizer):
-    asked = [
-        asks for index in RECORDS for asks in pushed(real_tokenizer, ctx_records[index], ctx_records[index].answer)[1]
-    ]
+    asked = [asks for record in every_so_many(ctx_records) for asks in pushed(real_tokenizer, record, record.answer)[1]]
     assert sum(asked) >= 0.75 * len(asked)
 
 

@@ -16,9 +16,6 @@ from personalization.lamp.bm25 import Bm25
 from personalization.lamp.questions import QuestionFile
 from personalization.lamp.rankers import searched
 from personalization.lamp.tasks import LAMP_TASKS, find_task
-from tests.support.records import SHARED_DATA
-
-LAMP_5 = SHARED_DATA / "lamp" / "LaMP_5" / "dev_questions.json"
 
 
 def write(path, body):
@@ -37,12 +34,12 @@ def test_what_is_searched_of_an_item_is_what_lamp_ranks(tmp_path, name):
     assert LAMP_FIELDS.keys() == LAMP_TASKS.keys()
 
 
-@pytest.mark.skipif(not LAMP_5.is_file(), reason="the LaMP data is not beside the project")
-def test_the_device_ranks_real_profiles_as_offline(tmp_path):
-    questions = QuestionFile(LAMP_5, find_task("LaMP-5"))
+def test_the_device_ranks_real_profiles_as_offline(tmp_path, dataset):
+    path = dataset.lamp_5 / "dev_questions.json"
+    questions = QuestionFile(path, find_task("LaMP-5"))
     for question in questions[:12]:
         with ProfileStore(tmp_path / f"{question.id}.db") as store:
-            done = store.import_file(LAMP_5, task="LaMP-5", user=question.id)
+            done = store.import_file(path, task="LaMP-5", user=question.id)
             assert done.added == len(question.profile) and not done.profile
             asked = searched(find_task("LaMP-5"), question)
             ids, scores = store.word_scores(asked.query)

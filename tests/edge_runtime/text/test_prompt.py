@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -13,10 +11,6 @@ from edge_runtime.errors import ContextOverflowError
 from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import TASK_WITH_CONTEXT, build_prompt
 from edge_runtime.text.relevance import rank
-from tests.support.records import DATA
-
-CTX_DEV = DATA / "context_aware_dev.json"
-CTX_DEV_PROMPTS = CTX_DEV.with_name("ctx_dev.json")
 
 TEMPLATE = ChatTemplate(
     "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
@@ -139,13 +133,9 @@ def test_private_text_is_in_no_repr(byte_level_tokenizer, context, instruction):
     assert context.profile not in repr(prompt)
 
 
-def test_the_form_is_that_of_cogenesis_own_data(byte_level_tokenizer):
-    if not CTX_DEV.exists():
-        pytest.skip("CoGenesis' dev data is not here: put the shared data folder beside the project")
-    structured = json.loads(CTX_DEV.read_text(encoding="utf-8"))
-    prompts = {
-        r["tid"]: r["conversations"][0]["value"] for r in json.loads(CTX_DEV_PROMPTS.read_text(encoding="utf-8"))
-    }
+def test_the_form_is_that_of_cogenesis_own_data(byte_level_tokenizer, dataset):
+    structured = dataset.read("cogenesis/context_aware_dev.json")
+    prompts = {r["tid"]: r["conversations"][0]["value"] for r in dataset.read("cogenesis/ctx_dev.json")}
     checked = 0
     for record in structured:
         history = tuple(HistoryItem(item["title"], item["text"]) for item in record["profile"])
@@ -155,4 +145,4 @@ def test_the_form_is_that_of_cogenesis_own_data(byte_level_tokenizer):
         ours = text.removeprefix("<|user|>").removesuffix("<|end|><|assistant|>").split("\n\n## User Profile\n", 1)
         theirs = prompts[record["tid"]].split("\n\n## User Profile\n", 1)
         checked += ours[1].split() == theirs[1].split()
-    assert checked == len(structured) == 150
+    assert checked == len(structured) == dataset.tasks

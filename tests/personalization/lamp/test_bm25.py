@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
 
 import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from edge_runtime.store.bm25 import best_first, tokenize
 from personalization.lamp.bm25 import Bm25
-from tests.support.records import SHARED_DATA
 
 WORDS = st.sampled_from(["the", "The", "garden", "roof,", "rain", "bees", "é", "漢字", "\x00", "-"])
 SPACES = st.sampled_from([" ", "  ", "\n", "\t", "\u3000", "\xa0 ", "\x1c"])
 TEXT = st.lists(st.tuples(WORDS, SPACES).map("".join), max_size=15).map("".join)
-LAMP_5 = SHARED_DATA / "lamp" / "LaMP_5" / "dev_questions.json"
 
 
 def reference(texts: list[str], query: str) -> np.ndarray:
@@ -67,11 +63,9 @@ def test_of_equal_scores_the_later_comes_first(scores):
     assert list(order) == sorted(range(len(scores)), key=lambda place: (-scores[place], -place))
 
 
-def test_real_profiles_are_ranked_as_rank_bm25_ranks_them():
-    if not LAMP_5.exists():
-        pytest.skip(f"the LaMP-5 questions are not beside the project ({LAMP_5})")
-    questions = json.loads(LAMP_5.read_text(encoding="utf-8"))
-    assert len(questions) == 161
+def test_real_profiles_are_ranked_as_rank_bm25_ranks_them(dataset):
+    questions = dataset.read("lamp/LaMP_5/dev_questions.json")
+    assert len(questions) == dataset.questions
     negative = 0
     for question in questions:
         texts = [f"{item['title']} {item['abstract']}" for item in question["profile"]]

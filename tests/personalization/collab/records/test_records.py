@@ -16,7 +16,6 @@ from personalization.collab.records.records import CollabRecord, read_collab_fil
 from personalization.collab.synthesis.near_duplicates import distinct
 from personalization.errors import DataError
 from tests.support.personal_data import write_json
-from tests.support.records import DATA
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(str.strip).filter(bool)
 RECORDS = st.lists(
@@ -195,15 +194,15 @@ def test_texts_that_say_the_same_again_are_found():
     assert distinct(["a b c d e f", "a b c d e g"], words=2, similar=0.7) == [0, 1]
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"the authors' data are not in {DATA}")
-def test_the_authors_prompts_hold_what_their_structured_records_hold():
-    prompts, structured = (read_authors_file(DATA / name) for name in ("ctx_dev.json", "context_aware_dev.json"))
+def test_the_authors_prompts_hold_what_their_structured_records_hold(dataset):
+    data = dataset.cogenesis
+    prompts, structured = (read_authors_file(data / name) for name in ("ctx_dev.json", "context_aware_dev.json"))
     assert prompts == structured
-    assert (len(prompts.records), prompts.skipped) == (150, ())
-    without = read_authors_file(DATA / "ctx_dev_wo.json").records
+    assert (len(prompts.records), prompts.skipped) == (dataset.tasks, ())
+    without = read_authors_file(data / "ctx_dev_wo.json").records
     assert [(one.id, one.instruction, one.task) for one in without] == [
         (one.id, one.instruction, one.task) for one in prompts.records
     ]
-    papers = read_authors_file(DATA / "paper_dev.json").records
+    papers = read_authors_file(data / "paper_dev.json").records
     assert {len(one.context.history) for one in papers} == {5}
-    assert len({one.user for one in papers}) == 158
+    assert len({one.user for one in papers}) == dataset.paper_users
