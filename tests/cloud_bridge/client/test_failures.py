@@ -38,6 +38,7 @@ from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
 from edge_runtime.privacy.gate import Gate, Policy
 from edge_runtime.privacy.ledger import Ledger
 from tests.support.commands import ROOT
+from tests.support.examples import examples
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.warm_process import WarmProcess
 
@@ -486,7 +487,7 @@ def test_one_session_s_failure_leaves_the_others_alone(scripted):
 REPLIES = st.binary(max_size=60) | st.just(OPENED) | st.integers(0, 2)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(REPLIES, max_size=5))
 def test_whatever_a_server_says_ends_in_rows_or_a_typed_error(babbler, replies):
     client, script = babbler
