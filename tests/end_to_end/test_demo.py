@@ -1,4 +1,4 @@
-"""What `cogenesis demo` prepares. test_readme.py runs it whole: four modes, the table, the ledger, the private words."""
+"""What `cogenesis demo` prepares. test_readme.py runs it whole: four modes, the table, the ledger, private words."""
 
 import pytest
 from rich.console import Console
