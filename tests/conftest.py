@@ -29,9 +29,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# An example's duration only shows how busy the machine is.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# How long an example takes says how busy the machine is, nothing else. What `fast` and `thorough` mean for properties
+# that have their own number of examples says `examples`.
+settings.register_profile("default", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=10)
+settings.register_profile("thorough", deadline=None, max_examples=500)
+settings.load_profile("default")
 
 
 pytest_plugins = [

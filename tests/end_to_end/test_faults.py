@@ -1,4 +1,4 @@
-"""A thousand generations with failing connections: each gives a correct answer or a typed error, and leaks nothing."""
+"""Hundreds of generations whose connections fail: a right answer or a typed error each, and nothing left behind."""
 
 import threading
 
@@ -8,8 +8,6 @@ from benchmarks import faults
 from benchmarks.links.chaos import Kind
 from tests.support.decoder_models import tiny_model
 from tests.support.tiny_models import make_tokenizer
-
-GENERATIONS = 1000
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +20,22 @@ def bundles(tmp_path_factory):
     return edge.bundle.root, cloud.bundle.root
 
 
-def test_whatever_fails_an_answer_is_right_or_an_error_typed_and_no_session_is_left(bundles, tmp_path):
+@pytest.mark.parametrize("generations", [400, pytest.param(1000, marks=pytest.mark.slow)])
+def test_whatever_fails_an_answer_is_right_or_an_error_typed_and_no_session_is_left(generations, bundles, tmp_path):
     threads = threading.active_count()
-    tally, left = faults.run(*bundles, tmp_path, generations=GENERATIONS, clients=16)
+    tally, left = faults.run(*bundles, tmp_path, generations=generations, clients=16)
     print(str(tally)[:3000], left)
     assert tally.failures[:3] == []
-    assert tally.generations == GENERATIONS
+    assert tally.generations == generations
     assert (left["sessions_active"], left["sessions_parked"], left["cache_bytes"]) == (0, 0, 0)
     assert left["sessions_opened"] <= left["sessions_closed"]  # some streams break before they are open
     # The test is valid only if faults struck and many answers succeeded.
     assert set(tally.faults) == {kind.value for kind in Kind}
-    assert left["server_kills"] >= GENERATIONS // 200
-    assert tally.answers > 0.6 * GENERATIONS
-    assert tally.interrupted > 0.2 * GENERATIONS
-    assert tally.recovered > 0.03 * GENERATIONS
-    assert left["sessions_opened"] > 0.2 * GENERATIONS
+    assert left["server_kills"] >= generations // 200
+    assert tally.answers > 0.6 * generations
+    assert tally.interrupted > 0.2 * generations
+    assert tally.recovered > 0.03 * generations
+    assert left["sessions_opened"] > 0.2 * generations
     assert left["sessions_resumed"] > 0
     assert tally.fused > 0.3 * tally.tokens
     assert threading.active_count() <= threads + 2  # gRPC's own threads

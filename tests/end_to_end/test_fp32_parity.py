@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from edge_runtime.bundle.reader import open_bundle
 from edge_runtime.decoders.open import open_decoder
 
-PROMPTS = 5
+# Every family's rows are compared on tiny models: tests/export/onnx/test_graph.py.
+PROMPTS = [0, 1, *(pytest.param(index, marks=pytest.mark.slow) for index in (2, 3, 4))]
 GREEDY_TOKENS = 64
 
 
@@ -24,7 +25,7 @@ def decoder(bundle_fp32):
 
 
 @pytest.mark.slow_on_shared_data
-@pytest.mark.parametrize("index", range(PROMPTS))
+@pytest.mark.parametrize("index", PROMPTS)
 def test_logits_agree_to_a_thousandth_and_greedy_tokens_exactly(index, torch_model, decoder, ctx_records):
     model, tokenizer = torch_model
     conversation = [{"role": "user", "content": ctx_records[index].prompt}]

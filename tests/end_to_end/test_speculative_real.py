@@ -7,8 +7,6 @@ from cloud_bridge.client import connect
 from edge_runtime import Options, PrivateContext, Sampling
 from tests.support.commands import served
 
-RECORDS, TOKENS = 10, 128
-
 pytestmark = pytest.mark.slow_on_shared_data
 
 
@@ -24,27 +22,29 @@ def onnx_cloud(bundle_keep):
         yield cloud
 
 
-def write(assistant, cloud, record, window, seed, tokens=TOKENS):
+def write(assistant, cloud, record, window, seed, tokens):
     context = PrivateContext(record.context.profile, record.context.history[:1])
     options = Options(tokens, Sampling(0.7, seed=seed), window=window)
     return assistant.generate(record.instruction, context, mode="fused", cloud=cloud, options=options).finish()
 
 
-def test_ten_answers_are_the_same_token_for_token_with_a_fraction_of_the_round_trips(
-    assistant, onnx_cloud, ctx_records
+# Any window on any link is tried on tiny models: tests/edge_runtime/generation/test_speculative_identity.py.
+@pytest.mark.parametrize(("records", "length"), [(3, 64), pytest.param(10, 128, marks=pytest.mark.slow)])
+def test_answers_are_the_same_token_for_token_with_a_fraction_of_the_round_trips(
+    records, length, assistant, onnx_cloud, ctx_records
 ):
     trips, fused = 0, 0
-    for seed, record in enumerate(ctx_records[:RECORDS]):
-        one_by_one = write(assistant, onnx_cloud, record, 1, seed)
+    for seed, record in enumerate(ctx_records[:records]):
+        one_by_one = write(assistant, onnx_cloud, record, 1, seed, length)
         window = (8, None)[seed % 2]
-        speculative = write(assistant, onnx_cloud, record, window, seed)
+        speculative = write(assistant, onnx_cloud, record, window, seed, length)
         assert one_by_one.token_ids == speculative.token_ids
         assert one_by_one.fused == speculative.fused
         assert one_by_one.stats.interruptions == speculative.stats.interruptions == 0
         if window:
             trips += speculative.stats.round_trips
             fused += one_by_one.stats.fused_tokens
-    assert fused > RECORDS / 2 * TOKENS / 2
+    assert fused > records / 2 * length / 2
     assert trips < fused / 2
 
 
@@ -53,8 +53,8 @@ def test_a_float32_server_may_round_a_tie_otherwise_but_no_more(assistant, cloud
     different = total = 0
     with connect(cloud_address) as cloud:
         for seed, record in enumerate(ctx_records[:2]):
-            one_by_one, adaptive = (write(assistant, cloud, record, size, seed, 64) for size in (1, None))
+            one_by_one, adaptive = (write(assistant, cloud, record, size, seed, 32) for size in (1, None))
             total += len(one_by_one.token_ids)
             different += one_by_one.token_ids != adaptive.token_ids
-    assert total > 60
+    assert total > 40
     assert different == 0

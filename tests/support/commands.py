@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from tests.support.warm_process import ROOT as ROOT
+from tests.support.warm_process import WarmProcess
 
 MadeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run_cogenesis(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a separate process."""
-    command = [sys.executable, "-m", "cogenesis", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)  # type: ignore[call-overload]
+def run_cogenesis(*arguments: object, timeout: float | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, with options of `WarmProcess`."""
+    process = WarmProcess(*arguments, **options)
+    stdout, stderr = process.communicate(timeout)
+    return subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
 
 
 def cogenesis(*arguments: object) -> str:
@@ -29,19 +31,16 @@ def cogenesis(*arguments: object) -> str:
 
 
 @contextmanager
-def serving(
-    model: Path, *arguments: object, engine: str = "transformers"
-) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Serve a model (for the engine onnx, a bundle); provide its address and its process."""
+def serving(model: Path, *arguments: object, engine: str = "transformers") -> Iterator[tuple[str, WarmProcess]]:
+    """A served model (for the engine onnx, a bundle): its address and its process."""
     source = ["--engine", "onnx", "--bundle"] if engine == "onnx" else ["--model"]
-    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", *source, str(model), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    process = WarmProcess("cloud", "serve", *source, model, *arguments, log=Path(os.devnull))
     try:
-        assert process.stdout is not None
         yield json.loads(process.stdout.readline())["address"], process
     finally:
         process.terminate()
         process.wait(timeout=30)
+        process.close()
 
 
 @contextmanager

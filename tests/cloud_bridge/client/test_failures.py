@@ -38,7 +38,9 @@ from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
 from edge_runtime.privacy.gate import Gate, Policy
 from edge_runtime.privacy.ledger import Ledger
 from tests.support.commands import ROOT
+from tests.support.examples import examples
 from tests.support.recording_proxy import RecordingProxy
+from tests.support.warm_process import WarmProcess
 
 INSTRUCTION = PublicInstruction("Write a letter.")
 FINGERPRINT = "0" * 64
@@ -485,7 +487,7 @@ def test_one_session_s_failure_leaves_the_others_alone(scripted):
 REPLIES = st.binary(max_size=60) | st.just(OPENED) | st.integers(0, 2)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(REPLIES, max_size=5))
 def test_whatever_a_server_says_ends_in_rows_or_a_typed_error(babbler, replies):
     client, script = babbler
@@ -574,10 +576,8 @@ def test_when_the_ledger_can_not_be_written_nothing_leaves(server, engine, tmp_p
 
 
 def test_a_server_killed_in_mid_stream_fails_the_pending_future(tiny_model):
-    command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(tiny_model), "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = WarmProcess("cloud", "serve", "--model", tiny_model, "--threads", "1")
     try:
-        assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
         with connect(address) as client:
             fingerprint = client.info(new_gate().info()).tokenizer_fingerprint
@@ -591,7 +591,7 @@ def test_a_server_killed_in_mid_stream_fails_the_pending_future(tiny_model):
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        process.close()
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:", ":50051", "host:port", "host:0", "host:70000", "http://h:1"])

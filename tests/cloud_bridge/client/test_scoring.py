@@ -15,11 +15,14 @@ from edge_runtime.fusion.sparse import RowFormat
 from edge_runtime.privacy.gate import Gate, Policy
 from edge_runtime.privacy.ledger import Ledger
 from edge_runtime.text.tokenizer import Tokenizer
+from tests.support.examples import examples
 
 WIDE = RowFormat(512)
 INSTRUCTION = PublicInstruction("Write about the beach, the café and 東京.")
 LIVE = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

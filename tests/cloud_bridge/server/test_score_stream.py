@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cloud_bridge.server.score_stream import MAX_UNDER_WAY
 from cloud_bridge.server.serve import ServerOptions, serving
 from edge_runtime.fusion.sparse import RowFormat
+from tests.support.examples import examples
 from tests.support.raw_stream import RawStream, wait_until
 
 INSTRUCTION = "Write a letter."
@@ -117,7 +118,9 @@ def test_a_request_that_a_later_one_takes_back_is_not_computed_and_the_answer_is
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_whatever_is_superseded_rows_are_those_of_the_view_as_asked(data, server, engine, oracle):

@@ -14,6 +14,7 @@ from cloud_bridge import wire
 from cloud_bridge.server.serve import ServerOptions, serving
 from edge_runtime.fusion.sparse import RowFormat
 from edge_runtime.privacy.messages import AnswerRequest, OpenRequest, SketchRequest
+from tests.support.examples import examples
 from tests.support.raw_stream import RawStream, wait_until
 
 INSTRUCTION = "Write a letter."
@@ -222,7 +223,7 @@ FRAMES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(opens=st.booleans(), frames=st.lists(FRAMES, max_size=6))
 def test_random_frames_end_in_a_reason_and_never_in_a_fault(opens, frames, server, engine):
     opening = wire.encode_open(OpenRequest(INSTRUCTION, engine.tokenizer_fingerprint, RowFormat(4, 0.9, "float16")))
@@ -242,7 +243,7 @@ def test_random_frames_end_in_a_reason_and_never_in_a_fault(opens, frames, serve
             assert reason in {"bad_request", "tokenizer_mismatch", "context_full"}, error
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(["Sketch", "Answer", "Info"]), data=st.binary(max_size=60))
 def test_random_requests_end_in_a_reason_and_never_in_a_fault(method, data, server):
     with grpc.insecure_channel(server.address) as channel:

@@ -20,6 +20,7 @@ from export.model.hf_source import hf_provenance
 from personalization.errors import DataError, SettingsError, TrainingError
 from tests.support.commands import ROOT, run_cogenesis
 from tests.support.personal_data import record, write_json
+from tests.support.warm_process import WarmProcess
 
 PEOPLE = [record(f"{i}_0_0", user_id=name) for i, name in enumerate(["ann", "Ben Ö.", "eve"])]
 WEIGHTS = "adapter_model.safetensors"
@@ -184,15 +185,13 @@ def test_an_interrupted_run_goes_on_where_it_was(llama, trained, tmp_path):
     out = tmp_path / "out"
     many = write_json(tmp_path / "many.json", [*PEOPLE, *(record(f"p{i}_0_0", 6) for i in range(200))])
     command = ["adapter", "train", "-m", llama, "--records", many, "-o", out, *QUICK]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cogenesis", *map(str, command)], stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = WarmProcess(*command)
     for line in process.stderr:
         if line.startswith("[4/"):
             break
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130
-    process.stderr.close()
+    process.close()
     done = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("[!.]*/cogenesis.json")}
     assert 4 <= len(done) < 203
     answer, error = train(llama, many, out, "--limit", 10)

@@ -24,6 +24,7 @@ from personalization.retrievers.feedback import read_item_feedback, read_retriev
 from tests.support.commands import ROOT
 from tests.support.lamp_data import golds, merged, merged_file, questions
 from tests.support.personal_data import write_json
+from tests.support.warm_process import WarmProcess
 
 QUICK = ("--max-new-tokens", 6, "--threads", 1, "--batch-size", 2, "--beams", 1)
 
@@ -71,13 +72,11 @@ def test_questions_without_gold_outputs_are_answered_too(llama, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_bytes(llama, file, evaluated, tmp_path):
     command = ["lamp", "evaluate", "--task", "LaMP-5", "-q", file, "-m", llama, "-k", 2, "-o", tmp_path, *QUICK]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cogenesis", *map(str, command)], stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = WarmProcess(*command)
     assert process.stderr.readline().startswith("[1/3]")
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=60)
-    process.stderr.close()
+    process.close()
     assert not (tmp_path / "predictions.json").exists()
     done = (tmp_path / "answers.jsonl").read_bytes()
     assert done.count(b"\n") >= 2

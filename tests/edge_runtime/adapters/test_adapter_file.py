@@ -20,6 +20,7 @@ from edge_runtime.context import HistoryItem, PrivateContext
 from edge_runtime.errors import AdapterError
 from export.adapters.writer import encode_adapter
 from export.errors import AdapterExportError
+from tests.support.examples import examples
 
 WIDTHS = {"q_proj": (48, 64), "v_proj": (48, 16), "down_proj": (96, 48)}
 BASE = "5" * 64
@@ -59,7 +60,7 @@ PLACES = st.dictionaries(
 
 
 @pytest.mark.parametrize("weights", ["fp32", "fp16", "int8"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ranks=PLACES, seed=st.integers(0, 99), sizes=st.tuples(st.floats(1e-3, 10), st.floats(1e-6, 10)))
 def test_products_come_back_within_the_precision_of_the_weights(weights, ranks, seed, sizes, tmp_path):
     adapter = make(ranks, seed=seed, size_a=sizes[0], size_b=sizes[1])
@@ -71,7 +72,7 @@ def test_products_come_back_within_the_precision_of_the_weights(weights, ranks, 
 
 
 @pytest.mark.parametrize("weights", ["fp16", "int8"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.tuples(TEXT, TEXT), max_size=4), profile=TEXT)
 def test_the_texts_that_it_was_trained_on_come_back(weights, texts, profile, tmp_path):
     learned = PrivateContext(profile, tuple(HistoryItem(*pair) for pair in texts))
@@ -161,7 +162,7 @@ def test_an_adapter_without_matrices_is_not_written():
         encode_adapter(replace(make(), matrices={}))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), weights=st.sampled_from(["fp16", "int8"]))
 def test_any_changed_byte_is_noticed(data, weights, tmp_path):
     whole = encode_adapter(make(), weights)
@@ -180,7 +181,7 @@ def test_any_changed_byte_is_noticed(data, weights, tmp_path):
     assert bytes([whole[position]]) in b' "'
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_file_cut_short_or_made_of_anything_else_is_refused(data, tmp_path):
     whole = encode_adapter(make())
@@ -303,7 +304,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tensors=st.dictionaries(st.sampled_from([*GOOD, "x"]), FIELDS | JSON, max_size=3),
     metadata=st.dictionaries(st.sampled_from(["base", "user", "ranks", "format"]), JSON, max_size=2),

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from edge_runtime.bundle.manifest import SCHEMA_MAJOR, _checksum, read_manifest, safe_path, write_manifest
 from edge_runtime.errors import ManifestError, UnsafePathError, UnsupportedVersionError
+from tests.support.examples import examples
 from tests.support.manifests import small_manifest
 
-relaxed = settings(max_examples=300, deadline=None)
+relaxed = settings(max_examples=examples(300), deadline=None)
 VALID = json.loads(write_manifest(small_manifest()))
 
 json_values = st.recursive(

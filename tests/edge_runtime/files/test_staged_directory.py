@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from edge_runtime.errors import WriteError
 from edge_runtime.files.staged_directory import staged_directory
 from export.bundle.writer import is_bundle
 from export.onnx.export import export_onnx
-from tests.support.commands import ROOT
+from tests.support.commands import run_cogenesis
 from tests.support.tiny_adapters import adapter_file
 from tests.support.tiny_models import make_model
 
@@ -97,15 +95,9 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize("limit", [10_000, 60_000, 400_000])
 def test_a_file_system_that_is_full_leaves_nothing(model, tmp_path, limit):
-    """The kernel refuses to let files grow, as on a full disk, at several stages of an export."""
-    arguments = ["--model", str(model), "--out", str(tmp_path / "bundle"), "--quantize", "fp32"]
-    done = subprocess.run(
-        [sys.executable, "-m", "cogenesis", "export", "onnx", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    """The kernel itself refuses to let files grow, as it does on a full disk, at several stages of an export."""
+    arguments = ("--model", model, "--out", tmp_path / "bundle", "--quantize", "fp32")
+    done = run_cogenesis("export", "onnx", *arguments, file_limit=limit)
     assert done.returncode == 10
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: The disk is full")

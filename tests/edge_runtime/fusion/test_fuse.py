@@ -11,6 +11,7 @@ from edge_runtime.errors import RequestError
 from edge_runtime.fusion.fuse import Fusion, Strategy, complete_tail, fuse
 from edge_runtime.fusion.logprobs import log_softmax
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify
+from tests.support.examples import examples
 from tests.support.random_combiners import random_combiner
 
 
@@ -55,7 +56,7 @@ def reference_tail(edge: np.ndarray, cloud: SparseLogProbs) -> np.ndarray:
 
 
 @given(edge_and_cloud())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_completed_row_keeps_the_kept_sums_to_one_and_never_passes_the_smallest_kept(case):
     edge, cloud, _ = case
     dense = complete_tail(edge, cloud)
@@ -69,7 +70,7 @@ def test_a_completed_row_keeps_the_kept_sums_to_one_and_never_passes_the_smalles
 
 
 @given(edge_and_cloud())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_completed_row_follows_the_definition(case):
     edge, cloud, _ = case
     # Masses, not logs: the last digit of a float32 tail mass matters for a token of mass 1e-7.
@@ -79,7 +80,7 @@ def test_a_completed_row_follows_the_definition(case):
 
 
 @given(edge_and_cloud(), st.sampled_from([one for one in Strategy if one is not Strategy.LEARNED]), st.floats(0.0, 1.0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_fused_rows_are_normalised_log_probs(case, strategy, weight):
     edge, cloud, without = case
     fused = fuse(edge, cloud, Fusion(strategy, weight), without)
@@ -90,7 +91,7 @@ def test_fused_rows_are_normalised_log_probs(case, strategy, weight):
 
 
 @given(st.integers(0, 2**32), st.integers(2, 300), st.floats(0.05, 0.95), st.floats(0.1, 6.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_with_the_whole_cloud_row_each_strategy_is_its_formula(seed, vocabulary, weight, spread):
     edge, cloud = rows(seed, vocabulary, spread)
     without = rows(seed + 1, vocabulary, spread)[0]

@@ -11,6 +11,7 @@ from transformers.generation.logits_process import MinPLogitsWarper, TopKLogitsW
 from edge_runtime.errors import RequestError
 from edge_runtime.fusion.logprobs import log_softmax
 from edge_runtime.generation.sampling import Sampling, candidates, choose, gumbel
+from tests.support.examples import examples
 
 
 def row(seed: int, vocabulary: int, spread: float = 3.0) -> np.ndarray:
@@ -18,7 +19,7 @@ def row(seed: int, vocabulary: int, spread: float = 3.0) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32), st.integers(2, 3000), st.floats(0.1, 6.0), st.integers(0, 2**40), st.integers(0, 5000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_temperature_zero_takes_the_likeliest_whatever_the_filters(seed, vocabulary, spread, noise_seed, position):
     log_probs = row(seed, vocabulary, spread)
     greedy = Sampling(0.0, top_k=3, top_p=0.5, min_p=0.1, seed=noise_seed)
@@ -33,7 +34,7 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_filters(seed, vocabul
     st.one_of(st.just(1.0), st.floats(0.05, 0.999)),
     st.one_of(st.just(0.0), st.floats(0.001, 0.9)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_filters_keep_the_tokens_that_transformers_keeps(seed, vocabulary, temperature, top_k, top_p, min_p):
     scaled = row(seed, vocabulary) / np.float32(temperature)
     scores = torch.tensor(scaled)[None]
@@ -68,7 +69,7 @@ def test_choices_follow_the_filtered_distribution(sampling):
 
 
 @given(st.integers(0, 2**32), st.integers(2, 500), st.integers(0, 2**63), st.integers(0, 10**6), st.floats(0.1, 5.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_choice_is_the_argmax_of_score_plus_noise(seed, vocabulary, noise_seed, position, temperature):
     log_probs = row(seed, vocabulary)
     scaled = log_probs / np.float32(temperature)
@@ -77,7 +78,7 @@ def test_a_choice_is_the_argmax_of_score_plus_noise(seed, vocabulary, noise_seed
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32), st.lists(st.integers(0, 200_000), min_size=1, unique=True))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_noise_of_a_token_does_not_depend_on_the_others(seed, position, tokens):
     together = gumbel(seed, position, np.array(tokens))
     alone = np.concatenate([gumbel(seed, position, np.array([token])) for token in tokens])

@@ -30,6 +30,7 @@ from edge_runtime.privacy.guard import Guard
 from edge_runtime.privacy.ledger import Ledger
 from edge_runtime.text.tokenizer import Tokenizer
 from tests.support.decoder_models import TinyModel
+from tests.support.examples import examples
 from tests.support.local_cloud import LocalCloud, Weather
 from tests.support.random_combiners import random_combiner
 
@@ -170,7 +171,7 @@ FAULTS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STRATEGIES, SAMPLINGS, SCHEDULES, FORMATS, WINDOWS, FAULTS, st.sampled_from([Policy.OPEN, Policy.GUARDED]))
 def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_trip(
     pair: Pair,
@@ -191,7 +192,7 @@ def test_any_window_schedule_strategy_and_link_gives_the_answer_of_one_token_a_t
     assert [token.id for token in tokens] == one_by_one(pair, cloud, options, fused)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STRATEGIES, SAMPLINGS, SCHEDULES, WINDOWS, st.sampled_from([Policy.OPEN, Policy.GUARDED]), st.data())
 def test_on_a_good_link_the_cloud_has_a_part_wherever_schedule_and_policy_let_it(
     pair: Pair, fusion, sampling, schedule, window, policy, data: st.DataObject

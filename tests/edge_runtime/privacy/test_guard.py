@@ -12,6 +12,7 @@ from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.privacy.guard import STAND_INS, Guard
 from edge_runtime.privacy.scanner import Scanner
 from edge_runtime.privacy.units import Public, private_units
+from tests.support.examples import examples
 
 CONTEXT = PrivateContext(
     "Name: Ada Lindqvist\nAge: 37\nLocation: Skerrow\nPrivacy_info: Earns 14,500 a month; lost her job at the old "
@@ -22,7 +23,9 @@ CONTEXT = PrivateContext(
 INSTRUCTION = PublicInstruction("Write a letter about keeping apiaries in Norrland.")
 SCANNER = Scanner(private_units(CONTEXT, INSTRUCTION), Public.of(INSTRUCTION).letters)
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(
+    max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 LEAKS = [
     "Ada Lindqvist",

@@ -17,6 +17,7 @@ from edge_runtime.privacy.folding import squeeze
 from edge_runtime.privacy.scanner import Scanner
 from edge_runtime.privacy.units import Public, private_units
 from edge_runtime.privacy.word_forms import inflections, listed, number_words
+from tests.support.examples import examples
 
 CONTEXT = PrivateContext(
     "Name: Grace Okonkwo-Lind\nLocation: New Skerrow, 9 Cooper's Wynd\nPrivacy_info: earns 14,500 a month; ill since "
@@ -28,7 +29,7 @@ CONTEXT = PrivateContext(
 INSTRUCTION = PublicInstruction("Write a letter about keeping apiaries.")
 COMMON = sorted(listed("common_words"))
 
-relaxed = settings(max_examples=100, deadline=None)
+relaxed = settings(max_examples=examples(100), deadline=None)
 
 
 def found(text, context=CONTEXT, instruction=INSTRUCTION, kinds=None):

@@ -25,6 +25,7 @@ from edge_runtime.context import HistoryItem, PrivateContext
 from edge_runtime.errors import RequestError, StoreError
 from edge_runtime.store.profile_store import ProfileStore
 from edge_runtime.store.schema import SCHEMA_VERSION
+from tests.support.examples import examples
 
 characters = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 filled = characters.filter(str.strip)
@@ -117,7 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestAnyChanges = StoreMachine.TestCase
 TestAnyChanges.settings = settings(
-    max_examples=20, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(20), stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -308,7 +309,7 @@ def test_two_processes_can_write_at_once(tmp_path):
             assert [item.text for item in store.items if item.title == name] == [str(n) for n in range(25)]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.one_of(st.text(max_size=12), st.integers(), st.none()))
 def test_a_date_is_a_date_or_refused(store, value):
     try:

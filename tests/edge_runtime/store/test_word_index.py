@@ -22,6 +22,7 @@ from edge_runtime.store.posting_lists import MAX_SLOTS, decode_list, encode_list
 from edge_runtime.store.profile_store import ProfileStore
 from edge_runtime.store.word_index import MAX_RECENT
 from personalization.lamp.bm25 import Bm25
+from tests.support.examples import examples
 
 # Few words in many texts: some idfs are negative, and in some states their mean is too.
 word = st.sampled_from(["the", "of", "a", "garden", "roof", "rain", "Rain", "bees", "é\u0301", "boat."])
@@ -106,7 +107,7 @@ def test_scores_are_those_of_rank_bm25_after_any_changes():
     run_state_machine_as_test(
         IndexMachine,
         settings=settings(
-            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(25), stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -229,7 +230,7 @@ def test_a_damaged_index_is_a_store_error(tmp_path, damage):
         store.word_scores("bees 3")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     entries=st.dictionaries(st.integers(0, 400), st.integers(1, 10) | st.sampled_from([254, 255, 256, 510, 70000])),
     more=st.integers(1, 3000),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import BundleError
 from edge_runtime.text.chat_template import ChatTemplate
+from tests.support.examples import examples
 
 CHATML = """
 {%- if messages[0].role == 'system' -%}
@@ -142,7 +143,7 @@ def test_the_reason_a_template_gives_is_in_the_error():
         ChatTemplate(TURNS).render([{"role": "system", "content": "x"}])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.text(alphabet="{}%#abx.|()'\" \n-ifor0123[]endst", max_size=60))
 def test_any_source_renders_or_is_a_bundle_error(source):
     with contextlib.suppress(BundleError):

@@ -11,6 +11,7 @@ from edge_runtime.errors import ContextOverflowError
 from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import TASK_WITH_CONTEXT, build_prompt
 from edge_runtime.text.relevance import rank
+from tests.support.examples import examples
 
 TEMPLATE = ChatTemplate(
     "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
@@ -26,7 +27,9 @@ CONTEXT = PrivateContext(
     ),
 )
 
-relaxed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 phrase = st.lists(
     st.sampled_from(["roof", "letter", "bees", "rain", "thanks", "Köln", "你好", "🙂", "and", "the"]),
     min_size=1,

@@ -29,6 +29,7 @@ from export.encoders.export import export_encoder
 from export.errors import ExportError, SourceError, UnsupportedModelError, UnsupportedQuantizationError
 from personalization.models.text_encoder import Encoder
 from tests.support.commands import ROOT
+from tests.support.examples import examples
 from tests.support.tiny_encoders import make_encoder
 from tests.support.tiny_models import make_model
 
@@ -60,7 +61,7 @@ def test_vectors_are_those_of_torch(tmp_path, family):
     assert found == pytest.approx(Encoder.load(model).embed(TEXTS), abs=1e-5)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(max_size=40) | st.just("\ud800 word1"), max_size=8))
 def test_any_texts_have_vectors_that_do_not_depend_on_their_company(tiny, texts):
     encoder = TextEncoder.load(tiny[1], threads=1, verify=False)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from export.model.quantized_matrix import QuantizedMatrix
 from export.quantization.gptq import gptq, round_with_feedback, weighted_error
 from export.quantization.quantize import BlockGrids, fit_grids, quantize, stored_residual
+from tests.support.examples import examples
 
 
 def problem(seed: int, rows: int = 24, columns: int = 96, tokens: int = 400):
@@ -22,7 +23,7 @@ def problem(seed: int, rows: int = 24, columns: int = 96, tokens: int = 400):
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["symmetric", "asymmetric", "affine"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_outputs_change_less_than_with_plain_rounding(seed, grid):
     w, x, hessian = problem(seed)
     calibrated, rounded = gptq(w, 4, hessian, grid), quantize(w, 4, grid)

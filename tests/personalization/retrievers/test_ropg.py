@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +25,8 @@ from personalization.retrievers.feedback import read_item_feedback
 from personalization.retrievers.ropg import Method, train_retriever
 from personalization.training.data_parallel import Team
 from personalization.training.settings import TuningSettings
-from tests.support.commands import ROOT
 from tests.support.tiny_encoders import make_encoder, topic_question, write_feedback
+from tests.support.warm_process import WarmProcess
 
 WEIGHTS = "model.safetensors"
 ALL = range(100)
@@ -129,19 +127,10 @@ def test_two_processes_learn_what_one_does(forgetful, tmp_path):
     # Like `torchrun`, without the seconds that it takes to start.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "cogenesis", "ropg", "train-kd", *map(str, arguments)]
-    command += ["-o", str(tmp_path / "two"), "--json"]
+    command = ["ropg", "train-kd", *arguments, "-o", tmp_path / "two", "--json"]
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
+        WarmProcess(*command, env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
     ]
     (said, first), (silence, second) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], first + second

@@ -19,6 +19,7 @@ from edge_runtime.privacy.messages import AnswerRequest
 from edge_runtime.text.tokenizer import Tokenizer
 from tests.support.commands import ROOT
 from tests.support.decoder_models import TinyModel, tiny_model, torch_rows
+from tests.support.examples import examples
 
 ALL = RowFormat(100_000)
 INSTRUCTION = "Write a few lines about the letters that a lighthouse keeper never sent."
@@ -91,7 +92,7 @@ def score_in_any_way(engine: OnnxEngine, instruction: str, answer: list[int], ro
     engine.close(state)
 
 
-@settings(SLOW, max_examples=15)
+@settings(SLOW, max_examples=examples(15))
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 40), words=st.integers(0, 150))
 def test_rows_are_the_same_bits_for_any_grouping(seed, length, words, tiny_engine):
     instruction = "wait " * words
