@@ -18,8 +18,8 @@ def data(
     pool: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME=DIR",
-            help="A retriever and the directory of its feedback, by `rspg feedback`; give two or more. If candidates "
+            metavar="NAME=FOLDER",
+            help="A retriever and the folder of its feedback, by `rspg feedback`; give two or more. If candidates "
             "are equal, the first is taken.",
             show_default=False,
         ),
@@ -51,10 +51,10 @@ def data(
 def _pool(texts: list[str]) -> dict[str, Path]:
     pool: dict[str, Path] = {}
     for text in texts:
-        name, separator, directory = text.partition("=")
-        if not (name and separator and directory):
-            raise SettingsError(f"--pool must be NAME=DIR, such as bm25=feedback/bm25, not {text}.")
+        name, separator, folder = text.partition("=")
+        if not (name and separator and folder):
+            raise SettingsError(f"--pool must be NAME=FOLDER, such as bm25=feedback/bm25, not {text}.")
         if name in pool:
             raise SettingsError(f"There are two retrievers named {name} in the pool. Name each differently.")
-        pool[name] = Path(directory)
+        pool[name] = Path(folder)
     return pool
