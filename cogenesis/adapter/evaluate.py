@@ -28,7 +28,7 @@ from cogenesis.options.users import (
 from personalization.adapters.settings import SHORTEST, AdapterSettings
 from personalization.errors import DataError, TrainingError, listed
 from personalization.jobs.backlog import JobError
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import RunnerName, runner_of
 from personalization.models.libraries import prepare_command
 
