@@ -17,7 +17,7 @@ from cogenesis.options.training import MaxLengthOption
 from cogenesis.options.users import ADAPTERS, BaseModelOption, UsersOptions, base_of
 from personalization.errors import DataError, TrainingError, listed
 from personalization.jobs.backlog import JobError
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.models.libraries import prepare_command
 
 if TYPE_CHECKING:

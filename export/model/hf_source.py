@@ -28,6 +28,36 @@ _FLOATS = ("F32", "F16", "BF16", "F64")
 _SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
 
 
+class HFDirectory:
+    """A model directory of any architecture.
+
+    Attributes:
+        path: of the directory.
+        config: its parsed `config.json`.
+
+    Raises:
+        ModelNotFoundError: the directory has no `config.json`.
+        SourceError: the file can't be read or is not a JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = read_config(path)
+
+    @property
+    def family(self) -> str:
+        """The architecture's name in transformers."""
+        return str(self.config.get("model_type"))
+
+    def provenance(self) -> Provenance:
+        """See `WeightSource.provenance`."""
+        return hf_provenance(self.path)
+
+    def tokenizer(self) -> TokenizerAssets:
+        """See `WeightSource.tokenizer`."""
+        return hf_tokenizer(self.path, self.config)
+
+
 class HFSource:
     """A Llama-family model directory with `config.json` and safetensors files.
 
@@ -37,10 +67,11 @@ class HFSource:
         UnsupportedModelError: the family is not supported, or weights are not floating point.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, directory: HFDirectory | None = None) -> None:
+        """Read the directory's configuration, unless it is open already, and the names of its tensors."""
         self.path = path
-        self.config = read_config(path)
-        self.architecture = from_hf_config(self.config, str(path / "config.json"))
+        self._directory = directory or HFDirectory(path)
+        self.architecture = from_hf_config(self._directory.config, str(path / "config.json"))
         self._files = {
             name: file for file in weight_files(path) for name in _tensor_names(file) if not _NOT_WEIGHTS.search(name)
         }
@@ -83,11 +114,11 @@ class HFSource:
 
     def provenance(self) -> Provenance:
         """See `WeightSource.provenance`."""
-        return hf_provenance(self.path)
+        return self._directory.provenance()
 
     def tokenizer(self) -> TokenizerAssets:
         """See `WeightSource.tokenizer`."""
-        return hf_tokenizer(self.path, self.config)
+        return self._directory.tokenizer()
 
 
 def read_config(path: Path) -> dict[str, Any]:

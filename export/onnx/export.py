@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec
 from export.bundle.exported import Exported, exported
 from export.bundle.writer import BundleParts, golden_name, write_bundle
-from export.model.locate import locate_model, open_source
+from export.model.locate import locate_model, open_model
 from export.progress import Progress, silent
 from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
 
@@ -47,13 +47,15 @@ def export_onnx(
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
     progress("Reading the model", 0, 1)
-    if path.is_dir():
-        from export.onnx.portable import export_portable, needs_optimum
+    from export.model.hf_source import HFDirectory
 
-        if needs_optimum(path):
-            manifest = export_portable(path, out, scheme, context_length=context_length, force=force, progress=progress)
-            return exported(out, manifest, BACKEND_ONNX)
-    manifest = _export_family(open_source(path), out, scheme, calibration, context_length, force, progress)
+    source = open_model(path)
+    if isinstance(source, HFDirectory):
+        from export.onnx.portable import export_portable
+
+        manifest = export_portable(source, out, scheme, context_length=context_length, force=force, progress=progress)
+    else:
+        manifest = _export_family(source, out, scheme, calibration, context_length, force, progress)
     return exported(out, manifest, BACKEND_ONNX)
 
 

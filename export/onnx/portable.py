@@ -7,19 +7,16 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_PORTABLE, DecoderSpec, Quantization
 from export.bundle.writer import BundleParts, golden_name, write_bundle
 from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantizationError
 from export.model.architecture import LLAMA_FAMILY
-from export.model.hf_source import hf_provenance, read_config
-from export.model.tokenizer_assets import hf_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edge_runtime.bundle.manifest import Manifest
+    from export.model.hf_source import HFDirectory
     from export.progress import Progress
 
 _TASK = "text-generation-with-past"
@@ -33,22 +30,13 @@ _UNBOUNDED_LENGTH = 2048  # for models without learned positions (ALiBi), which 
 _LARGE = 1 << 30  # above this, quantized weights go into a separate file; protobuf's limit is 2 GiB
 
 
-def needs_optimum(path: Path) -> bool:
-    """Whether our graph writer does not cover a model directory's architecture.
-
-    Raises:
-        ExportError: the configuration can't be read.
-    """
-    return read_config(path).get("model_type") not in LLAMA_FAMILY
-
-
 def export_portable(
-    path: Path, out: Path, scheme: str, *, context_length: int | None, force: bool, progress: Progress
+    model: HFDirectory, out: Path, scheme: str, *, context_length: int | None, force: bool, progress: Progress
 ) -> Manifest:
     """Export with optimum, then quantize with onnxruntime for "int8".
 
     Args:
-        path: a model directory.
+        model: its directory.
         out: the bundle's directory.
         scheme: "fp32" or "int8".
         context_length: maximum number of positions; None uses the model's own maximum.
@@ -60,9 +48,8 @@ def export_portable(
         UnsupportedQuantizationError: the scheme is not "fp32" or "int8".
         WriteError: the bundle can't be written.
     """
-    config = read_config(path)
-    family = str(config.get("model_type"))
-    _check_supported(config, path)
+    path, family = model.path, model.family
+    _check_supported(model)
     if scheme not in _DESCRIPTIONS:
         raise UnsupportedQuantizationError(
             f"Models of type '{family}' are exported through optimum, which has no '{scheme}': {path}. "
@@ -70,10 +57,10 @@ def export_portable(
         )
     parts = BundleParts(
         architecture=family,
-        provenance=hf_provenance(path),
-        tokenizer=hf_tokenizer(path, config),
-        context_length=_context_length(config, context_length, path),
-        vocab_size=int(config.get("vocab_size", 0)),
+        provenance=model.provenance(),
+        tokenizer=model.tokenizer(),
+        context_length=_context_length(model, context_length),
+        vocab_size=int(model.config.get("vocab_size", 0)),
     )
     progress("Reading the model", 1, 1)
 
@@ -90,30 +77,31 @@ def export_portable(
     return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=progress)
 
 
-def _check_supported(config: Mapping[str, Any], path: Path) -> None:
+def _check_supported(model: HFDirectory) -> None:
     # Importing the configurations registers them.
     import optimum.exporters.onnx.model_configs  # noqa: F401
     from optimum.exporters.tasks import TasksManager
 
-    family = config.get("model_type")
+    family = model.family
     try:
-        tasks = TasksManager.get_supported_tasks_for_model_type(str(family), "onnx", library_name="transformers")
+        tasks = TasksManager.get_supported_tasks_for_model_type(family, "onnx", library_name="transformers")
     except KeyError:
         tasks = {}
     if _TASK not in tasks:
         raise UnsupportedModelError(
-            f"Models of type '{family}' can't be exported: {path}. Our graph covers {', '.join(LLAMA_FAMILY)}; "
+            f"Models of type '{family}' can't be exported: {model.path}. Our graph covers {', '.join(LLAMA_FAMILY)}; "
             "optimum does not know this type as a text generator either."
         )
-    if config.get("quantization_config"):
-        raise UnsupportedModelError(f"The weights are already quantized: {path}. Use the original model.")
+    if model.config.get("quantization_config"):
+        raise UnsupportedModelError(f"The weights are already quantized: {model.path}. Use the original model.")
 
 
-def _context_length(config: Mapping[str, Any], wanted: int | None, path: Path) -> int:
+def _context_length(model: HFDirectory, wanted: int | None) -> int:
+    config = model.config
     longest = next((int(config[name]) for name in _LENGTH_FIELDS if config.get(name)), _UNBOUNDED_LENGTH)
     if wanted is not None and not 1 <= wanted <= longest:
         raise UnsupportedModelError(
-            f"`context_length` must be in 1 .. {longest:,}, as the model was made for, not {wanted:,}: {path}."
+            f"`context_length` must be in 1 .. {longest:,}, as the model was made for, not {wanted:,}: {model.path}."
         )
     return wanted or longest
 

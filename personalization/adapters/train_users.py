@@ -23,7 +23,7 @@ from personalization.adapters.trained_adapter import (
 from personalization.adapters.worker import AdapterTrainer, TrainedUser, WorkerSpec
 from personalization.errors import SettingsError, TrainingError
 from personalization.jobs.backlog import JobError
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import Runner
 from personalization.jobs.shard import Shard
 from personalization.users.data import UserData, UserFile

@@ -13,7 +13,7 @@ from edge_runtime.files.staged_directory import write_error
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import DataError, PersonalizationError, SettingsError
 from personalization.jobs.backlog import JobError, Worker
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import Runner
 
 FORMAT = "cogenesis-journal/1"
@@ -105,7 +105,7 @@ def run_remaining(
     """Do the jobs without a result in the journal, and record their results.
 
     Args:
-        make_worker: see `personalization.jobs.run.run_jobs`; results are JSON.
+        make_worker: see `personalization.jobs.run_jobs.run_jobs`; results are JSON.
         jobs: jobs by number.
         runner: where to run.
         journal: journal of this run; it is always closed at the end.

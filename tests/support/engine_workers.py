@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_runtime.errors import RequestError
 from personalization.jobs.backlog import JobError
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import Runner
 
 Trouble = Literal["none", "wrong", "flaky", "broken", "dies once", "dies always", "slow", "meets"]

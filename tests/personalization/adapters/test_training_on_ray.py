@@ -9,7 +9,7 @@ from personalization.adapters.settings import AdapterSettings
 from personalization.adapters.train_users import train_users
 from personalization.adapters.trained_adapter import BaseIdentity
 from personalization.adapters.worker import WorkerSpec
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import LocalRunner, RayRunner
 from personalization.users.data import UserFile
 from tests.support.doomed_trainer import DoomedTrainer

@@ -13,7 +13,7 @@ import pytest
 from edge_runtime.errors import RequestError
 from personalization.errors import RunnerError
 from personalization.jobs.backlog import JobError
-from personalization.jobs.run import run_jobs
+from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import LocalRunner, RayRunner, RunnerName, runner_of
 from tests.support.engine_workers import Walk, Walker, files, tries, walk_all
 
@@ -95,5 +95,5 @@ def test_no_workers_at_all_are_refused():
 
 
 def test_the_local_engine_loads_no_cluster_software():
-    code = "import sys, personalization.jobs.run; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, personalization.jobs.run_jobs; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
