@@ -33,8 +33,8 @@ def expected_names(architecture: Architecture) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where weights came from.
+class Origin:
+    """The model that weights came from.
 
     Attributes:
         kind: "gguf" or "huggingface".
@@ -42,7 +42,6 @@ class Provenance:
         sha256: of the weights.
         model_id, revision: for people; revision "" where unknown.
         license: SPDX identifier or "unknown".
-        parameters: how many numbers the model has.
     """
 
     kind: str
@@ -51,6 +50,12 @@ class Provenance:
     model_id: str
     revision: str
     license: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance(Origin):
+    """Where weights came from, and how many numbers the model has."""
+
     parameters: int
 
 
