@@ -87,11 +87,6 @@ def round_with_feedback(
     return np.ascontiguousarray(codes.T)
 
 
-def weighted_error(difference: NDArray[np.float32], hessian: NDArray[np.float32]) -> float:
-    """tr(D H Dᵀ): the summed squared change of outputs that a change of weights D (N, K) makes."""
-    return float(((difference @ hessian) * difference).sum(dtype=np.float64))
-
-
 def _inverse_factor(hessian: NDArray[np.float32], damping: float) -> NDArray[np.float32]:
     """Upper triangular U with Uᵀ U = H⁻¹: row i tells how an error in column i spreads to the columns after it.
 
