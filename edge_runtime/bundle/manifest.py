@@ -23,7 +23,6 @@ ROLE_WEIGHTS = "weights"
 ROLE_TOKENIZER = "tokenizer"
 ROLE_GOLDEN = "golden"
 ROLE_COMBINER = "combiner"
-ROLES = frozenset({ROLE_GRAPH, ROLE_WEIGHTS, ROLE_TOKENIZER, ROLE_GOLDEN, ROLE_COMBINER})
 
 GRAPH_SHARED_KV = "shared_kv"
 GRAPH_PORTABLE = "portable"

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_runtime.bundle.manifest import DecoderSpec
-    from export.model.weights import Provenance, TokenizerAssets
+    from export.model.architecture import Architecture
+    from export.model.weights import Provenance, TokenizerAssets, WeightSource
 
 TOKENIZER_NAME = "tokenizer.json"
 
@@ -56,6 +57,17 @@ class BundleParts:
     tokenizer: TokenizerAssets
     context_length: int
     vocab_size: int
+
+    @classmethod
+    def of(cls, source: WeightSource, architecture: Architecture) -> BundleParts:
+        """Parts for a model of one of the families that we write ourselves."""
+        return cls(
+            architecture.family,
+            source.provenance(),
+            source.tokenizer(),
+            architecture.context_length,
+            architecture.vocab,
+        )
 
 
 def write_bundle(

@@ -58,13 +58,7 @@ def export_executorch(
     source = open_source(path)
     architecture = source.architecture.with_context(context_length)
     check_names(source, expected_names(architecture))
-    parts = BundleParts(
-        architecture=architecture.family,
-        provenance=source.provenance(),
-        tokenizer=source.tokenizer(),
-        context_length=architecture.context_length,
-        vocab_size=architecture.vocab,
-    )
+    parts = BundleParts.of(source, architecture)
     progress("Reading the model", 1, 1)
     matrix, quantization = stored_matrices(source, scheme, calibration, progress)
 

@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.reader import sha256_of
 from export.errors import SourceError
+from export.model.weights import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from export.model.weights import Provenance
-
 LINEAGE_NAME = "cogenesis_source.json"
 _FORMAT = "cogenesis-source/1"
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The model that a directory was written from; see `export.model.weights.Provenance`."""
-
-    kind: str
-    name: str
-    sha256: str
-    model_id: str
-    revision: str
-    license: str
 
 
 def weights_digest(files: Iterable[Path]) -> str:
@@ -44,10 +31,10 @@ def weights_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def write_lineage(directory: Path, origin: Provenance, weights: Iterable[Path]) -> None:
-    """Record in a directory which model its weight files were written from."""
-    parts = Origin(origin.kind, origin.name, origin.sha256, origin.model_id, origin.revision, origin.license)
-    body = {"format": _FORMAT, "origin": asdict(parts), "weights_sha256": weights_digest(weights)}
+def write_lineage(directory: Path, origin: Origin, weights: Iterable[Path]) -> None:
+    """Note in a directory what its weight files were written from."""
+    noted = {field.name: getattr(origin, field.name) for field in fields(Origin)}
+    body = {"format": _FORMAT, "origin": noted, "weights_sha256": weights_digest(weights)}
     (directory / LINEAGE_NAME).write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -70,13 +57,13 @@ def read_lineage(directory: Path, weights_sha256: str) -> Origin | None:
         raise _damaged(path, str(error)) from None
     if not isinstance(body, dict) or body.get("format") != _FORMAT:
         raise _damaged(path, f"its format is not '{_FORMAT}'")
-    fields = body.get("origin")
-    names = Origin.__slots__
-    if not isinstance(fields, dict) or not all(isinstance(fields.get(name), str) for name in names):
+    noted = body.get("origin")
+    names = [field.name for field in fields(Origin)]
+    if not isinstance(noted, dict) or not all(isinstance(noted.get(name), str) for name in names):
         raise _damaged(path, f"'origin' must have texts for {', '.join(names)}")
     if body.get("weights_sha256") != weights_sha256:  # another model now: it was trained further
         return None
-    return Origin(**{name: fields[name] for name in names})
+    return Origin(**{name: noted[name] for name in names})
 
 
 def _damaged(path: Path, problem: str) -> SourceError:

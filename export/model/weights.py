@@ -33,8 +33,8 @@ def expected_names(architecture: Architecture) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """The origin of weights.
+class Origin:
+    """The model that weights came from.
 
     Attributes:
         kind: "gguf" or "huggingface".
@@ -42,7 +42,6 @@ class Provenance:
         sha256: digest of the weights.
         model_id, revision: for information only; revision is "" if unknown.
         license: SPDX identifier or "unknown".
-        parameters: number of parameters of the model.
     """
 
     kind: str
@@ -51,6 +50,12 @@ class Provenance:
     model_id: str
     revision: str
     license: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance(Origin):
+    """Where weights came from, and how many numbers the model has."""
+
     parameters: int
 
 

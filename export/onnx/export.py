@@ -75,16 +75,9 @@ def _export_family(
 
     architecture = source.architecture.with_context(context_length)
     check_names(source, expected_names(architecture))
-    provenance, tokenizer = source.provenance(), source.tokenizer()
+    parts = BundleParts.of(source, architecture)
     report("Reading the model", 1, 1)
     matrix, quantization = stored_matrices(source, scheme, calibration, report)
-    parts = BundleParts(
-        architecture=architecture.family,
-        provenance=provenance,
-        tokenizer=tokenizer,
-        context_length=architecture.context_length,
-        vocab_size=architecture.vocab,
-    )
 
     def write(directory: Path) -> DecoderSpec:
         write_graph(

@@ -87,11 +87,6 @@ def round_with_feedback(
     return np.ascontiguousarray(codes.T)
 
 
-def weighted_error(difference: NDArray[np.float32], hessian: NDArray[np.float32]) -> float:
-    """Compute tr(D H Dᵀ), the summed squared change of outputs for a change of weights D (N, K)."""
-    return float(((difference @ hessian) * difference).sum(dtype=np.float64))
-
-
 def _inverse_factor(hessian: NDArray[np.float32], damping: float) -> NDArray[np.float32]:
     """Compute the upper triangular U with Uᵀ U = H⁻¹; row i says how later columns compensate for column i's error.
 

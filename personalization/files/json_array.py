@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from personalization.errors import DataError
+from personalization.files.reading import reading
 
 _BLOCK = 1 << 20
 _SPACE = " \t\r\n"
@@ -45,13 +46,8 @@ class JsonArrayScan:
             DataError: the file can't be read, or is not an array of objects.
         """
         try:
-            yield from self._elements()
-        except FileNotFoundError:
-            raise DataError(f"There is no such file: {self.path}. Check its name.") from None
-        except OSError as error:
-            raise DataError(f"The file can't be read: {self.path} ({error.strerror}). Check who may read it.") from None
-        except UnicodeDecodeError:
-            raise DataError(f"The file is not UTF-8 text: {self.path}. Save it as UTF-8.") from None
+            with reading(self.path):
+                yield from self._elements()
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise DataError(f"The file is not a JSON list of objects: {self.path} ({reason}).") from None
@@ -93,11 +89,10 @@ def read_element(path: Path, start: int, length: int) -> dict[str, Any]:
         DataError: the element is no longer there.
     """
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             file.seek(start)
-            body = json.loads(file.read(length).decode())
-    except OSError as error:
-        raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
+            content = file.read(length)
+        body = json.loads(content.decode())
     except ValueError:
         body = None
     if not isinstance(body, dict):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from personalization.errors import DataError
+from personalization.files.reading import reading
 
 
 def read_json(path: Path | str) -> Any:
@@ -16,14 +17,10 @@ def read_json(path: Path | str) -> Any:
     Raises:
         DataError: the file can't be read or is not JSON.
     """
+    with reading(path):
+        text = Path(path).read_text(encoding="utf-8-sig")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"There is no such file: {path}. Check its name.") from None
-    except OSError as error:
-        raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"The file is not UTF-8 text: {path}. Save it as UTF-8.") from None
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DataError(f"The file is not valid JSON: {path} ({reason}).") from None

@@ -15,6 +15,7 @@ from personalization.errors import DataError, PersonalizationError, SettingsErro
 from personalization.jobs.backlog import JobError, Worker
 from personalization.jobs.run_jobs import run_jobs
 from personalization.jobs.runners import Runner
+from personalization.jobs.shard import Shard
 
 FORMAT = "cogenesis-journal/1"
 
@@ -132,6 +133,48 @@ def run_remaining(
         raise PersonalizationError(
             f"{len(failed)} of {len(todo)} parts of the run failed: {why} What is done is kept: run the command again."
         )
+
+
+def run_shard(
+    make_worker: Callable[[], Worker[J, Any]],
+    jobs: Mapping[int, J],
+    runner: Runner,
+    directory: Path,
+    stem: str,
+    run: Mapping[str, Any],
+    *,
+    shard: Shard,
+    force: bool,
+    report: Callable[[int, int], None],
+) -> dict[int, Any] | None:
+    """Do a shard's part of a run's jobs, and put it together with what other shards have noted there.
+
+    Args:
+        make_worker: see `run_remaining`.
+        jobs: of all shards, by number.
+        runner: where to run.
+        directory: of the journals.
+        stem: first part of the journals' names.
+        run: everything that the results depend on, as JSON.
+        shard: which part to do.
+        force: begin anew where the journal is another run's.
+        report: see `run_remaining`.
+
+    Returns:
+        The results of all jobs, by number; None where other shards' are not here yet.
+
+    Raises:
+        SettingsError: the journal is of another run, and `force` is not set.
+        PersonalizationError: some jobs failed; all others are done and noted.
+    """
+    mine = {number: job for number, job in jobs.items() if number % shard.count == shard.index - 1}
+    journal = Journal(directory / shard.file_name(stem, "jsonl"), run, force=force)
+    run_remaining(make_worker, mine, runner, journal, report)
+    results = dict(journal.results)
+    for index in range(1, shard.count + 1):
+        if index != shard.index:
+            results |= read_journal(directory / Shard(index, shard.count).file_name(stem, "jsonl"), run)
+    return results if len(results) == len(jobs) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,4 +37,8 @@ class Shard:
     @property
     def summary_name(self) -> str:
         """Name of the summary file; each shard has its own."""
-        return "users.json" if self.count == 1 else f"users.{self.index}-of-{self.count}.json"
+        return self.file_name("users", "json")
+
+    def file_name(self, stem: str, ending: str) -> str:
+        """Name of a file that belongs to this shard alone."""
+        return f"{stem}.{ending}" if self.count == 1 else f"{stem}.{self.index}-of-{self.count}.{ending}"

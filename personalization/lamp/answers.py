@@ -15,7 +15,7 @@ from edge_runtime.bundle.reader import sha256_of
 from personalization.answering.open_writer import open_writer
 from personalization.answering.writer import WriterSpec
 from personalization.errors import DataError, SettingsError, listed
-from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.journal import run_shard
 from personalization.jobs.runners import Runner
 from personalization.jobs.shard import Shard
 from personalization.lamp.prompt import fit_prompt
@@ -155,17 +155,18 @@ def answer_all(
         SettingsError: an earlier run was a different one, and `force` is not set.
         PersonalizationError: the model, the adapters or the runner can't be used.
     """
-    shard = shard or Shard()
-    jobs = dict(enumerate(_batches(asked, plan.batch)))
-    document = plan.document(asked)
-    mine = {number: job for number, job in jobs.items() if number % shard.count == shard.index - 1}
-    journal = Journal(directory / _journal_name(shard), document, force=force)
-    run_remaining(partial(AnswerWorker, plan), mine, runner, journal, report)
-    results = dict(journal.results)
-    for other in range(1, shard.count + 1):
-        if other != shard.index:
-            results |= read_journal(directory / _journal_name(Shard(other, shard.count)), document)
-    if len(results) < len(jobs):
+    results = run_shard(
+        partial(AnswerWorker, plan),
+        dict(enumerate(_batches(asked, plan.batch))),
+        runner,
+        directory,
+        "answers",
+        plan.document(asked),
+        shard=shard or Shard(),
+        force=force,
+        report=report,
+    )
+    if results is None:
         return None
     answers = {answer["key"]: answer for batch in results.values() for answer in batch}
     return {one.key: Answered(answers[one.key].get("prompt", ""), answers[one.key]["output"]) for one in asked}
@@ -181,10 +182,6 @@ def _batches(asked: Sequence[Asked], size: int) -> list[tuple[Asked, ...]]:
         else:
             batches.append([one])
     return [tuple(batch) for batch in batches]
-
-
-def _journal_name(shard: Shard) -> str:
-    return "answers.jsonl" if shard.count == 1 else f"answers.{shard.index}-of-{shard.count}.jsonl"
 
 
 def _adapters_digest(root: Path, asked: Sequence[Asked]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from personalization.errors import DataError, SettingsError
+from personalization.files.reading import reading
 from personalization.files.zip_member import ZIP_DAMAGE, read_member
 from personalization.lamp.metrics import Array, metrics_of, sample_scores, statistics
 from personalization.lamp.outputs import Outputs, parse_outputs
@@ -116,7 +117,7 @@ def read_zip(path: Path) -> dict[str, Outputs]:
     """
     found: dict[str, Outputs] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading(path), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if not member.filename.endswith(".json") or member.filename.startswith("__MACOSX/"):
                     continue
@@ -128,10 +129,6 @@ def read_zip(path: Path) -> dict[str, Outputs]:
                 if task in found:
                     raise DataError(f"Two files are of {task}: {path}, the second is {member.filename}.")
                 found[task] = outputs
-    except FileNotFoundError:
-        raise DataError(f"There is no such file: {path}. Check its name.") from None
-    except OSError as error:
-        raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
     except ZIP_DAMAGE as error:
         raise DataError(f"The zip file can't be read: {path} ({error}). Make it again, without a password.") from None
     if not found:

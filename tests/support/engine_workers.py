@@ -40,14 +40,12 @@ class Walker:
         if dying:
             os.kill(os.getpid(), signal.SIGKILL)
         self.directory = directory
-        self.walked = 0
 
     def __call__(self, walk: Walk) -> tuple[int, float]:
         tries = self.directory / f"{walk.seed}.tries"
         with tries.open("a") as log:
             print(os.getpid(), file=log)
         tried = len(tries.read_text().split())
-        self.walked += 1
         if walk.trouble == "wrong":
             raise RequestError(f"Walk {walk.seed} has no items.")
         if walk.trouble == "broken" or (walk.trouble == "flaky" and tried == 1):

@@ -21,7 +21,7 @@ from personalization.collab.logprobs.open_scorer import open_scorer
 from personalization.collab.logprobs.scorer import BridgeRows, CloudRows, LocalCloudRows
 from personalization.collab.records.records import CollabRecord, Skipped, records_digest
 from personalization.errors import DataError
-from personalization.jobs.journal import Journal, read_journal, run_remaining
+from personalization.jobs.journal import run_shard
 from personalization.jobs.runners import Runner
 from personalization.jobs.shard import Shard
 
@@ -168,16 +168,18 @@ def score_records(
         PersonalizationError: the models or the runner can't be used.
         WriteError: the file can't be written.
     """
-    shard = shard or Shard()
-    document = plan.document(records)
-    mine = {number: records[number] for number in range(shard.index - 1, len(records), shard.count)}
-    journal = Journal(out / _journal_name(shard), document, force=force)
-    run_remaining(partial(LogProbWorker, plan), mine, runner, journal, report)
-    results = dict(journal.results)
-    for other in range(1, shard.count + 1):
-        if other != shard.index:
-            results |= read_journal(out / _journal_name(Shard(other, shard.count)), document)
-    if len(results) < len(records):
+    results = run_shard(
+        partial(LogProbWorker, plan),
+        dict(enumerate(records)),
+        runner,
+        out,
+        "logprobs",
+        plan.document(records),
+        shard=shard or Shard(),
+        force=force,
+        report=report,
+    )
+    if results is None:
         return None
     skipped = tuple(
         Skipped(f"record '{records[number].id}'", results[number]["skipped"])
@@ -199,7 +201,3 @@ def _decoded(result: dict[str, str]) -> LogProbs:
 
 def _name(cloud: ModelSpec | BridgeSpec) -> str:
     return cloud.model if isinstance(cloud, BridgeSpec) else cloud.identity
-
-
-def _journal_name(shard: Shard) -> str:
-    return "logprobs.jsonl" if shard.count == 1 else f"logprobs.{shard.index}-of-{shard.count}.jsonl"

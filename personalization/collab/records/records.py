@@ -13,6 +13,7 @@ from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction,
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import DataError
 from personalization.files.json_file import list_field, text_field
+from personalization.files.reading import reading
 from personalization.users.data import user_seed
 from personalization.users.parts import parts_by_share
 
@@ -83,14 +84,8 @@ def read_collab_file(path: Path) -> CollabFile:
     Raises:
         DataError: the file can't be read or has another format.
     """
-    try:
+    with reading(path):
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() can split inside a JSON string
-    except FileNotFoundError:
-        raise DataError(f"There is no such file: {path}. Check its name.") from None
-    except OSError as error:
-        raise DataError(f"The file can't be read: {path} ({error.strerror}). Check who may read it.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"The file is not UTF-8 text: {path}. Save it as UTF-8.") from None
     head = _parsed(lines[0])
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise DataError(

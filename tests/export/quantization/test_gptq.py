@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.model.quantized_matrix import QuantizedMatrix
-from export.quantization.gptq import gptq, round_with_feedback, weighted_error
+from export.quantization.gptq import gptq, round_with_feedback
 from export.quantization.quantize import BlockGrids, fit_grids, quantize, stored_residual
 from tests.support.examples import examples
 
@@ -20,6 +20,11 @@ def problem(seed: int, rows: int = 24, columns: int = 96, tokens: int = 400):
     x = (rng.standard_normal((tokens, columns)) @ mixing).astype(np.float32)
     w = rng.standard_normal((rows, columns)).astype(np.float32)
     return w, x, (x.T @ x / tokens).astype(np.float32)
+
+
+def weighted_error(difference, hessian):
+    """tr(D H Dᵀ): the summed squared change of outputs that a change of weights D (N, K) makes."""
+    return float(((difference @ hessian) * difference).sum(dtype=np.float64))
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["symmetric", "asymmetric", "affine"]))
