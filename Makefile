@@ -33,8 +33,9 @@ test: $(DEV)  ## run all tests except the slow ones (15 minutes on 2 cores)
 test-fast: lint  ## run the linters and the unit tests (2 minutes on 2 cores)
 	@$(RUN) $(BIN)/python -m pytest -n 2 -m 'not slow and not real' --hypothesis-profile fast
 
-test-slow: $(DEV)  ## run the tests that `make test` leaves out (half an hour)
+test-slow: $(DEV)  ## run the tests that `make test` leaves out, and more examples of the fusion loop (an hour)
 	@$(RUN) $(BIN)/python -m pytest -m slow
+	@$(RUN) $(BIN)/python -m pytest --hypothesis-profile thorough tests/edge_runtime/generation tests/edge_runtime/fusion
 
 lint: $(DEV)  ## check style, types and the direction of imports
 	@echo "ruff check";   $(BIN)/ruff check --quiet .

@@ -17,20 +17,16 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from tests.support import real_tests, two_workers
 from tests.support.commands import MadeOnce, cogenesis, served
-from tests.support.two_workers import (  # noqa: F401
-    pytest_collection_modifyitems,
-    pytest_configure,
-    pytest_xdist_make_scheduler,
-)
+from tests.support.two_workers import pytest_configure, pytest_xdist_make_scheduler  # noqa: F401
 
 # Several processes share few cores here; threads that spin while waiting would starve each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# How long an example takes says how busy the machine is, nothing else. What `fast` and `thorough` mean for properties
-# that have their own number of examples says `examples`.
+# An example's duration only shows how busy the machine is. tests/support/examples.py scales properties' own numbers.
 settings.register_profile("default", deadline=None)
 settings.register_profile("fast", deadline=None, max_examples=10)
 settings.register_profile("thorough", deadline=None, max_examples=500)
@@ -40,6 +36,13 @@ settings.load_profile("default")
 pytest_plugins = [
     f"tests.support.fixtures.{name}" for name in ("cloud", "data", "device", "export", "learning", "links")
 ]
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See pytest."""
+    real_tests.mark(items)
+    two_workers.order(items)
 
 
 @pytest.fixture(autouse=True)

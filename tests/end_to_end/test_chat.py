@@ -17,7 +17,8 @@ from tests.support.commands import ROOT, run_cogenesis
 
 
 def chat(bundle, lines, *arguments):
-    command = [sys.executable, "-m", "cogenesis", "chat", str(bundle), "--max-new-tokens", "12", *arguments]
+    command = [sys.executable, "-m", "cogenesis", "chat", str(bundle), "--max-new-tokens", "12"]
+    command += ["--context-length", "1024", *arguments]
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout

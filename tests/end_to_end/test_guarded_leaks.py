@@ -253,7 +253,7 @@ def test_an_answer_that_tells_private_facts_leaves_without_them(said, ctx_record
 def test_the_auditor_finds_what_the_model_tells_when_nothing_is_guarded(
     assistants, ctx_records, people, strangers, tokenizer
 ):
-    tasks = [(INTRODUCE, shortened(record, i)) for i, record in enumerate(ctx_records[:6])]
+    tasks = [(INTRODUCE, shortened(record, i)) for i, record in enumerate(ctx_records[:3])]
     found = [
         leaks_in(entries, task, strangers, tokenizer, person)
         for entries, task, person in zip(local_answers(assistants, tasks, Policy.OPEN), tasks, people, strict=False)
@@ -266,7 +266,7 @@ def test_the_auditor_finds_what_the_model_tells_when_nothing_is_guarded(
 def test_a_request_for_private_facts_is_not_granted_to_the_cloud(
     instruction, assistants, ctx_records, people, strangers, tokenizer
 ):
-    tasks = [(instruction, shortened(record, i)) for i, record in enumerate(ctx_records[:4])]
+    tasks = [(instruction, shortened(record, i)) for i, record in enumerate(ctx_records[:2])]
     found = {}
     for index, entries in enumerate(local_answers(assistants, tasks, Policy.GUARDED)):
         if leaks := leaks_in(entries, tasks[index], strangers, tokenizer, people[index]):

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.slow_on_shared_data
 BACKENDS = ("onnx", "executorch")
 REQUEST = Path(__file__).parents[2] / "examples" / "requests" / "workshop.json"
 INSTRUCTION = PublicInstruction("Write a short toast for a retirement party.")
+# The request's prompt has three times as many tokens with all past texts.
+CONTEXT_LENGTH = 1024
 SAMPLED = Sampling(temperature=0.8, top_p=0.9, seed=3)
 
 
@@ -53,7 +55,7 @@ def personal(bundle_both, smollm2_hf, users, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def assistant(personal, request):
-    return edge_runtime.load(personal[0], request.param, verify=False)
+    return edge_runtime.load(personal[0], request.param, context_length=CONTEXT_LENGTH, verify=False)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,9 @@ def test_the_documented_commands_end_in_a_fused_answer_of_which_nothing_private_
     bundle, (user, _) = personal
     ledger = tmp_path / "ledger.jsonl"
     answer = ("generate", "--bundle", bundle, "--backend", backend, "--user", user, "--request", REQUEST)
-    fused = ("--mode", "fused", "--cloud", cloud_address, "--max-new-tokens", 12, "--ledger", ledger, "--json")
-    result = json.loads(cogenesis(*answer, *fused))
+    short = ("--context-length", CONTEXT_LENGTH, "--max-new-tokens", 12)
+    fused = ("--mode", "fused", "--cloud", cloud_address, "--ledger", ledger, "--json")
+    result = json.loads(cogenesis(*answer, *short, *fused))
     assert (result["mode"], len(result["token_ids"]), result["cloud_error"]) == ("fused", 12, "")
     assert any(result["fused"])
     assert (

@@ -12,20 +12,36 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Files and folders of long tests. The last tests started should be short, or one worker waits for another at the end.
-LONGEST_FIRST = ("test_two_runtimes", "test_adapter_parity", "end_to_end", "export", "cloud_bridge", "personalization")
-# Files whose cases take so long that each is assigned separately.
-APART = ("test_every_strategy_writes_what_the_reference_writes", "test_no_private_fact_of_fifty_records_leaves")
+# Files and folders of long tests, by their measured times. The last tests started should be short, or one worker waits
+# for another at the end. `test_two_runtimes` lowers the model to ExecuTorch, which `test_readme` waits for.
+LONGEST_FIRST = (
+    "test_two_runtimes",
+    "test_guarded_leaks",
+    "jobs",
+    "test_readme",
+    "test_adapter_parity",
+    "test_failures",
+    "test_egress",
+    "test_fused_reference",
+    "executorch",
+    "end_to_end",
+    "engines",
+    "retrievers",
+    "adapters",
+    "generation",
+    "cogenesis",
+    "export",
+    "cloud_bridge",
+    "personalization",
+)
 
 
 class FileByFile(LoadScopeScheduling):
     """Assigns one file after another, in the order of the collection."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        if file.endswith("_ray.py"):
-            return "those that share a cluster"
-        return nodeid if test.partition("[")[0] in APART else file
+        file = nodeid.partition("::")[0]
+        return "those that share a cluster" if file.endswith("_ray.py") else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,12 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.sched_setaffinity(0, processors[index::workers] or {processors[index % len(processors)]})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def order(items: list[pytest.Item]) -> None:
     """Put long tests first if workers share the tests."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: _rank(item.path))
 
 
 def _rank(path: Path) -> int:
-    names = (path.stem, path.parent.name)
+    names = (path.stem, *(parent.name for parent in path.parents))
     return next((rank for rank, name in enumerate(LONGEST_FIRST) if name in names), len(LONGEST_FIRST))
