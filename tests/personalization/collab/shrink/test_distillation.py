@@ -179,7 +179,7 @@ def test_the_command_tells_losses_and_draws_them(deep, texts, tmp_path):
         (
             ("-m", "{deep}", "--texts", "{texts}", "--layers", 4),
             SettingsError,
-            "--layers must be in 1 .. 3, because the model has 4",
+            "--layers must be in 1 .. 3",
         ),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.01), SettingsError, "--share must be in"),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.9, "--layers", 2), SettingsError, "Give one of them"),
