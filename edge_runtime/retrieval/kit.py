@@ -49,10 +49,10 @@ class RetrievalKit:
         if name == DENSE and DENSE not in self.encoders and len(self.encoders) == 1:
             [name] = self.encoders
         if name not in self.encoders:
-            place = "Give a directory for retrieval with one" if self.root is None else f"Put one into {self.root}"
+            place = "Give a directory for retrieval" if self.root is None else f"Put an encoder into {self.root}"
             raise RequestError(
-                f"There is no retriever '{name}', only: {', '.join(self.names)}. If it is an encoder, make it with "
-                f"`cogenesis export encoder`. {place}."
+                f"There is no retriever '{name}', only: {', '.join(self.names)}. {place}, made by `cogenesis export "
+                "encoder`."
             )
         if name not in self._loaded:
             self._loaded[name] = TextEncoder.load(self.encoders[name])
@@ -66,10 +66,10 @@ class RetrievalKit:
             BundleError: the selector is damaged.
         """
         if self.selector_path is None:
-            place = "Give a directory for retrieval with one" if self.root is None else f"Put one into {self.root}"
+            place = "Give a directory for retrieval that has one" if self.root is None else f"Put one into {self.root}"
             raise RequestError(
-                f"There is no selector for the retriever '{AUTO}', only: {', '.join(self.names)}. Make a selector with "
-                f"`cogenesis rspg export`. {place}."
+                f"There is no selector for the retriever '{AUTO}', only: {', '.join(self.names)}. {place}, made by "
+                "`cogenesis rspg export`."
             )
         return Selector.load(self.selector_path)
 

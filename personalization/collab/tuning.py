@@ -236,7 +236,7 @@ def _example(base: Base, record: CollabRecord, plan: TuningPlan) -> Example:
     try:
         return base.writer.write(pair, context, plan.max_length, outline)
     except TrainingError:
-        raise DataError(f"does not fit into `max_length`, {plan.max_length:,} tokens, even without history") from None
+        raise DataError(f"does not fit into {plan.max_length:,} tokens (`max_length`), even without history") from None
 
 
 def _save_adapter(base: Base, config: LoraConfig, directory: Path) -> None:

@@ -139,7 +139,7 @@ def test_the_engine_onnx_serves_a_bundle_without_torch_and_transformers(tmp_path
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "--model", "/no/such/model"], "No such model: /no/such/model"),
+        (["serve", "--model", "/no/such/model"], "There is no model here: /no/such/model"),
         (["serve", "--model", "tests"], "no config.json"),
         (["serve"], "Give --model"),
         (["serve", "--model", "MODEL", "--bundle", "tests"], "no --bundle"),

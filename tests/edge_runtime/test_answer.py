@@ -114,7 +114,7 @@ def test_delta_steering_uses_the_adapter_of_the_user_who_asks_with_context_and_w
 
 @pytest.mark.parametrize("stop", ["END", "E"])
 def test_one_stop_text_must_be_given_as_several(stop):
-    with pytest.raises(edge_runtime.CogenesisError, match="several"):
+    with pytest.raises(edge_runtime.CogenesisError, match="`stop` must be a tuple of texts"):
         Options(stop=stop)
 
 

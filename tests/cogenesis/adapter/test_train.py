@@ -17,7 +17,7 @@ from cogenesis import adapter as commands
 from edge_runtime.adapters.store import directory_name
 from edge_runtime.errors import CogenesisError, MissingExtraError, WriteError
 from export.model.hf_source import hf_provenance
-from personalization.errors import DataError, SettingsError, TrainingError
+from personalization.errors import DataError, ModelError, SettingsError, TrainingError
 from tests.support.commands import ROOT, run_cogenesis
 from tests.support.personal_data import record, write_json
 from tests.support.warm_process import WarmProcess
@@ -253,6 +253,12 @@ def test_what_can_not_be_done_says_why_and_writes_nothing(llama, records, tmp_pa
     assert isinstance(error, kind)
     assert re.search(words, str(error)), error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there_is_no_failed_export(records, tmp_path):
+    _, error = train(tmp_path / "nowhere", records, tmp_path / "out")
+    assert isinstance(error, ModelError) and "There is no model here" in str(error)
+    assert error.exit_code == 9
 
 
 def test_a_gguf_file_is_sent_to_the_exporter(records, tmp_path, smollm2_gguf):

@@ -187,7 +187,9 @@ def test_the_commands_search_embed_and_forget(tmp_path, kit_root):
 def test_what_is_not_there_is_named(tmp_path, store, kit_root):
     store.add("t", "word1")
     for retriever in ("contriever", "dense", "hybrid", "mixed"):
-        with pytest.raises(RequestError, match=r"There is no retriever .*none, recency, bm25\. Name a directory"):
+        with pytest.raises(
+            RequestError, match=r"There is no retriever .*none, recency, bm25\. Give a directory for retrieval, made by"
+        ):
             StoreSearch(store).find("x", retriever, 1)
     with pytest.raises(RequestError, match=r"no retriever 'contriever', only: .*dense, other, hybrid, mixed"):
         StoreSearch(store, open_retrieval_kit(kit_root)).find("x", "contriever", 1)

@@ -106,7 +106,7 @@ def test_cogenesis_records_bring_profile_and_texts(tmp_path):
         ([{"tid": "1", "profile": [{"title": "x", "text": " "}]}], None, "text is empty"),
         ([], "LaMP-7", "nothing to import"),
         ([3], "LaMP-7", "nothing to import"),
-        ({"history": []}, "LaMP-7", "Leave --task"),
+        ({"history": []}, "LaMP-7", "Leave out `task` and `user`"),
     ],
 )
 def test_a_wrong_file_is_a_request_error_that_names_what_is_wrong(tmp_path, body, task, said):

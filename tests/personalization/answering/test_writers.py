@@ -163,11 +163,11 @@ def test_a_prompt_that_leaves_no_room_is_refused(llama, bundle):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"is_bundle": True, "beams": 4}, "leave out --beams 4"),
-        ({"is_bundle": True, "beams": 1, "device": "cuda"}, "leave out --device"),
+        ({"is_bundle": True, "beams": 4}, "Set `beams` to 1 for a bundle, not to 4"),
+        ({"is_bundle": True, "beams": 1, "device": "cuda"}, "Leave out `device`"),
         ({"is_bundle": False, "backend": "onnx"}, "`backend` is for a bundle"),
-        ({"is_bundle": False, "beams": 0}, "--beams must be at least 1"),
-        ({"is_bundle": False, "most_tokens": 0}, "--max-new-tokens must be"),
+        ({"is_bundle": False, "beams": 0}, "`beams` must be at least 1"),
+        ({"is_bundle": False, "most_tokens": 0}, "`most_tokens` must be"),
     ],
 )
 def test_options_that_do_not_go_together_say_so(tmp_path, options, words):

@@ -12,13 +12,12 @@ from typer.testing import CliRunner
 from cogenesis.collab import app
 from edge_runtime.context import PublicInstruction
 from edge_runtime.errors import CogenesisError, WriteError
-from export.errors import UnsupportedModelError
 from export.onnx.export import export_onnx
 from export.progress import silent
 from personalization.collab.records.records import CollabRecord, write_collab_file
 from personalization.collab.shrink.distillation import Healing, Size, divergence, read_note, shrink_model
 from personalization.collab.shrink.healing_text import read_windows
-from personalization.errors import DataError, SettingsError
+from personalization.errors import DataError, ModelError, SettingsError
 from personalization.models.base_model import Base
 from personalization.models.precision import Precision
 from personalization.training.data_parallel import Team
@@ -177,12 +176,16 @@ def test_the_command_tells_losses_and_draws_them(deep, texts, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        (("-m", "{deep}", "--texts", "{texts}", "--layers", 4), SettingsError, "1 .. 3 of the model's 4"),
-        (("-m", "{deep}", "--texts", "{texts}", "--share", 0.01), SettingsError, "share of parameters must be in"),
+        (
+            ("-m", "{deep}", "--texts", "{texts}", "--layers", 4),
+            SettingsError,
+            "--layers must be in 1 .. 3",
+        ),
+        (("-m", "{deep}", "--texts", "{texts}", "--share", 0.01), SettingsError, "--share must be in"),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.9, "--layers", 2), SettingsError, "Give one of them"),
-        (("-m", "{deep}", "--texts", "{texts}", "--window-tokens", 400), DataError, "too little text: .* windows"),
-        (("-m", "{deep}", "--texts", "nowhere.txt"), CogenesisError, "nowhere.txt"),
-        (("-m", "{t5}", "--texts", "{texts}"), UnsupportedModelError, "not of the Llama family"),
+        (("-m", "{deep}", "--texts", "{texts}", "--window", 400), DataError, "too little text: .* windows"),
+        (("-m", "{deep}", "--texts", "nowhere.txt"), DataError, "nowhere.txt"),
+        (("-m", "{t5}", "--texts", "{texts}"), ModelError, "not of the Llama family"),
     ],
 )
 def test_what_can_not_be_done_says_why(deep, t5, texts, tmp_path, arguments, kind, words):
