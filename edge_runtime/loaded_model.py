@@ -72,6 +72,6 @@ class LoadedModel:
         if self.adapter.learned is None:
             raise PolicyError(
                 f"The adapter '{self.adapter.name}' does not say what it was trained on, so the policy guarded can't "
-                "keep that from the cloud. Export it again with --learned FILE, or use `policy` open."
+                "keep that from the cloud. Export it again with the text that it learned, or use `policy` open."
             )
         return joined(context or PrivateContext(), self.adapter.learned)

@@ -183,7 +183,7 @@ def test_the_command_tells_losses_and_draws_them(deep, texts, tmp_path):
         ),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.01), SettingsError, "--share must be in"),
         (("-m", "{deep}", "--texts", "{texts}", "--share", 0.9, "--layers", 2), SettingsError, "Give one of them"),
-        (("-m", "{deep}", "--texts", "{texts}", "--window", 400), DataError, "too little text: .* windows"),
+        (("-m", "{deep}", "--texts", "{texts}", "--window-tokens", 400), DataError, "too little text: .* windows"),
         (("-m", "{deep}", "--texts", "nowhere.txt"), DataError, "nowhere.txt"),
         (("-m", "{t5}", "--texts", "{texts}"), ModelError, "not of the Llama family"),
     ],
