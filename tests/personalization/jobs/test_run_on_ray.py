@@ -108,7 +108,7 @@ def test_sigterm_leaves_what_is_finished_and_no_cluster(tmp_path, short_director
 
 @pytest.mark.parametrize("address", ["localhost", "ray://", "no address", "host:port"])
 def test_what_is_no_address_is_refused(tmp_path, address):
-    with pytest.raises(RunnerError, match=r"Not the address of a Ray cluster.*host:port"):
+    with pytest.raises(RunnerError, match=r"not the address of a Ray cluster.*host:port"):
         walk_all(tmp_path, [Walk(1)], RayRunner(address))
 
 
