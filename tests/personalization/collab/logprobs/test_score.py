@@ -189,7 +189,7 @@ def test_the_command_tells_the_likelihoods_and_what_is_missing(pair: Pair, tmp_p
     body = json.loads(said)
     assert (body["records"], body["rows"], body["skipped"], body["cloud_nll"]) == (2, 10, 0, None)
     assert body["edge_nll"] == pytest.approx(read_logprobs(Path(body["out"])).edge_nll.mean())
-    assert "--cloud DIR" in str(CliRunner().invoke(app, command).exception)
+    assert "--large DIR" in str(CliRunner().invoke(app, command).exception)
 
 
 def shown_as_it_is(one: CollabRecord, answer: tuple[int, ...], assistant: Assistant) -> bool:
