@@ -83,7 +83,7 @@ class BufferedSequence(TokenSequence):
 
     @abstractmethod
     def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """Run the graph once: append `chunk` to the `past` cached tokens and write its last rows' logits into `logits`."""
+        """Run the graph once: append `chunk` to `past` cached tokens and write its last logits into `logits`."""
 
     @abstractmethod
     def _bind_adapter(self, adapter: Adapter | None) -> None:

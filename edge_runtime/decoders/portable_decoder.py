@@ -46,7 +46,7 @@ class PortableModel(DecoderModel):
 
 
 class PortableDecoder(TokenSequence):
-    """A sequence over a graph of kind "portable"; see `edge_runtime.decoders.protocol.Decoder`. It supports no adapters."""
+    """A sequence over a graph of kind "portable"; see `edge_runtime.decoders.protocol.Decoder`. No adapters."""
 
     def __init__(self, model: PortableModel, context_length: int) -> None:
         super().__init__(model, context_length)

@@ -52,7 +52,7 @@ class Decoder(Protocol):
         ...
 
     def extend(self, token_ids: Sequence[int], rows: int = 1) -> NDArray[np.float32]:
-        """Feed tokens and return the logits of the last `rows` of them: (rows, vocab_size) float32, owned by the caller.
+        """Feed tokens and return logits of the last `rows` of them: (rows, vocab_size) float32, owned by the caller.
 
         Long inputs are prefilled in chunks; logits are computed only for the requested rows.
 
