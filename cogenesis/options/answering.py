@@ -24,18 +24,16 @@ from personalization.lamp.tasks import LampTask
 from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
 
-WHO, HOW = "Who answers", "How questions are asked and answered"
+WHO, HOW = "Model that answers", "Prompts and answers"
 
 _DEFAULTS = WriterSpec(Path(), "", is_bundle=False)
 
 MaxPromptTokensOption = Annotated[
-    int, typer.Option("--max-prompt-tokens", min=1, help="Most tokens of a prompt.", rich_help_panel=HOW)
+    int, typer.Option("--max-prompt-tokens", min=1, help="Maximum tokens per prompt.", rich_help_panel=HOW)
 ]
 BatchSizeOption = Annotated[
     int,
-    typer.Option(
-        "--batch-size", min=1, help="Prompts or texts that go through the model at once.", rich_help_panel=HOW
-    ),
+    typer.Option("--batch-size", min=1, help="Prompts or texts per batch of the model.", rich_help_panel=HOW),
 ]
 
 
@@ -60,7 +58,7 @@ class LocalModelOptions:
             "--bundle",
             "-b",
             metavar="DIR",
-            help="A bundle, on the edge runtime.",
+            help="A bundle; the edge runtime runs it.",
             rich_help_panel=WHO,
             show_default=False,
         ),
@@ -114,7 +112,9 @@ class AnswererOptions(LocalModelOptions):
     beams: Annotated[
         int | None,
         typer.Option(
-            help="Beams of the search. Default 4 for a model, 1 for a bundle.", rich_help_panel=HOW, show_default=False
+            help="Beam width of the search. Default: 4 for a model directory, 1 for a bundle.",
+            rich_help_panel=HOW,
+            show_default=False,
         ),
     ] = None
     batch_size: BatchSizeOption = 8
@@ -122,7 +122,7 @@ class AnswererOptions(LocalModelOptions):
         bool,
         typer.Option(
             "--one-line/--all-lines",
-            help="End an answer after its first line; chat models continue.",
+            help="End an answer after its first line, because chat models continue after it.",
             rich_help_panel=HOW,
         ),
     ] = _DEFAULTS.one_line

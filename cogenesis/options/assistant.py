@@ -34,7 +34,7 @@ BackendOption = Annotated[
     Backend | None,
     typer.Option(
         "--backend",
-        help="Runtime of the bundle's decoder. Default: the bundle's first.",
+        help="Runtime of the bundle's decoder. Default: the bundle's first decoder.",
         rich_help_panel=RUNTIME,
         show_default=False,
     ),
@@ -44,7 +44,7 @@ ContextLengthOption = Annotated[
     typer.Option(
         "--context-length",
         min=16,
-        help="Most tokens of prompt and answer together. Default: as many as the model takes.",
+        help="Maximum tokens of prompt and answer together. Default: the model's maximum.",
         rich_help_panel=RUNTIME,
         show_default=False,
     ),
@@ -70,7 +70,7 @@ class AssistantOptions:
             "--user",
             "--as",
             metavar="ID",
-            help="Write with this user's adapter, which the bundle holds.",
+            help="Write with this user's adapter from the bundle.",
             rich_help_panel=RUNTIME,
             show_default=False,
         ),

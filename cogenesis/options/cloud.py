@@ -22,13 +22,13 @@ CloudOption = Annotated[
         "--cloud", metavar="HOST:PORT", help="Address of the cloud.", rich_help_panel=CLOUD, show_default=False
     ),
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each reply.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Maximum seconds to wait for each reply.")]
 ApiKeyOption = Annotated[
     str | None,
     typer.Option(
         "--api-key",
         envvar="COGENESIS_API_KEY",
-        help="API key that the cloud asks for.",
+        help="API key to send to the cloud.",
         rich_help_panel=CLOUD,
         show_default=False,
     ),
@@ -36,7 +36,9 @@ ApiKeyOption = Annotated[
 TlsOption = Annotated[
     bool,
     typer.Option(
-        "--tls", help="Encrypt the connection; check the cloud against the system's CAs.", rich_help_panel=CLOUD
+        "--tls",
+        help="Encrypt the connection, and verify the cloud's certificate with the system's CAs.",
+        rich_help_panel=CLOUD,
     ),
 ]
 
@@ -57,7 +59,7 @@ class Connection(Credentials):
         Path | None,
         typer.Option(
             "--tls-ca",
-            help="Encrypt the connection; check the cloud against this CA file (PEM). Implies --tls.",
+            help="Encrypt the connection, and verify the cloud's certificate with this CA file (PEM). Implies --tls.",
             rich_help_panel=CLOUD,
             show_default=False,
         ),
@@ -66,7 +68,8 @@ class Connection(Credentials):
         bool,
         typer.Option(
             "--key-without-tls",
-            help="Send the API key to another machine without encryption, where anyone on the way can read it.",
+            help="Allow sending the API key to another machine without encryption. Anyone on the network path "
+            "can read it.",
             rich_help_panel=CLOUD,
         ),
     ] = False

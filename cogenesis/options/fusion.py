@@ -13,20 +13,20 @@ from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
 from edge_runtime.generation.schedule import LearnedSchedule, Schedule, parse_schedule
 from edge_runtime.privacy.gate import Policy
 
-FUSION = "Device and cloud together"
+FUSION = "Fusion of device and cloud"
 
 LEDGER = typer.Option(
     "--ledger",
     metavar="FILE",
-    help="The ledger, a JSON Lines file of all messages to the cloud. Commands that send messages append to it.",
+    help="The ledger: a JSON Lines file of all messages to the cloud. Commands that send messages append to it.",
     show_default=False,
 )
 LedgerOption = Annotated[Path | None, LEDGER]
 PolicyOption = Annotated[
     Policy,
     typer.Option(
-        help="What may be sent besides the instruction: the answer without private words (guarded), the answer as it "
-        "is (open), or nothing (sketch).",
+        help="What the device may send besides the instruction. guarded: the answer without private words. "
+        "open: the whole answer. sketch: nothing.",
         rich_help_panel=FUSION,
     ),
 ]
@@ -35,8 +35,8 @@ WithoutOption = Annotated[
     bool,
     typer.Option(
         "--without",
-        help="Use the device's model without the context as well, for delta steering; a device then computes a second "
-        "sequence.",
+        help="Also run the device's model without the context, for delta steering. The device then computes "
+        "a second sequence.",
         rich_help_panel=FUSION,
     ),
 ]
@@ -50,15 +50,16 @@ class FusionOptions:
     fusion: Annotated[
         Strategy,
         typer.Option(
-            help="How the two distributions become one; learned: by the bundle's combiner.", rich_help_panel=FUSION
+            help="How the two distributions are fused. learned: by the bundle's combiner.", rich_help_panel=FUSION
         ),
     ] = Strategy.GEOMETRIC
     schedule: Annotated[
         str,
         typer.Option(
             metavar="P,K,T|learned[:SHARE]",
-            help="Ask the cloud at the first P steps, then at T of every K+T. learned: where the bundle's combiner "
-            "expects much of it. learned:0.5: at about half of the steps, where it expects most.",
+            help="Ask the cloud at the first P steps, then at T of every K+T steps. learned: at steps where the "
+            "bundle's combiner expects a large gain. learned:0.5: at about half of the steps, those with the "
+            "largest expected gain.",
             rich_help_panel=FUSION,
         ),
     ] = "0,0,1"
@@ -83,7 +84,8 @@ class PacedFusionOptions(FusionOptions):
     weight: Annotated[
         float | None,
         typer.Option(
-            help="Share of the device's model; for the strategy delta its alpha. Default 0.5, for delta 1.",
+            help="Weight of the device's model, from 0 to 1; for the strategy delta its alpha. Default: 0.5, "
+            "for delta 1.",
             rich_help_panel=FUSION,
             show_default=False,
         ),
@@ -92,14 +94,15 @@ class PacedFusionOptions(FusionOptions):
         str,
         typer.Option(
             metavar="N|auto",
-            help="Tokens of one round trip; changes the speed, never the answer.",
+            help="Tokens per round trip. Changes only the speed, never the answer.",
             rich_help_panel=FUSION,
         ),
     ] = "auto"
     patience: Annotated[
         float,
         typer.Option(
-            help="Seconds that a token waits for the cloud before the device continues alone.", rich_help_panel=FUSION
+            help="Maximum seconds that a token waits for the cloud before the device continues alone.",
+            rich_help_panel=FUSION,
         ),
     ] = 5.0
 

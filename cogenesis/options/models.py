@@ -56,9 +56,9 @@ SchemeOption = Annotated[
     Scheme | None,
     typer.Option(
         "--quantize",
-        help="How the weights are stored. keep: a GGUF file's own blocks, exactly. int8: nearly lossless. mixed: 4 "
-        "bits, 8 where it matters. int4: smallest. fp32: exact and large. Default: keep for GGUF files, int8 for "
-        "directories; fp32 for encoders and selectors, which take fp32 or int8.",
+        help="Storage format of the weights. keep: a GGUF file's own blocks, unchanged. int8: nearly "
+        "lossless. mixed: 4 bits, and 8 for sensitive layers. int4: smallest. fp32: exact and large. Default: "
+        "keep for GGUF files, int8 for directories. Encoders and selectors accept only fp32 (default) or int8.",
         show_default=False,
     ),
 ]
@@ -74,8 +74,8 @@ class ExportOptions:
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Text, or JSON lines with a field 'text', to calibrate mixed and int4 on. Default: a text that we "
-            "ship.",
+            help="Text file, or JSON lines with a field 'text', to calibrate mixed and int4. Default: a text "
+            "that comes with the package.",
             show_default=False,
         ),
     ] = None

@@ -10,7 +10,7 @@ import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Start over: replace what an earlier run left there, whatever its settings.")
+    bool, typer.Option("--force", help="Start over: replace the results of an earlier run, whatever its settings.")
 ]
 
 

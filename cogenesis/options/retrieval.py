@@ -26,19 +26,20 @@ STORE = "Past texts from a profile store"
 RETRIEVAL = typer.Option(
     "--retrieval",
     metavar="DIR",
-    help="Directory of an encoder, or of several with a selector. With a bundle, the default is what it holds.",
+    help="Directory of an encoder, or of several with a selector. Default: the encoders in the bundle, "
+    "if there is one.",
     rich_help_panel=STORE,
     show_default=False,
 )
 RETRIEVER = typer.Option(
     "--retriever",
-    help="Which past texts to take: recency (by date), bm25 (by words), an encoder's name (by meaning), hybrid (words "
-    "and meaning) or mixed (date and meaning). `generate` and `chat` also take none, and auto for what the bundle's "
-    "selector picks; without this option they take all that fit.",
+    help="How to choose past texts. recency: by date. bm25: by words. An encoder's name: by meaning. "
+    "hybrid: by words and meaning. mixed: by date and meaning. `generate` and `chat` also accept none, and "
+    "auto for the choice of the bundle's selector. Without this option they use all past texts that fit.",
     rich_help_panel=STORE,
 )
 ItemsOption = Annotated[
-    int, typer.Option("--items", min=1, help="Most past texts that the retriever finds.", rich_help_panel=STORE)
+    int, typer.Option("--items", min=1, help="Maximum number of past texts to retrieve.", rich_help_panel=STORE)
 ]
 
 
@@ -51,7 +52,7 @@ class RetrievalOptions:
         typer.Option(
             "--store",
             metavar="FILE",
-            help="Take the profile and past texts from this store; `cogenesis store` fills one.",
+            help="Profile store to take the profile and past texts from. Fill it with `cogenesis store`.",
             rich_help_panel=STORE,
             show_default=False,
         ),

@@ -9,7 +9,7 @@ import typer
 
 from edge_runtime.fusion.sparse import THIN, RowFormat, ValueType
 
-ROWS = "Rows of the cloud"
+ROWS = "Rows from the cloud"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,19 +11,19 @@ from personalization.jobs.runners import Runner, RunnerName, runner_of
 from personalization.jobs.shard import Shard
 from personalization.models.device import Device
 
-WHERE = "Where to run"
+WHERE = "Execution"
 
 THREADS = typer.Option(
     "--threads",
     min=1,
-    help="Processor threads of a process; where no default is shown, as many as there are cores. Another number may "
-    "change the last bits of the results.",
+    help="CPU threads per process. If no default is shown: one per core. The number may change the last "
+    "bits of results.",
     rich_help_panel=WHERE,
 )
 ThreadsOption = Annotated[int, THREADS]
 DeviceOption = Annotated[
     Device,
-    typer.Option("--device", help="Where a Hugging Face model runs: cpu, or cuda for a GPU.", rich_help_panel=WHERE),
+    typer.Option("--device", help="Device of a Hugging Face model: cpu, or cuda for a GPU.", rich_help_panel=WHERE),
 ]
 
 
@@ -34,20 +34,23 @@ class RunnerOptions:
     threads: ThreadsOption = 2
     runner: Annotated[
         RunnerName,
-        typer.Option(help="This process, or a Ray cluster; the results are the same.", rich_help_panel=WHERE),
+        typer.Option(
+            help="Run in this process (local) or on a Ray cluster (ray). The results are the same.",
+            rich_help_panel=WHERE,
+        ),
     ] = RunnerName.LOCAL
     address: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Address of a Ray cluster. Default: a cluster is started on this machine.",
+            help="Address of a Ray cluster. Default: start a cluster on this machine.",
             rich_help_panel=WHERE,
             show_default=False,
         ),
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Workers on the Ray cluster.", rich_help_panel=WHERE, show_default=False),
+        typer.Option(min=1, help="Number of workers on the Ray cluster.", rich_help_panel=WHERE, show_default=False),
     ] = None
 
     def chosen(self) -> Runner:
@@ -71,7 +74,7 @@ class ShardedRunnerOptions(RunnerOptions):
         str,
         typer.Option(
             metavar="I/N",
-            help="Do only the I-th of N parts. A command with one result for all parts writes it after the last part.",
+            help="Do only part I of N. If all parts share one result, the command writes it after the last part.",
             rich_help_panel=WHERE,
         ),
     ] = "1/1"

@@ -17,11 +17,12 @@ from personalization.errors import SettingsError
 if TYPE_CHECKING:
     from personalization.answering.checked_answers import Source
 
-WHO = "Who answers"
-ENDPOINT = "How an endpoint is asked"
+WHO = "Model that answers"
+ENDPOINT = "Endpoint"
 
 ParallelOption = Annotated[
-    int, typer.Option("--parallel", min=1, help="Requests to an endpoint at once.", rich_help_panel=ENDPOINT)
+    int,
+    typer.Option("--parallel", min=1, help="Maximum concurrent requests to the endpoint.", rich_help_panel=ENDPOINT),
 ]
 
 
@@ -50,9 +51,7 @@ class SourceOptions(LocalModelOptions):
     timeout: TimeoutOption = 120.0
     max_new_tokens: MaxNewTokensOption = 256
     temperature: TemperatureOption = 0.0
-    tries: Annotated[
-        int, typer.Option(min=1, help="Most answers that are asked for to one question.", rich_help_panel=ENDPOINT)
-    ] = 3
+    tries: Annotated[int, typer.Option(min=1, help="Maximum attempts per question.", rich_help_panel=ENDPOINT)] = 3
 
     @property
     def is_given(self) -> bool:

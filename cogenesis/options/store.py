@@ -19,10 +19,10 @@ StoreOption = Annotated[
         "--store",
         envvar="COGENESIS_STORE",
         metavar="FILE",
-        help="The profile store's file; it is made if it is missing.",
+        help="File of the profile store; created if it is missing.",
     ),
 ]
-FILE = typer.Option("--file", help="A file with the text; - reads standard input.", show_default=False)
+FILE = typer.Option("--file", help="File with the text; - reads standard input.", show_default=False)
 TITLE = typer.Option("--title", help="The task that the text was written for.", show_default=False)
 
 
@@ -32,9 +32,7 @@ class PastText:
 
     text: Annotated[str | None, typer.Option("--text", help="The text itself.", show_default=False)] = None
     file: Annotated[Path | None, FILE] = None
-    date: Annotated[str | None, typer.Option("--date", help="When it was written, YYYY-MM-DD.", show_default=False)] = (
-        None
-    )
+    date: Annotated[str | None, typer.Option("--date", help="Date of the text, YYYY-MM-DD.", show_default=False)] = None
 
     def content(self) -> str | None:
         """The text, from the command line or the file; None where neither is given.

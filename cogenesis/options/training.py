@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from personalization.training.data_parallel import Team
     from personalization.training.trained_model import Trained
 
-HOW = "How to train"
+HOW = "Training"
 _DEFAULTS = TuningSettings()
 
-EpochsOption = Annotated[int, typer.Option("--epochs", help="Most passes over the training data.", rich_help_panel=HOW)]
-RATE = typer.Option("--rate", help="Highest learning rate.", rich_help_panel=HOW)
+EpochsOption = Annotated[
+    int, typer.Option("--epochs", help="Maximum passes over the training data.", rich_help_panel=HOW)
+]
+RATE = typer.Option("--rate", help="Peak learning rate.", rich_help_panel=HOW)
 WeightDecayOption = Annotated[float, typer.Option("--weight-decay", help="Weight decay of AdamW.", rich_help_panel=HOW)]
 MaxLengthOption = Annotated[
     int,
     typer.Option(
         "--max-length",
         min=SHORTEST,
-        help="Most tokens of prompt and answer together; longer items are truncated or lose past texts.",
+        help="Maximum tokens of prompt and answer together. Longer items are truncated or lose past texts.",
         rich_help_panel=HOW,
     ),
 ]
@@ -41,7 +43,7 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="Numbers to compute with; bfloat16 is faster on hardware that supports it.",
+        help="Number format for computing. bfloat16 is faster on hardware that supports it.",
         rich_help_panel=HOW,
     ),
 ]
@@ -49,7 +51,7 @@ SoftmaxTemperatureOption = Annotated[
     float,
     typer.Option(
         "--softmax-temperature",
-        help="Temperature of the softmaxes over scores and feedback; below 1 the best count for more.",
+        help="Temperature of the softmaxes over scores and feedback. Below 1, the best items get more weight.",
         rich_help_panel=HOW,
     ),
 ]
@@ -62,16 +64,19 @@ class OptimizerOptions:
     epochs: EpochsOption = _DEFAULTS.epochs
     batch: Annotated[
         int,
-        typer.Option(help="Examples of an optimizer step, over all processes.", rich_help_panel=HOW),
+        typer.Option(help="Examples per optimizer step, over all processes.", rich_help_panel=HOW),
     ] = _DEFAULTS.batch
     rate: Annotated[float | None, RATE] = _DEFAULTS.rate
     rate_schedule: Annotated[
         RateSchedule, typer.Option(help="How the learning rate falls after the warm-up.", rich_help_panel=HOW)
     ] = _DEFAULTS.schedule
     warmup: Annotated[
-        float, typer.Option(help="Share of the steps in which the learning rate rises.", rich_help_panel=HOW)
+        float,
+        typer.Option(
+            help="Fraction of the steps for the warm-up, in which the learning rate rises.", rich_help_panel=HOW
+        ),
     ] = _DEFAULTS.warmup
-    clip: Annotated[float, typer.Option(help="Largest norm of a gradient; 0: no limit.", rich_help_panel=HOW)] = (
+    clip: Annotated[float, typer.Option(help="Maximum norm of a gradient; 0: no limit.", rich_help_panel=HOW)] = (
         _DEFAULTS.clip
     )
     seed: SeedOption = _DEFAULTS.seed
@@ -95,7 +100,11 @@ class TrainingOptions(OptimizerOptions):
 
     save_every: Annotated[
         int,
-        typer.Option(help="Save the run every N steps, so that it can be resumed.", metavar="N", rich_help_panel=HOW),
+        typer.Option(
+            help="Save a checkpoint every N steps, from which an interrupted run resumes.",
+            metavar="N",
+            rich_help_panel=HOW,
+        ),
     ] = _DEFAULTS.save_every
     threads: ThreadsOption = _DEFAULTS.threads
     device: DeviceOption = Device.CPU

@@ -33,7 +33,7 @@ ADAPTERS = typer.Option(
     "--adapters",
     "-a",
     metavar="DIR",
-    help="Directory of the users' adapters, which `adapter train` wrote; for a bundle its folder `adapters`.",
+    help="Directory of users' adapters from `adapter train`; for a bundle, its folder `adapters`.",
     rich_help_panel=WHOSE,
     show_default=False,
 )
@@ -46,7 +46,7 @@ class UsersOptions:
     records: Annotated[
         Path | None,
         typer.Option(
-            help="CoGenesis records (JSON); the past texts are learned.", rich_help_panel=WHOSE, show_default=False
+            help="CoGenesis records (JSON). Training uses their past texts.", rich_help_panel=WHOSE, show_default=False
         ),
     ] = None
     questions: Annotated[Path | None, QUESTIONS] = None
@@ -55,7 +55,7 @@ class UsersOptions:
         list[str] | None,
         typer.Option(
             metavar="ID",
-            help="Take only the user with this ID; may be given again.",
+            help="Use only the user with this ID; may be given again.",
             rich_help_panel=WHOSE,
             show_default=False,
         ),
