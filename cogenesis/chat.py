@@ -1,4 +1,4 @@
-"""`cogenesis chat`: an interactive prompt over a bundle, with the cloud or without."""
+"""`cogenesis chat`: writes interactively with a bundle, with or without the cloud."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def chat(
     retrieval: RetrievalOptions,
     ledger: LedgerOption = None,
 ) -> None:
-    """Write with a bundle interactively; answers stream, and /left shows what was sent to the cloud.
+    """Write interactively with a bundle. Answers stream, and /left shows every message sent to the cloud.
 
     Example: cogenesis chat my-bundle --context examples/user/user.json --cloud 127.0.0.1:50051
     """

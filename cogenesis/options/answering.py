@@ -1,4 +1,4 @@
-"""Options for who answers LaMP's questions and how they are asked."""
+"""Options for the model that answers LaMP's questions, and for its prompts."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class LocalModelOptions:
         one_line: bool,
         threads: int,
     ) -> WriterSpec:
-        """What writes the answers; hashes the weights.
+        """Return the specification of the model that answers; this hashes the weights.
 
         Raises:
             SettingsError: options contradict each other.
-            CogenesisError: there is no such model or bundle, or it is damaged.
+            CogenesisError: the model or bundle does not exist, or is damaged.
         """
         if (self.model is None) == (self.bundle is None):
             raise SettingsError("Give either --model DIR or --bundle DIR.")
@@ -104,7 +104,7 @@ class LocalModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswererOptions(LocalModelOptions):
-    """Who answers, and how."""
+    """The model that answers, and its prompts."""
 
     backend: BackendOption = None
     max_prompt_tokens: MaxPromptTokensOption = 512
@@ -142,12 +142,12 @@ class AnswererOptions(LocalModelOptions):
         force: bool,
         keep_prompts: bool = False,
     ) -> dict[str, Answered] | None:
-        """Have questions answered; see `personalization.lamp.answers.answer_all`.
+        """Answer the questions; see `personalization.lamp.answers.answer_all`.
 
         Raises:
-            DataError: nothing is asked.
-            SettingsError: options contradict each other, or an earlier run had others.
-            CogenesisError: there is no such model or bundle, it is damaged, or questions could not be answered.
+            DataError: there are no questions.
+            SettingsError: options contradict each other, or differ from those of an earlier run.
+            CogenesisError: the model or bundle does not exist or is damaged, or questions could not be answered.
         """
         if not asked:
             raise DataError(
@@ -173,7 +173,7 @@ class AnswererOptions(LocalModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PersonalAnswererOptions(AnswererOptions):
-    """Who answers, and how; each user with their adapter, if that is asked for."""
+    """The model that answers, and its prompts; optionally with each user's adapter."""
 
     adapters: Annotated[Path | None, ADAPTERS] = None
 
@@ -184,6 +184,6 @@ class PersonalAnswererOptions(AnswererOptions):
 
 
 def say_incomplete(out: Path, as_json: bool) -> None:
-    """Print that other shards are not done, so there is nothing to write yet."""
+    """Print that other shards are not finished, so the result can't be written yet."""
     words = f"This part is done. The other parts are not in {out} yet; the last of them writes the result."
     typer.echo(json.dumps({"out": str(out), "complete": False}) if as_json else words)

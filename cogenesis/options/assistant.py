@@ -1,4 +1,4 @@
-"""Options for a bundle on the edge runtime: with whose adapter it writes, and how it runs."""
+"""Options for a bundle on the edge runtime: the user's adapter and how the model runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ UserFileOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class AssistantOptions:
-    """With whose adapter a bundle writes, and how it runs."""
+    """The adapter that a bundle writes with, and how it runs."""
 
     user: Annotated[
         str | None,
@@ -81,7 +81,7 @@ class AssistantOptions:
     threads: Annotated[int | None, THREADS] = None
 
     def load(self, bundle: Path) -> Assistant:
-        """Load the bundle, with the adapter that was asked for.
+        """Load the bundle with the chosen adapter.
 
         Raises:
             RequestError: both a user and an adapter file are given.

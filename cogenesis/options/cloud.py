@@ -1,4 +1,4 @@
-"""Options for a connection to the cloud, and how a command opens it."""
+"""Options for a connection to the cloud, and the code that opens it."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class Connection(Credentials):
     timeout: TimeoutOption = 60.0
 
     def open(self, address: str) -> CloudClient:
-        """Connect; the network is first touched by the first call.
+        """Create a client; it connects at its first call.
 
         Raises:
-            RequestError: the CA file can't be read, or the key would travel in the clear.
+            RequestError: the CA file can't be read, or the key would be sent unencrypted.
         """
         try:
             roots = self.tls_ca.read_bytes() if self.tls_ca else None
@@ -99,7 +99,7 @@ class Connection(Credentials):
         )
 
     def open_for(self, mode: Mode, address: str | None) -> CloudClient | None:
-        """Connect where the mode needs the cloud.
+        """Create a client if the mode needs the cloud, otherwise return None.
 
         Raises:
             RequestError: the mode needs a cloud and no address was given, or see `open`.

@@ -44,7 +44,7 @@ WithoutOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class FusionOptions:
-    """How the two models' distributions become one, how often the cloud is asked, and what it may be sent."""
+    """How the two distributions are fused, when the cloud is asked, and what the device may send."""
 
     policy: PolicyOption = Policy.GUARDED
     fusion: Annotated[
@@ -69,17 +69,17 @@ class FusionOptions:
         return Fusion(self.fusion, usual_weight(self.fusion))
 
     def steps(self) -> Schedule | LearnedSchedule:
-        """At which steps the cloud is asked.
+        """Return the schedule, which decides at which steps the cloud is asked.
 
         Raises:
-            RequestError: the schedule is of another form.
+            RequestError: the schedule has another form.
         """
         return parse_schedule(self.schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PacedFusionOptions(FusionOptions):
-    """The same, with the weight and the pace of the messages."""
+    """`FusionOptions` with the weight and the pace of the messages."""
 
     weight: Annotated[
         float | None,
@@ -111,10 +111,10 @@ class PacedFusionOptions(FusionOptions):
         return Fusion(self.fusion, usual_weight(self.fusion) if self.weight is None else self.weight)
 
     def window_tokens(self) -> int | None:
-        """Tokens of one round trip; None: as many as the runtime chooses.
+        """Return the tokens per round trip; None lets the runtime choose.
 
         Raises:
-            RequestError: it is no number.
+            RequestError: the window is not a whole number.
         """
         if self.window == "auto":
             return None

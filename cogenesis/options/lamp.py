@@ -1,4 +1,4 @@
-"""Options for the questions of LaMP, their gold outputs and the profile items that a prompt shows."""
+"""Options for LaMP's questions, their gold outputs, and the profile items in a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options for models that are exported or compared, and for how their weights are stored."""
+"""Options for exported or compared models, and for the storage of their weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SchemeOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What is exported, where to and in what form."""
+    """The model to export, the target directory and the format."""
 
     model: ExportedModelOption
     out: OutDirectoryOption
@@ -84,15 +84,15 @@ class ExportOptions:
 
     @property
     def scheme(self) -> Quantize | None:
-        """How the weights are stored; None: as suits the model's files."""
+        """Storage format of the weights; None selects it by the kind of model file."""
         return None if self.quantize is None else self.quantize.value
 
 
 def encoder_scheme(scheme: Scheme | None) -> Literal["fp32", "int8"]:
-    """How an encoder's weights are stored.
+    """Return the storage format of an encoder's weights.
 
     Raises:
-        BadParameter: encoders are not stored so.
+        BadParameter: encoders don't support the format.
     """
     if scheme is None or scheme is Scheme.fp32:
         return "fp32"

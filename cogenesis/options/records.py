@@ -1,4 +1,4 @@
-"""The argument of the commands on records, and how these commands name the records that they skip."""
+"""The records argument of commands, and their reports about skipped records."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NAMED = 10
 
 
 def usable_records(path: Path) -> tuple[CollabRecord, ...]:
-    """Read records for a command; those that are skipped are named on stderr.
+    """Read records for a command, and name skipped records on stderr.
 
     Raises:
-        DataError: the file can't be read, or has no record that can be used.
+        DataError: the file can't be read, or has no usable record.
     """
     from personalization.collab.records.records import read_collab_file
 
@@ -37,7 +37,7 @@ def usable_records(path: Path) -> tuple[CollabRecord, ...]:
 
 
 def report_skipped(skipped: Sequence[Skipped], path: Path) -> None:
-    """Name records that were skipped on stderr, the first few of them."""
+    """Name the first few skipped records on stderr."""
     if not skipped:
         return
     print(f"{len(skipped)} records were skipped: {path}", file=sys.stderr)
@@ -48,7 +48,7 @@ def report_skipped(skipped: Sequence[Skipped], path: Path) -> None:
 
 
 def warn_of_private_instructions(records: Sequence[CollabRecord]) -> None:
-    """Say on stderr which public instructions give away something of their user's context; the records stay."""
+    """Warn on stderr about public instructions that reveal private units of their user's context; keep the records."""
     from cogenesis.terminal.counter import terminal_progress
     from personalization.collab.records.statistics import private_instructions
 

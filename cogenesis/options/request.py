@@ -1,4 +1,4 @@
-"""Options for what is to be written and who writes it."""
+"""Options for the request to write, and for the model that writes."""
 
 from __future__ import annotations
 

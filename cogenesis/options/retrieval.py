@@ -1,4 +1,4 @@
-"""Options for the past texts of a store that go into a prompt, and the retriever that finds them."""
+"""Options for the past texts of a store that go into a prompt, and for the retriever that finds them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ItemsOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions:
-    """Which past texts of a store go into a prompt."""
+    """The past texts of a store that go into a prompt."""
 
     store: Annotated[
         Path | None,
@@ -63,10 +63,10 @@ class RetrievalOptions:
 
     @contextmanager
     def open(self, bundle: Path) -> Iterator[Retrieval | None]:
-        """Open the store for as long as contexts are taken from it; None where there is none.
+        """Open the store while its contexts are needed; yields None if no store is given.
 
         Raises:
-            RequestError: a retriever is named without a store.
+            RequestError: a retriever is given without a store.
         """
         if self.store is None:
             if self.retriever is not None:
@@ -82,7 +82,7 @@ class RetrievalOptions:
 
 
 class Retrieval:
-    """Gives each instruction its private context."""
+    """Builds the private context for each instruction."""
 
     def __init__(self, store: ProfileStore, kit: RetrievalKit, retriever: str | None, count: int) -> None:
         self._store, self._kit, self._retriever, self._count = store, kit, retriever, count
@@ -94,17 +94,17 @@ class Retrieval:
         own: PrivateContext,
         write: Callable[[PrivateContext], str] | None = None,
     ) -> Choice:
-        """The context for an instruction.
+        """Build the context for an instruction.
 
         Args:
-            instruction: what should be written.
-            own: what is known besides; it goes first.
-            write: writes an answer with a context, for a selector that reads answers; None where that can't be.
+            instruction: the public instruction.
+            own: context from the request; it comes first.
+            write: writes an answer with a context, for a selector that reads answers; None if it can't be written.
 
         Raises:
-            RequestError: there is no such retriever, or the selector reads answers that can't be written.
+            RequestError: the retriever does not exist, or the selector needs answers that can't be written.
         """
-        # Imported here, so that a help page does not wait for what reads and searches.
+        # Imported here, so that a help page does not wait for the search code.
         from edge_runtime.retrieval.choice import Choice, choose_retriever, contexts_of
         from edge_runtime.retrieval.search import StoreSearch
 

@@ -1,4 +1,4 @@
-"""Options for where a command runs: processor or GPU, this process or a Ray cluster, all of the job or a part."""
+"""Options for where a command runs: on CPU or GPU, in this process or on a Ray cluster, whole or as a shard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DeviceOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerOptions:
-    """In how many processes a job runs, on one machine or a Ray cluster."""
+    """The processes of a job, on one machine or a Ray cluster."""
 
     threads: ThreadsOption = 2
     runner: Annotated[
@@ -54,7 +54,7 @@ class RunnerOptions:
     ] = None
 
     def chosen(self) -> Runner:
-        """Where jobs run.
+        """Return the chosen runner.
 
         Raises:
             RunnerError: the options contradict each other.
@@ -62,13 +62,13 @@ class RunnerOptions:
         return runner_of(self.runner, self.address, self.workers, self.threads)
 
     def part(self) -> Shard:
-        """The part of the job that this process does."""
+        """Return the shard that this process works on: the whole job."""
         return Shard()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedRunnerOptions(RunnerOptions):
-    """The same, and which part of the job this process does."""
+    """`RunnerOptions` with the shard of the job for this process."""
 
     shard: Annotated[
         str,
@@ -80,9 +80,9 @@ class ShardedRunnerOptions(RunnerOptions):
     ] = "1/1"
 
     def part(self) -> Shard:
-        """The part of the job that this process does.
+        """Return the shard that this process works on.
 
         Raises:
-            SettingsError: the option is of another form.
+            SettingsError: the option has another form.
         """
         return Shard.parse(self.shard)

@@ -1,4 +1,4 @@
-"""Options for how tokens are drawn, and how many."""
+"""Options for sampling tokens, and for the length of an answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TopPOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How an answer's tokens are drawn."""
+    """The common settings for sampling an answer's tokens."""
 
     temperature: TemperatureOption = 0.7
     top_p: TopPOption = 0.9
@@ -50,7 +50,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AllSamplingOptions(SamplingOptions):
-    """Every setting of how an answer's tokens are drawn."""
+    """All settings for sampling an answer's tokens."""
 
     sample_top_k: Annotated[
         int,

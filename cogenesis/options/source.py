@@ -1,4 +1,4 @@
-"""Options for the model that is asked: an OpenAI-compatible endpoint, a model directory or a bundle."""
+"""Options for the model that answers: an OpenAI-compatible endpoint, a model directory or a bundle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ParallelOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(LocalModelOptions):
-    """Who is asked, and how."""
+    """The model that answers, and how it is called."""
 
     endpoint: Annotated[
         str | None,
@@ -55,11 +55,11 @@ class SourceOptions(LocalModelOptions):
 
     @property
     def is_given(self) -> bool:
-        """Whether a model or an endpoint is named."""
+        """Whether a model or an endpoint is given."""
         return any(one is not None for one in (self.endpoint, self.endpoint_model, self.model, self.bundle))
 
     def open(self) -> Source:
-        """Who is asked.
+        """Open the model or the endpoint.
 
         Raises:
             SettingsError: options contradict each other, or none names a model.

@@ -28,14 +28,14 @@ TITLE = typer.Option("--title", help="The task that the text was written for.", 
 
 @dataclass(frozen=True, kw_only=True)
 class PastText:
-    """The text of an item and when it was written."""
+    """The text and date of an item."""
 
     text: Annotated[str | None, typer.Option("--text", help="The text itself.", show_default=False)] = None
     file: Annotated[Path | None, FILE] = None
     date: Annotated[str | None, typer.Option("--date", help="Date of the text, YYYY-MM-DD.", show_default=False)] = None
 
     def content(self) -> str | None:
-        """The text, from the command line or the file; None where neither is given.
+        """Return the text from the command line or the file; None if neither is given.
 
         Raises:
             RequestError: both are given, or the file can't be read.
@@ -44,7 +44,7 @@ class PastText:
 
 
 def text_or_file(text: str | None, file: Path | None) -> str | None:
-    """A text that is given by itself or in a file; None where neither is given.
+    """Return a text given directly or in a file; None if neither is given.
 
     Raises:
         RequestError: both are given, or the file can't be read.

@@ -1,4 +1,4 @@
-"""Options for how a model is trained, and how the commands that train report."""
+"""Options for training a model, and the training commands' reports."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SoftmaxTemperatureOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How weights are optimized."""
+    """Settings of the optimizer."""
 
     epochs: EpochsOption = _DEFAULTS.epochs
     batch: Annotated[
@@ -82,7 +82,7 @@ class OptimizerOptions:
     seed: SeedOption = _DEFAULTS.seed
 
     def settings(self) -> dict[str, Any]:
-        """The settings by their names in `TuningSettings` and `AdapterSettings`."""
+        """Return the settings by their names in `TuningSettings` and `AdapterSettings`."""
         return {
             "epochs": self.epochs,
             "batch": self.batch,
@@ -96,7 +96,7 @@ class OptimizerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(OptimizerOptions):
-    """How a whole model is trained, and on what device."""
+    """Settings for training a whole model, and its device."""
 
     save_every: Annotated[
         int,
@@ -110,20 +110,20 @@ class TrainingOptions(OptimizerOptions):
     device: DeviceOption = Device.CPU
 
     def tuning(self, **other: Any) -> TuningSettings:
-        """The settings, with others by their names.
+        """Return the settings, with `other` settings by name.
 
         Raises:
-            SettingsError: one of them is out of range.
+            SettingsError: a setting is out of range.
         """
         own = {**self.settings(), "save_every": self.save_every, "threads": self.threads}
         return TuningSettings(**{**own, **other})
 
 
 def team_on(device: Device) -> Team:
-    """The processes that train together, this one on the device asked for.
+    """Return the team of processes that train together, with this one on the given device.
 
     Raises:
-        SettingsError: there is no GPU.
+        SettingsError: there is no usable GPU.
     """
     from personalization.training.data_parallel import Team
 
@@ -134,13 +134,13 @@ def team_on(device: Device) -> Team:
 
 
 def say_trained(trained: Trained, team: Team, numbers: dict[str, Any], as_json: bool) -> None:
-    """Print what came of a training, once for all processes.
+    """Print the result of a training run, once for all processes.
 
     Args:
         trained: the result.
-        team: only the process that leads it prints.
-        numbers: what of the data to tell, by name.
-        as_json: as one object, or in words.
+        team: the team; only its leading process prints.
+        numbers: facts about the data to print, by name.
+        as_json: whether to print one JSON object instead of text.
     """
     if not team.leads:
         return
@@ -169,10 +169,10 @@ def say_trained(trained: Trained, team: Team, numbers: dict[str, Any], as_json: 
 
 
 def both_or_none(first: Path | None, second: Path | None, names: str) -> None:
-    """Check that two options come together.
+    """Check that both options are given, or neither.
 
     Raises:
-        SettingsError: only one of them is there.
+        SettingsError: only one of them is given.
     """
     if (first is None) != (second is None):
         raise SettingsError(f"{names} belong together. Give both, or none.")

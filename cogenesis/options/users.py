@@ -1,4 +1,4 @@
-"""Options for the users whose adapters are trained or measured, and for the model that they belong to."""
+"""Options for the users whose adapters are trained or measured, and for the base model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ADAPTERS = typer.Option(
 
 @dataclass(frozen=True, kw_only=True)
 class UsersOptions:
-    """Whose data a command takes."""
+    """The users whose data a command reads."""
 
     records: Annotated[
         Path | None,
@@ -87,11 +87,11 @@ class UsersOptions:
 
 @model_errors()
 def base_of(model: str | Path) -> tuple[Path, BaseIdentity]:
-    """A model directory's absolute path, and its identity (hashes the weights).
+    """Return a model directory's absolute path and its identity; this hashes the weights.
 
     Raises:
-        ModelError: there is no model, or its files are damaged.
-        SettingsError: it is a GGUF file.
+        ModelError: the model does not exist, or its files are damaged.
+        SettingsError: the model is a GGUF file.
     """
     from export.model.hf_source import hf_provenance
     from export.model.locate import locate_model

@@ -1,4 +1,4 @@
-"""`cogenesis privacy audit`: reports what of a request's private context was sent to the cloud."""
+"""`cogenesis privacy audit`: reports the private units of a request that were sent to the cloud."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge_runtime.privacy.audit import Leak
 
 LEAKED = 8
-"""Exit code where something private was sent."""
+"""Exit code if private text was sent."""
 
 
 def audit(
@@ -35,11 +35,11 @@ def audit(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report every private unit that was sent, under any policy; the command ends with code 8 if there is one.
+    """Report every private unit that was sent, under any policy; exit with code 8 if there is one.
 
-    Private units are what the request's context says and its instruction does not: names, numbers, dates, addresses,
-    rare words, and runs of four words. They are recognised in other case, inflected, in other Unicode forms, spelled
-    out, joined, and as other forms of a number. The audit finds words, not meanings.
+    Private units are parts of the request's context that its instruction does not contain: names, numbers, dates,
+    addresses, rare words, and sequences of four words. The audit recognises them in other case, inflected, in other
+    Unicode forms, spelled out, joined, and as other forms of a number. It finds words, not meanings.
 
     Example: cogenesis privacy audit --ledger ledger.jsonl --request request.json
     """
