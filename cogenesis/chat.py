@@ -39,7 +39,7 @@ Type what you want written; every line is a task of its own. Commands:
 
 @expand
 def chat(
-    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory from `cogenesis export onnx`.", show_default=False)],
     user_file: UserFileOption = None,
     mode: Annotated[Mode | None, MODE] = None,
     cloud: CloudOption = None,

@@ -41,7 +41,9 @@ def demo(
         Path, typer.Option("--dir", help="Directory for the models, the bundle and the ledger (about 700 MB).")
     ] = Path("build/demo"),
     user_file: UserFileOption = None,
-    task_number: Annotated[int, typer.Option(min=1, metavar="N", help="Which of the user's writing tasks.")] = 2,
+    task_number: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of the user's writing task, from 1.")
+    ] = 2,
     max_new_tokens: MaxNewTokensOption = 96,
 ) -> None:
     """Export a real model, start a real cloud, and write one task in all four modes.
@@ -88,7 +90,7 @@ def demo(
 _WORDS = {
     Mode.EDGE: "the small model on the device, with the private context",
     Mode.CLOUD: "the cloud's model, from the instruction alone",
-    Mode.SKETCH: "outline from the cloud, text by the device with the private context",
+    Mode.SKETCH: "outline by the cloud, text by the device with the private context",
     Mode.FUSED: "both models, fused token by token on the device",
 }
 
@@ -181,8 +183,8 @@ def _print_table(results: list[AnswerResult], console: Console) -> None:
     console.print()
     console.print(table)
     console.print(
-        "[dim]Both models are SmolLM2-135M here, the only one that needs no download; a real cloud serves a larger "
-        "sibling with the same tokenizer.[/dim]"
+        "[dim]Here both models are SmolLM2-135M, the only one that needs no download. A real cloud "
+        "serves a larger sibling with the same tokenizer.[/dim]"
     )
 
 
@@ -195,12 +197,13 @@ def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Conso
     up = sum(entry.direction == "up" for entry in entries)
     console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({up} messages up).", soft_wrap=True)
     console.print(
-        "In edge mode nothing left; in cloud and sketch mode the public instruction alone; in fused mode the "
-        "instruction and the answer's own tokens, where the policy 'guarded' replaces private words."
+        "Mode edge sent nothing. Modes cloud and sketch sent only the public instruction. Mode fused "
+        "sent the instruction and the answer's own tokens, in which the policy 'guarded' replaces private "
+        "words."
     )
     leaks = audit(entries, example.instruction, example.context)
     if leaks:
         words = ", ".join(dict.fromkeys(leak.left for leak in leaks))
         console.print("[yellow]Those tokens carried private words to the cloud:[/yellow]", escape(words))
     else:
-        console.print("No private word was among them; `cogenesis privacy audit` checks any ledger.")
+        console.print("They contain no private word; `cogenesis privacy audit` checks any ledger.")

@@ -37,7 +37,7 @@ def generate(
     bundle: Annotated[
         Path,
         typer.Option(
-            "--bundle", "-b", metavar="DIR", help="Directory made by `cogenesis export onnx`.", show_default=False
+            "--bundle", "-b", metavar="DIR", help="Bundle directory from `cogenesis export onnx`.", show_default=False
         ),
     ],
     request: RequestOption,

@@ -35,8 +35,8 @@ def evaluate(
         bool,
         typer.Option(
             "--task-alone",
-            help="Measure with the task alone in the prompt. Default: with profile and past texts in it as well, which "
-            "takes most of the time.",
+            help="Measure only with the task alone in the prompt. Default: also with profile and past texts, "
+            "which takes most of the time.",
         ),
     ] = False,
     max_length: MaxLengthOption = 4096,

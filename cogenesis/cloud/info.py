@@ -16,7 +16,7 @@ _SOON = Connection(timeout=10.0)
 
 @expand
 def info(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of a cloud.", show_default=False)],
+    address: Annotated[str, typer.Argument(help="Address of the cloud, HOST:PORT.", show_default=False)],
     connection: Connection = _SOON,
 ) -> None:
     """Show which model a cloud serves, as one line of JSON.

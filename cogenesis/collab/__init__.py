@@ -15,7 +15,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Make data, tune the device's model, train how both models are fused, and measure it all.",
+    help="Make data, tune the device's model, train the fusion of both models, and measure the results.",
 )
 app.add_typer(data_commands, name="data")
 app.command()(logprobs)

@@ -22,32 +22,34 @@ _DEFAULTS = CombinerSettings()
 
 def fuse_train(
     rows: Annotated[
-        list[Path], typer.Argument(help="Log-probs to learn from, by `collab logprobs`.", show_default=False)
+        list[Path], typer.Argument(help="Log-probs to train on, from `collab logprobs`.", show_default=False)
     ],
     dev_rows: Annotated[
         list[Path],
         typer.Option(
             metavar="FILE",
-            help="Log-probs of other users; they decide when to stop. May be given again.",
+            help="Log-probs of other users, which decide when to stop. May be given again.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the combiner to write.", show_default=False)],
     without: WithoutOption = _DEFAULTS.without,
     calls: Annotated[
-        float, typer.Option(help="Share of the steps at which the learned schedule may ask the cloud.")
+        float, typer.Option(help="Fraction of the steps at which the learned schedule may ask the cloud.")
     ] = _DEFAULTS.calls,
     reference: Annotated[
         bool,
-        typer.Option("--reference", help="Train CoGenesis' own combiner as well, to compare (200 MB, minutes)."),
+        typer.Option(
+            "--reference", help="Also train CoGenesis' original combiner, for comparison (200 MB, takes minutes)."
+        ),
     ] = False,
     members: Annotated[
-        int, typer.Option(help="Networks; the combiner is their mean.", rich_help_panel=HOW)
+        int, typer.Option(help="Number of networks; the combiner averages them.", rich_help_panel=HOW)
     ] = _DEFAULTS.members,
     hidden: Annotated[int, typer.Option(help="Width of each network.", rich_help_panel=HOW)] = _DEFAULTS.hidden,
     epochs: EpochsOption = _DEFAULTS.epochs,
     rate: Annotated[float, RATE] = _DEFAULTS.rate,
-    decay: Annotated[float, typer.Option(help="Decay of the weights.", rich_help_panel=HOW)] = _DEFAULTS.decay,
+    decay: Annotated[float, typer.Option(help="Weight decay.", rich_help_panel=HOW)] = _DEFAULTS.decay,
     seed: SeedOption = _DEFAULTS.seed,
     threads: ThreadsOption = _DEFAULTS.threads,
     force: ForceOption = False,

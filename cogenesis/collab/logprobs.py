@@ -33,7 +33,7 @@ def logprobs(
     records: RecordsArgument,
     edge: Annotated[Path, EDGE],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory of the file, and of the progress.", show_default=False)
+        Path, typer.Option("--out", "-o", help="Directory for the file and the progress.", show_default=False)
     ],
     large: Annotated[Path | None, LARGE] = None,
     cloud: CloudOption = None,
@@ -43,12 +43,12 @@ def logprobs(
     without: WithoutOption = False,
     device: DeviceOption = Device.CPU,
     max_reference_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a reference; the rest is left out.")
+        int, typer.Option(min=1, help="Maximum tokens per reference. Longer references are truncated.")
     ] = 512,
     limit: LimitOption = None,
     edge_top: Annotated[
         int,
-        typer.Option(min=16, help="Fewest of the device's most likely tokens that are kept.", rich_help_panel=ROWS),
+        typer.Option(min=16, help="Minimum number of the device's most likely tokens to keep.", rich_help_panel=ROWS),
     ] = 32,
     rows: CloudRows,
     where: ShardedRunnerOptions,

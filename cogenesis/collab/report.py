@@ -17,7 +17,7 @@ def report(
     ],
     into: Annotated[
         Path,
-        typer.Option(help="The Markdown document to update: the report replaces what stands between its marks."),
+        typer.Option(help="Markdown document to update. The report replaces the text between its marks."),
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -35,14 +35,13 @@ def shrink(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Text that the sibling is healed on: records, plain text, or JSON lines with a field 'text'.",
+            help="Text for the distillation that heals the sibling: records, plain text, or JSON lines with a "
+            "field 'text'.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the sibling to write.", show_default=False)],
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers that the sibling keeps.", show_default=False)
-    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Number of layers to keep.", show_default=False)] = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -50,10 +49,13 @@ def shrink(
             show_default=False,
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the text; the rest is left out.")] = 1_000_000,
-    window_tokens: Annotated[int, typer.Option(min=2, help="Tokens that go through the models at once.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum tokens of the text. The rest is ignored.")
+    ] = 1_000_000,
+    window_tokens: Annotated[int, typer.Option(min=2, help="Tokens per window of text.")] = 512,
     states: Annotated[
-        float, typer.Option(min=0, help="Weight of the states between the layers in the loss.", rich_help_panel=HOW)
+        float,
+        typer.Option(min=0, help="Weight in the loss of the hidden states between the layers.", rich_help_panel=HOW),
     ] = 1.0,
     training: TrainingOptions = _TRAINING,
     precision: PrecisionOption = Precision.FLOAT32,

@@ -44,10 +44,10 @@ def tune(
         ),
     ],
     shown: Annotated[
-        Shown, typer.Option(help="What prompts hold besides the instruction; sketch: context and sketch.")
+        Shown, typer.Option(help="Content of prompts besides the instruction. sketch: context and sketch.")
     ] = Shown.WITH,
     dev: Annotated[
-        Path | None, typer.Option(help="Records of other users; they select the best epoch.", show_default=False)
+        Path | None, typer.Option(help="Records of other users, which select the best epoch.", show_default=False)
     ] = None,
     max_length: MaxLengthOption = 4096,
     pack_tokens: Annotated[
@@ -67,7 +67,11 @@ def tune(
     training: TrainingOptions = _TRAINING,
     checkpointing: Annotated[
         bool,
-        typer.Option("--checkpointing", help="Take less memory, and a third more time.", rich_help_panel=HOW),
+        typer.Option(
+            "--checkpointing",
+            help="Use activation checkpointing: less memory, and a third more time.",
+            rich_help_panel=HOW,
+        ),
     ] = False,
     precision: PrecisionOption = Precision.FLOAT32,
     force: ForceOption = False,

@@ -52,17 +52,17 @@ def adapter(
         typer.Option(
             "--user",
             metavar="ID",
-            help="The adapter's user. Default: the user that the training names.",
+            help="User of the adapter. Default: the user recorded by the training.",
             show_default=False,
         ),
     ] = None,
     weights: Annotated[
-        Weights, typer.Option(help="fp16: nearly exact. int8: half the size. fp32: exact.")
+        Weights, typer.Option(help="Storage format. fp16: nearly exact. int8: half the size. fp32: exact.")
     ] = Weights.fp16,
     base: Annotated[
         str | None,
         typer.Option(
-            help="The model that the adapter was trained on, for adapters that [bold]cogenesis[/bold] didn't train.",
+            help="Model that the adapter was trained on, if [bold]cogenesis[/bold] didn't train it.",
             show_default=False,
         ),
     ] = None,
@@ -70,8 +70,8 @@ def adapter(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSON file with the profile and texts that such an adapter was trained on; under the policy guarded, "
-            "what they say is not sent to the cloud.",
+            help="JSON file with the profile and texts that such an adapter was trained on. The policy guarded "
+            "then keeps their private words from the cloud.",
             show_default=False,
         ),
     ] = None,

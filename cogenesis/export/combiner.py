@@ -15,7 +15,7 @@ from export.bundle.combiner import add_combiner
 def combiner(
     combiner: Annotated[
         Path,
-        typer.Option("--combiner", metavar="FILE", help="File that `collab fuse-train` wrote.", show_default=False),
+        typer.Option("--combiner", metavar="FILE", help="Combiner file from `collab fuse-train`.", show_default=False),
     ],
     bundle: Annotated[
         Path,

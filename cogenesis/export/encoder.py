@@ -22,7 +22,7 @@ def encoder(
             "--model",
             "-m",
             metavar="DIR",
-            help="Hugging Face directory of a BERT, RoBERTa or DistilBERT.",
+            help="Hugging Face directory of a BERT, RoBERTa or DistilBERT model.",
             show_default=False,
         ),
     ],

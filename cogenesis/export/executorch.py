@@ -29,7 +29,8 @@ def executorch(
     adapter_sites: Annotated[
         Sites,
         typer.Option(
-            help="Which users' adapters fit. qkv: those on q, k and v alone. all: any, but every token takes longer."
+            help="Layers that accept users' adapters. qkv: only q, k and v. all: all layers, but every token "
+            "takes longer."
         ),
     ] = Sites.qkv,
     as_json: JsonOption = False,

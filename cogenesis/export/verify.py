@@ -16,7 +16,7 @@ from cogenesis.options.output import JsonOption
 def verify(
     bundle: Annotated[
         Path,
-        typer.Argument(help="Directory made by `cogenesis export onnx` or `export encoder`.", show_default=False),
+        typer.Argument(help="Directory from `cogenesis export onnx` or `export encoder`.", show_default=False),
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -15,7 +15,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Rank profiles, answer and score the tasks of LaMP, the benchmark of personalization.",
+    help="Rank profiles, answer questions and score answers for LaMP, a benchmark of personalization.",
 )
 app.command()(split)
 app.command()(rank)

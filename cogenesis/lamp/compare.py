@@ -28,17 +28,17 @@ def compare(
     outputs: Annotated[Path, OUTPUTS],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the table, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the table and the progress.", show_default=False),
     ],
     *,
     who: AnswererOptions,
     try_ranker: Annotated[
         list[RankerName],
-        typer.Option(help="Rank the profiles with this: bm25, recency or random; may be given again."),
+        typer.Option(help="Ranker of the profiles: bm25, recency or random; may be given again."),
     ] = [RankerName.BM25],  # noqa: B006 (typer copies it)
     try_items: Annotated[
         list[int],
-        typer.Option(min=1, help="Show this many profile items in a prompt; may be given again."),
+        typer.Option(min=1, help="Number of profile items in a prompt; may be given again."),
     ] = [1, 2, 4],  # noqa: B006
     limit: LimitOption = None,
     where: RunnerOptions,

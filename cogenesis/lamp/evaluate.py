@@ -28,7 +28,7 @@ def evaluate(
     questions: QuestionsOption,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the answers, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the answers and the progress.", show_default=False),
     ],
     *,
     who: PersonalAnswererOptions,

@@ -20,9 +20,7 @@ def merge(
     outputs: Annotated[Path | None, OUTPUTS] = None,
     ranking: Annotated[
         Path | None,
-        typer.Option(
-            help="Ranking of the profiles, by `lamp rank`. Default: profiles keep their order.", show_default=False
-        ),
+        typer.Option(help="Ranking from `lamp rank`. Default: keep the order of the profiles.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

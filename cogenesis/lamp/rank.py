@@ -40,8 +40,8 @@ def rank(
         str,
         typer.Option(
             metavar="NAME|DIR",
-            help="How to rank: bm25, contriever, recency, random, hybrid (bm25 and contriever), mixed "
-            "(recency and contriever), or the directory of an encoder.",
+            help="Ranker: bm25, contriever, recency, random, hybrid (bm25 and contriever), mixed (recency and "
+            "contriever), or the directory of an encoder.",
         ),
     ] = RankerName.BM25,
     encoder: Annotated[Path | None, ENCODER] = None,

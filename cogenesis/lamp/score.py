@@ -21,31 +21,36 @@ from personalization.lamp.scoring import score as judge
 from personalization.lamp.tasks import LampTask, find_task
 from personalization.measures.significance import Comparison
 
-ONE, ALL = "One task", "All tasks"
+ONE, ALL = "One task", "Several tasks"
 
 
 def score(
-    golds: Annotated[Path | None, typer.Option(help="Gold outputs.", rich_help_panel=ONE, show_default=False)] = None,
+    golds: Annotated[
+        Path | None, typer.Option(help="File with gold outputs.", rich_help_panel=ONE, show_default=False)
+    ] = None,
     preds: Annotated[
-        Path | None, typer.Option(help="Predictions, in the same form.", rich_help_panel=ONE, show_default=False)
+        Path | None,
+        typer.Option(help="File with predictions, in the same form.", rich_help_panel=ONE, show_default=False),
     ] = None,
     task: Annotated[str | None, TASK] = None,
     golds_zip: Annotated[
-        Path | None, typer.Option(help="Gold outputs of several tasks.", rich_help_panel=ALL, show_default=False)
+        Path | None,
+        typer.Option(help="Zip file with the gold outputs of several tasks.", rich_help_panel=ALL, show_default=False),
     ] = None,
     preds_zip: Annotated[
-        Path | None, typer.Option(help="Predictions of the same tasks.", rich_help_panel=ALL, show_default=False)
+        Path | None,
+        typer.Option(help="Zip file with the predictions of the same tasks.", rich_help_panel=ALL, show_default=False),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Predictions of another system to compare with: a file, or a zip file.", show_default=False),
+        typer.Option(help="Predictions of another system to compare with: a file or a zip file.", show_default=False),
     ] = None,
     seed: SeedOption = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File (JSON) to write the scores to.", show_default=False)
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="File (JSON) to write the scores of each answer to.", show_default=False)
+        Path | None, typer.Option(help="File (JSON) to write each answer's scores to.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -22,7 +22,9 @@ def split(
     part: PartOption,
     by: Annotated[
         SplitBy,
-        typer.Option(help="user: no user is in two parts. time: a user's later questions are in later parts."),
+        typer.Option(
+            help="How to split. user: no user is in two parts. time: a user's later questions are in later parts."
+        ),
     ] = SplitBy.USER,
     outputs: Annotated[Path | None, OUTPUTS] = None,
     seed: SeedOption = 0,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from personalization.collab.records.records import CollabRecord, Skipped
 
-RecordsArgument = Annotated[Path, typer.Argument(help="A file of records, made by `collab data`.", show_default=False)]
+RecordsArgument = Annotated[Path, typer.Argument(help="File of records from `collab data`.", show_default=False)]
 
 _NAMED = 10
 

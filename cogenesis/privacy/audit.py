@@ -29,7 +29,7 @@ def audit(
             "--bundle",
             "-b",
             metavar="DIR",
-            help="The bundle of the generation, to read the ledger's tokens exactly.",
+            help="Bundle that wrote the answers, to decode the ledger's tokens exactly.",
             show_default=False,
         ),
     ] = None,
@@ -77,7 +77,7 @@ def _show(leaks: tuple[Leak, ...], up: int) -> None:
         console.print(f"No private unit left in {up:,} messages up.")
         return
     table = Table(title=f"Private units that left in {up:,} messages up", title_justify="left")
-    for name in ("kind", "in the context", "as it left", "match"):
+    for name in ("kind", "in the context", "as sent", "match"):
         table.add_column(name)
     table.add_column("ledger lines", justify="right")
     for leak in leaks:

@@ -40,7 +40,7 @@ class LessonOptions:
     feedback: Annotated[
         Path,
         typer.Option(
-            help="Scores of the profile items, by `ropg feedback`.", rich_help_panel=WHOSE, show_default=False
+            help="Scores of the profile items, from `ropg feedback`.", rich_help_panel=WHOSE, show_default=False
         ),
     ]
     encoder: Annotated[Path, ENCODER]

@@ -16,7 +16,7 @@ from personalization.retrievers.selector_data import read_selection
 
 
 def bounds(
-    data: Annotated[Path, typer.Argument(help="Data by `rspg data`.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Data file from `rspg data`.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
     """Show the gain of each retriever of a pool, and of selecting at random and perfectly.

@@ -19,8 +19,8 @@ def data(
         list[str],
         typer.Option(
             metavar="NAME=FOLDER",
-            help="A retriever and the folder of its feedback, by `rspg feedback`; give two or more. If candidates "
-            "are equal, the first is taken.",
+            help="Retriever and the folder of its feedback from `rspg feedback`; give two or more. If "
+            "candidates are equal, the first wins.",
             show_default=False,
         ),
     ],

@@ -26,7 +26,7 @@ def feedback(
     questions: QuestionsOption,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the feedback, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the feedback and the progress.", show_default=False),
     ],
     *,
     who: PersonalAnswererOptions,

@@ -25,17 +25,21 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the selector to write.", show_default=False)],
     stage: Annotated[
         SelectorMode,
-        typer.Option(help="What the selector reads: prompts (pre), or prompts and the model's answers (post)."),
+        typer.Option(help="Texts that the selector reads: prompts (pre), or prompts and the model's answers (post)."),
     ] = SelectorMode.PRE,
     dev_data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The same of other users; it selects the best epoch.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Data of other users, in the form of --data. It selects the best epoch.",
+            show_default=False,
+        ),
     ] = None,
     max_candidate_tokens: Annotated[
         int | None,
         typer.Option(
             min=16,
-            help="Most tokens of a candidate. Default: as many as the encoder takes.",
+            help="Maximum tokens per candidate. Default: the encoder's maximum.",
             show_default=False,
             rich_help_panel=HOW,
         ),

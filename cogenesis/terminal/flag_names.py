@@ -34,9 +34,7 @@ OTHER_NAMES = {
 
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_.]*)`")
 
-_flags: ContextVar[Mapping[str, str]] = ContextVar(
-    "flags", default=MappingProxyType({})
-)  # of the running command
+_flags: ContextVar[Mapping[str, str]] = ContextVar("flags", default=MappingProxyType({}))  # of the running command
 
 
 class CommandApp(typer.Typer):

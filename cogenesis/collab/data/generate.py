@@ -28,14 +28,14 @@ _AUTHOR = SourceOptions(max_new_tokens=2048, temperature=0.8, tries=4)
 def generate(
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of records.jsonl, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for records.jsonl and the progress.", show_default=False),
     ],
     who: SourceOptions = _AUTHOR,
     portraits: Annotated[int, typer.Option(help="Number of groups of people.")] = 10,
     people: Annotated[int, typer.Option(help="Number of people in each group.")] = 2,
-    tasks: Annotated[int, typer.Option(help="Number of texts of each person.")] = 8,
+    tasks: Annotated[int, typer.Option(help="Number of texts per person.")] = 8,
     history: Annotated[
-        int, typer.Option(help="Number of those texts that become past texts; each of the others is a record.")
+        int, typer.Option(help="Number of those texts that become past texts. Each other text becomes a record.")
     ] = 4,
     seed: SeedOption = 0,
     force: ForceOption = False,

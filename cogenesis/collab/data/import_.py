@@ -21,9 +21,7 @@ def import_records(
     out: Annotated[Path, typer.Option("--out", "-o", help="File of records to write.", show_default=False)],
     without_users_of: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Leave out the users of these records; may be given again.", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Records whose users to leave out; may be given again.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
