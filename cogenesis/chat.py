@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from edge_runtime.assistant import Assistant
 
 HELP = """\
-Type what you want written; every line is a task of its own. Commands:
+Type what you want written. Each line is a separate task. Commands:
   /left            show everything that was sent to the cloud since the start
   /mode MODE       edge, cloud, sketch or fused
-  /user [ID]       write with this user's adapter; without an ID, with none
+  /user [ID]       write with this user's adapter; without an ID, with no adapter
   /context         show how much private context there is
-  /help            this text
-  /quit            leave (or Ctrl-D); Ctrl-C stops an answer"""
+  /help            show this text
+  /quit            quit (or Ctrl-D); Ctrl-C stops an answer"""
 
 
 @expand
@@ -134,7 +134,8 @@ def _command(
         _use(argument.strip(), assistant, console)
     elif name == "/context":
         console.print(
-            f"{len(context.profile):,} characters of profile, {len(context.history)} past texts; on this device."
+            f"Private context on this device: {len(context.profile):,} characters of profile, "
+            f"{len(context.history)} past texts."
         )
     elif name == "/mode":
         try:
@@ -171,7 +172,7 @@ def _show_ledger(ledger: Ledger, console: Console) -> None:
         content = json.dumps(dict(entry.content), ensure_ascii=False)
         console.print(f"{entry.time} {entry.kind:7} {entry.bytes:6,} bytes {content}", markup=False, soft_wrap=True)
     if ledger.path is not None:
-        console.print(f"All of it is in {ledger.path}.", soft_wrap=True)
+        console.print(f"All messages are in {ledger.path}.", soft_wrap=True)
 
 
 def _context(user_file: Path | None, store: Path | None) -> PrivateContext:

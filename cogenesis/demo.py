@@ -195,7 +195,7 @@ def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Conso
 
     entries = ledger.entries
     up = sum(entry.direction == "up" for entry in entries)
-    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({up} messages up).", soft_wrap=True)
+    console.print(f"\nAll messages sent to the cloud: [bold]{path}[/bold] ({up} messages).", soft_wrap=True)
     console.print(
         "Mode edge sent nothing. Modes cloud and sketch sent only the public instruction. Mode fused "
         "sent the instruction and the answer's own tokens, in which the policy 'guarded' replaces private "
@@ -204,6 +204,6 @@ def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Conso
     leaks = audit(entries, example.instruction, example.context)
     if leaks:
         words = ", ".join(dict.fromkeys(leak.left for leak in leaks))
-        console.print("[yellow]Those tokens carried private words to the cloud:[/yellow]", escape(words))
+        console.print("[yellow]The tokens contained private words:[/yellow]", escape(words))
     else:
         console.print("They contain no private word; `cogenesis privacy audit` checks any ledger.")

@@ -1,4 +1,4 @@
-"""`cogenesis adapter`: trains users' adapters, and measures their gain."""
+"""`cogenesis adapter`: trains users' adapters and measures their gain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cogenesis adapter train`: one adapter per user, from what they wrote."""
+"""`cogenesis adapter train`: trains one adapter per user on their own texts."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def train(
 ) -> None:
     """Train one LoRA adapter per user, in PEFT's format.
 
-    An interrupted run resumes: finished users are not trained again, unless they have written more since. A user who
-    can't be trained does not stop the others: the command ends with code 9 and names them.
+    An interrupted run resumes: finished users are trained again only if their texts changed. If a user fails, the
+    others are still trained; the command then exits with code 9 and names the failed users.
 
     Examples:
       cogenesis adapter train --model models/smollm2 --records users.json --out adapters
@@ -134,7 +134,7 @@ def train(
         first = failed[0]
         raise TrainingError(
             f"{len(failed)} of {len(outcomes)} users failed: {listed([each.user for each in failed])}. "
-            f"{summary} says why of each; {first.user}: {first.error}"
+            f"{summary} gives the reasons; {first.user}: {first.error}"
         )
 
 

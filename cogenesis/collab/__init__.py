@@ -1,4 +1,4 @@
-"""`cogenesis collab`: learns how device and cloud write together, from data to a report."""
+"""`cogenesis collab`: trains and measures how device and cloud write together, from data to a report."""
 
 from __future__ import annotations
 

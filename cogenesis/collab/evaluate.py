@@ -1,4 +1,4 @@
-"""`cogenesis collab evaluate`: what each way to write is worth, on users whom nothing was trained on."""
+"""`cogenesis collab evaluate`: compares ways to write, on users that no model was trained on."""
 
 from __future__ import annotations
 
@@ -161,9 +161,9 @@ def evaluate(
 ) -> None:
     """Measure edge, cloud and every fusion: likelihood of the users' own texts, quality and cost of answers, a judge.
 
-    The options select what is measured: --rows likelihoods, --edge answers, --judge verdicts on the answers. With
-    --rows, the cloud's rows are cut for answers as they are in that file. Intervals come from a paired bootstrap over
-    users. An interrupted run resumes. The directory gets the report as report.md with pictures, and as evaluation.json.
+    Choose the measurements by options: --rows for likelihoods, --edge for answers, --judge for verdicts on the answers.
+    With --rows, answers use the row format of that file. Intervals come from a paired bootstrap over users. An
+    interrupted run resumes. The command writes the report as report.md with pictures, and as evaluation.json.
 
     Examples:
       cogenesis collab evaluate test.jsonl --rows scored/rows.logprobs --combiners combiner -o evaluated
@@ -213,7 +213,7 @@ def evaluate(
 
 
 def _beside(given: str, shown: Shown, threads: int) -> Beside:
-    """Read NAME=MODEL; hashes the weights of a directory."""
+    """Parse NAME=MODEL; this hashes the weights of a directory."""
     name, _, path = given.partition("=")
     if not name or "/" in name or not path:
         raise SettingsError(f"A model beside is NAME=MODEL, such as untuned=models/edge, not {given}.")

@@ -1,4 +1,4 @@
-"""`cogenesis collab fuse-train`: a combiner learns from log-probs how device and cloud become one."""
+"""`cogenesis collab fuse-train`: trains a combiner on log-probs to fuse device and cloud."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def fuse_train(
 ) -> None:
     """Train the combiner for [bold]generate --fusion learned[/bold], and its schedule: when to ask the cloud.
 
-    It needs some 10,000 rows of users on whom the edge was not tuned, and takes half a minute for them. The same rows
-    and settings give the same file; a finished run is not repeated.
+    Training needs about 10,000 rows from users that the edge model was not tuned on, and takes half a minute. The same
+    rows and settings give the same file; a finished run is not repeated.
 
     Examples:
       cogenesis collab fuse-train fuse/rows.logprobs --dev-rows dev/rows.logprobs --out combiner

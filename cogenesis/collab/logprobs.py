@@ -1,4 +1,4 @@
-"""`cogenesis collab logprobs`: what edge and cloud say at every token of reference answers, in one file."""
+"""`cogenesis collab logprobs`: writes both models' log-probs for every token of reference answers into one file."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def logprobs(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score reference answers with both models; the likelihood of every fusion follows from the file exactly.
+    """Score reference answers with both models; the file determines the likelihood of every fusion exactly.
 
-    A served cloud (--cloud) is sent instructions and references. Rows are cut and coded as `cogenesis generate` gets
-    them by default. A combiner that was trained on other rows asks for such rows by itself; for other fusions give
+    The command sends instructions and references to a served cloud (--cloud). Rows have the default format of
+    `cogenesis generate`. A combiner trained on another format requests that format itself; for other fusions give
     `generate` the same --top-k, --mass, --floor and --wire. An interrupted run resumes.
 
     Example:
@@ -108,10 +108,10 @@ _NLLS = (("edge", "edge_nll"), ("edge without context", "without_nll"), ("cloud"
 
 
 def _served(address: str, credentials: Credentials) -> BridgeSpec:
-    """A served cloud's specification, with the name of its model.
+    """Return a served cloud's specification, with the name of its model.
 
     Raises:
-        CloudError: it can't be reached.
+        CloudError: the cloud can't be reached.
     """
     from cloud_bridge.client import connect
     from edge_runtime.privacy.gate import Gate, Policy

@@ -1,4 +1,4 @@
-"""`cogenesis collab report`: the findings of a whole run, put into a document."""
+"""`cogenesis collab report`: writes the results of a whole run into a document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def report(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Put the results of examples/collab/run.sh into a document: tables, and pictures beside it.
+    """Write the results of examples/collab/run.sh into a document, as tables, with pictures beside it.
 
     Example:
       cogenesis collab report build/collab --into docs/results/collab.md

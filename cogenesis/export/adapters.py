@@ -52,7 +52,7 @@ def adapters(
 
 
 def _entry(store: AdapterStore, entry: StoredAdapter) -> dict[str, Any]:
-    """An adapter for machines; what can't be known of a damaged one is null."""
+    """Return an adapter as JSON; unknown values of a damaged adapter are null."""
     header = entry.header
     return {
         "directory": entry.directory,

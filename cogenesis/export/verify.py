@@ -52,5 +52,5 @@ def verify(
 def _tell_encoders(encoders: Mapping[str, float]) -> None:
     for name, difference in encoders.items():
         typer.echo(
-            f"Encoder {name}: its files have the right hash, its vectors agree to {difference:.1g} of their length."
+            f"Encoder {name}: all files have the right hash, and vectors agree to {difference:.1g} of their length."
         )

@@ -1,4 +1,4 @@
-"""`cogenesis lamp`: LaMP's tasks from ranked profiles to scores."""
+"""`cogenesis lamp`: runs LaMP's tasks, from ranked profiles to scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cogenesis lamp compare`: what a profile in the prompt is worth, from questions to a table in one command."""
+"""`cogenesis lamp compare`: measures the gain from profile items in the prompt, from questions to a table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compare(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer questions without a profile and with some of its items, and test what the items change.
+    """Answer questions with and without profile items in the prompt, and test the difference.
 
     The command ranks, merges, answers and scores. Each score comes with its change, the 95 % interval of the change,
     and the p-value of a paired randomization test. An interrupted run resumes.
@@ -58,7 +58,7 @@ def compare(
 
     def answer(asked: Sequence[Asked], directory: Path) -> Mapping[str, Answered]:
         answers = who.answers(known, asked, directory, where, force=force)
-        assert answers is not None  # there is one shard
+        assert answers is not None  # there is only one shard
         return answers
 
     compared = compare_systems(spec, answer)

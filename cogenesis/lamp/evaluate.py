@@ -1,4 +1,4 @@
-"""`cogenesis lamp evaluate`: has LaMP's questions answered by a model or a bundle, and says how well."""
+"""`cogenesis lamp evaluate`: answers LaMP's questions with a model or a bundle, and scores the answers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def evaluate(
 ) -> None:
     """Answer questions with profile items in the prompt, and write the answers as LaMP's predictions.
 
-    The model may be the base, fine-tuned (`lamp train`), or with each user's adapter. A prompt shows the first items of
-    the profile; in a file of `lamp merge` these are ranked first. If the questions have gold outputs, the command
-    prints the scores. An interrupted run resumes.
+    The model may be the base model, fine-tuned (`lamp train`), or used with each user's adapter. A prompt shows the
+    first items of the profile; in a file from `lamp merge` these are the best-ranked. If the questions have gold
+    outputs, the command prints the scores. An interrupted run resumes.
 
     Examples:
       cogenesis lamp evaluate --task LaMP-5 -q merged.json -m flan-t5 -k 4 -o answers

@@ -1,4 +1,4 @@
-"""`cogenesis lamp score`: judges predictions, and tells whether they are better than others."""
+"""`cogenesis lamp score`: scores predictions, and tests whether they differ from another system's."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One side's answers, by the task that the file names, and what to call it in messages."""
+    """One side's answers, by the task that the file names, and its name for messages."""
 
     outputs: dict[str, Outputs]
     where: str
@@ -95,20 +95,20 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A task's predictions judged, and compared with the other system's, if there is one."""
+    """The scores of a task's predictions, and the comparison with another system, if there is one."""
 
     scored: Scored
     compared: dict[str, Comparison] | None
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the scores as JSON."""
         body: dict[str, Any] = {"questions": len(self.scored.ids), "scores": self.scored.scores}
         if self.compared is not None:
             body["against"] = {name: found.document() for name, found in self.compared.items()}
         return body
 
     def rows(self) -> list[dict[str, object]]:
-        """Lines of a table."""
+        """Return the scores as rows of a table."""
         first: dict[str, object] = {"task": self.scored.task.name, "questions": len(self.scored.ids)}
         if self.compared is None:
             return [{**first, **self.scored.scores}]
@@ -130,7 +130,7 @@ class _Judged:
 def _files(
     golds: Path | None, preds: Path | None, golds_zip: Path | None, preds_zip: Path | None, against: Path | None
 ) -> tuple[dict[str, Outputs], list[_File]]:
-    """The gold outputs, and one or two systems' predictions.
+    """Read the gold outputs and the predictions of one or two systems.
 
     Raises:
         SettingsError: the options contradict each other.

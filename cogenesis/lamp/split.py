@@ -1,4 +1,4 @@
-"""`cogenesis lamp split`: parts of a questions file for training and judging."""
+"""`cogenesis lamp split`: splits a questions file into parts for training and evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def split(
 ) -> None:
     """Split questions by users or by time, as LaMP does.
 
-    It writes NAME_questions.json for each part, and with --outputs also NAME_outputs.json.
+    The command writes NAME_questions.json for each part, and with --outputs also NAME_outputs.json.
 
     Example:
       cogenesis lamp split -q dev_questions.json --outputs dev_outputs.json --part train=0.8 --part dev=0.2 -o parts

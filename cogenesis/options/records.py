@@ -60,7 +60,7 @@ def warn_of_private_instructions(records: Sequence[CollabRecord]) -> None:
     named = ", ".join(f"'{name}'" for name in ids[:_NAMED]) + (" and others" if len(ids) > _NAMED else "")
     kinds = ", ".join(f"{count} x {kind}" for kind, count in found["by_kind"].items())
     print(
-        f"warning: {len(ids)} of {len(records)} public instructions have something of their user's context ({kinds}), "
-        f"which the cloud will see: {named}. Look whether it is public.",
+        f"warning: {len(ids)} of {len(records)} public instructions contain private units of their user's context "
+        f"({kinds}), which the cloud will see: {named}. Check whether they are public.",
         file=sys.stderr,
     )

@@ -74,9 +74,9 @@ def _show(leaks: tuple[Leak, ...], up: int) -> None:
 
     console = Console(highlight=False)
     if not leaks:
-        console.print(f"No private unit left in {up:,} messages up.")
+        console.print(f"{up:,} messages were sent; none contained a private unit.")
         return
-    table = Table(title=f"Private units that left in {up:,} messages up", title_justify="left")
+    table = Table(title=f"Private units in the {up:,} sent messages", title_justify="left")
     for name in ("kind", "in the context", "as sent", "match"):
         table.add_column(name)
     table.add_column("ledger lines", justify="right")
@@ -85,4 +85,6 @@ def _show(leaks: tuple[Leak, ...], up: int) -> None:
         table.add_row(leak.kind, escape(leak.surface), escape(leak.left), str(leak.match), lines)
     console.print(table)
     units = len({(leak.kind, leak.surface) for leak in leaks})
-    console.print(f"{units:,} private units left. Use --policy guarded, or --mode sketch or edge, to keep them here.")
+    console.print(
+        f"{units:,} private units were sent. To keep them here, use --policy guarded, or --mode sketch or edge."
+    )

@@ -1,4 +1,4 @@
-"""`cogenesis ropg`: trains a retriever by how much its items help the model that reads them."""
+"""`cogenesis ropg`: trains a retriever on how much its items help a language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cogenesis rspg`: selects for each question the retriever of a pool that serves the model best."""
+"""`cogenesis rspg`: selects, for each question, the retriever in a pool that helps the model most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cogenesis rspg train`: a selector learns which retriever of a pool serves a question best."""
+"""`cogenesis rspg train`: trains a selector to choose the best retriever of a pool for each question."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def train(
 ) -> None:
     """Train a selector of retrievers, which selects before generation (pre) or after it (post).
 
-    An interrupted run resumes. Several processes train together: `accelerate launch -m cogenesis rspg train
-    ...`, or by `torchrun`.
+    An interrupted run resumes. Several processes can train together: start them with `accelerate launch -m cogenesis
+    rspg train ...` or `torchrun`.
 
     Example:
       cogenesis rspg train --data train.json --dev-data dev.json --encoder longformer --stage post -o selector

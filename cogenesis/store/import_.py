@@ -1,4 +1,4 @@
-"""`cogenesis store import`: takes profile and past texts from a file."""
+"""`cogenesis store import`: imports a profile and past texts from a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def import_file(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Import profile and past texts from a file; the store keeps what it has.
+    """Import a profile and past texts from a file; existing texts stay in the store.
 
     Examples:
       cogenesis store import examples/user/user.json

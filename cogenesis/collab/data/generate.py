@@ -1,4 +1,4 @@
-"""`cogenesis collab data generate`: a data set of people who never lived, their tasks and their texts."""
+"""`cogenesis collab data generate`: makes a data set of invented people, their tasks and their texts."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def generate(
 ) -> None:
     """Make records with a large model in four steps: groups of people, people, their tasks, their texts.
 
-    The command checks and repairs replies, or asks again. It names what fails and leaves it out; run it again to ask
-    for that alone. It keeps all replies, so it can be stopped at any time.
+    The command checks and repairs replies, or asks again. It names and leaves out failed questions; run it again to
+    retry only those. It keeps all replies, so you can stop it at any time.
 
     Example:
       cogenesis collab data generate --endpoint http://127.0.0.1:8000/v1 --endpoint-model mine --out made

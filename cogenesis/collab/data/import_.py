@@ -1,4 +1,4 @@
-"""`cogenesis collab data import`: makes records of the CoGenesis authors' data."""
+"""`cogenesis collab data import`: converts the CoGenesis authors' data to records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def import_records(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make records of the CoGenesis authors' data, with the public instruction apart from the private context.
+    """Convert the CoGenesis authors' data to records, which separate the public instruction from the private context.
 
     Example:
       cogenesis collab data import ctx_dev.json --out ctx.jsonl
