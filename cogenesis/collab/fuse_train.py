@@ -86,7 +86,7 @@ def fuse_train(
         return
     compact, dev_nll = report["compact"], report["dev"]
     typer.echo(
-        f"{compact['path']}: {compact['size_bytes']:,} bytes; nats a token on the dev users: learned "
+        f"{compact['path']}: {compact['size_bytes']:,} bytes; nats per token on the dev users: learned "
         f"{compact['dev_nll']:.4f}, edge {dev_nll['edge']:.4f}, cloud {dev_nll['cloud']:.4f}, best fixed mix "
         f"{dev_nll['fixed']:.4f} ({dev_nll['fixed_name']}); the schedule asks at {compact['asked']:.0%} of the steps."
     )

@@ -101,7 +101,9 @@ def logprobs(
         typer.echo(json.dumps(body))
         return
     nats = [f"{name} {body[key]:.3f}" for name, key in _NLLS if body[key] is not None]
-    typer.echo(f"{scored.path}: {found.size:,} rows of {len(found.records)} records; nats a token: {', '.join(nats)}.")
+    typer.echo(
+        f"{scored.path}: {found.size:,} rows of {len(found.records)} records; nats per token: {', '.join(nats)}."
+    )
 
 
 _NLLS = (("edge", "edge_nll"), ("edge without context", "without_nll"), ("cloud", "cloud_nll"))
