@@ -1,7 +1,7 @@
 """Chooses a token from log-probabilities, with noise that is a function of (seed, position, token) alone.
 
-Because the noise does not depend on who draws it, a draft and a verified row at the same position use the same noise,
-and the result does not depend on how tokens were grouped into calls ("common noise").
+A draft and a verified row at the same position therefore use the same noise ("common noise"), and the result does not
+depend on how tokens were grouped into calls.
 """
 
 from __future__ import annotations
