@@ -1,4 +1,4 @@
-"""Runs the command line: `cogenesis` or `python -m cogenesis`, and names the extra that brings it if it is missing."""
+"""Runs the command line for `cogenesis` and `python -m cogenesis`, and names the extra to install if it is missing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from edge_runtime.errors import MissingExtraError
 
 
 def main() -> None:
-    """Run the command line; without the extra `cli`, say so in one line and end with exit code 10."""
+    """Run the command line; if the extra `cli` is missing, print one line and exit with code 10."""
     missing = [name for name in ("typer", "rich") if find_spec(name) is None]
     if missing:
-        # The device needs neither, so nothing that imports them may be loaded before this.
+        # The device needs neither package, so this must run before any import of them.
         print(
             f"error: The command line needs packages that are not installed: {', '.join(missing)}. "
             "Run `pip install 'cogenesis-edge[cli]'`.",

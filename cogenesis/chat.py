@@ -1,4 +1,4 @@
-"""`cogenesis chat`: an interactive prompt over a bundle, with the cloud or without."""
+"""`cogenesis chat`: writes interactively with a bundle, with or without the cloud."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from edge_runtime.assistant import Assistant
 
 HELP = """\
-Type what you want written; every line is a task of its own. Commands:
+Type what you want written. Each line is a separate task. Commands:
   /left            show everything that was sent to the cloud since the start
   /mode MODE       edge, cloud, sketch or fused
-  /user [ID]       write with this user's adapter; without an ID, with none
+  /user [ID]       write with this user's adapter; without an ID, with no adapter
   /context         show how much private context there is
-  /help            this text
-  /quit            leave (or Ctrl-D); Ctrl-C stops an answer"""
+  /help            show this text
+  /quit            quit (or Ctrl-D); Ctrl-C stops an answer"""
 
 
 @expand
 def chat(
-    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory from `cogenesis export onnx`.", show_default=False)],
     user_file: UserFileOption = None,
     mode: Annotated[Mode | None, MODE] = None,
     cloud: CloudOption = None,
@@ -52,7 +52,7 @@ def chat(
     retrieval: RetrievalOptions,
     ledger: LedgerOption = None,
 ) -> None:
-    """Write with a bundle interactively; answers stream, and /left shows what was sent to the cloud.
+    """Write interactively with a bundle. Answers stream, and /left shows every message sent to the cloud.
 
     Example: cogenesis chat my-bundle --context examples/user/user.json --cloud 127.0.0.1:50051
     """
@@ -134,7 +134,8 @@ def _command(
         _use(argument.strip(), assistant, console)
     elif name == "/context":
         console.print(
-            f"{len(context.profile):,} characters of profile, {len(context.history)} past texts; on this device."
+            f"Private context on this device: {len(context.profile):,} characters of profile, "
+            f"{len(context.history)} past texts."
         )
     elif name == "/mode":
         try:
@@ -171,7 +172,7 @@ def _show_ledger(ledger: Ledger, console: Console) -> None:
         content = json.dumps(dict(entry.content), ensure_ascii=False)
         console.print(f"{entry.time} {entry.kind:7} {entry.bytes:6,} bytes {content}", markup=False, soft_wrap=True)
     if ledger.path is not None:
-        console.print(f"All of it is in {ledger.path}.", soft_wrap=True)
+        console.print(f"All messages are in {ledger.path}.", soft_wrap=True)
 
 
 def _context(user_file: Path | None, store: Path | None) -> PrivateContext:

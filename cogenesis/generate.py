@@ -1,4 +1,4 @@
-"""`cogenesis generate`: one answer for a request file, for people or for scripts."""
+"""`cogenesis generate`: writes one answer for a request file, as text or JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def generate(
     bundle: Annotated[
         Path,
         typer.Option(
-            "--bundle", "-b", metavar="DIR", help="Directory made by `cogenesis export onnx`.", show_default=False
+            "--bundle", "-b", metavar="DIR", help="Bundle directory from `cogenesis export onnx`.", show_default=False
         ),
     ],
     request: RequestOption,
@@ -60,10 +60,10 @@ def generate(
     """Write one answer for a request file.
 
     The request is {"instruction": "...", "context": {"profile": "...", "history": [{"title": "...", "text": "..."}]}}.
-    The device sends the instruction, and in mode fused what the policy allows of the answer; nothing else. With
-    --fusion learned, the cloud's rows are by default cut and coded as the combiner learned them.
+    The device sends the instruction and, in mode fused, the part of the answer that the policy allows; nothing else.
+    With --fusion learned, the cloud by default truncates and encodes its rows as in the combiner's training.
 
-    With a store, its profile and the past texts that a retriever finds in it are private context, too.
+    With --store, the store's profile and the retrieved past texts join the private context.
 
     Examples:
       cogenesis generate --bundle my-bundle --request request.json --mode fused --cloud 127.0.0.1:50051
@@ -112,20 +112,20 @@ def generate(
 
 
 class _Written:
-    """Answers by their context: a selector that reads answers writes some before one is chosen."""
+    """Caches answers by context, because a selector that reads answers has several written before it chooses one."""
 
     def __init__(self, answer_with: Callable[[PrivateContext], Answer]) -> None:
         self._answer_with = answer_with
         self._answers: dict[PrivateContext, Answer] = {}
 
     def text(self, context: PrivateContext) -> str:
-        """The whole answer with a context."""
+        """Return the whole answer with a context."""
         if context not in self._answers:
             self._answers[context] = self._answer_with(context)
         return "".join(self._answers[context]) or self._answers[context].result.text
 
     def result(self, context: PrivateContext, *, shown: bool) -> AnswerResult:
-        """The answer with a context, printed while it is written if it is to be shown."""
+        """Return the answer with a context; if `shown`, print it while it is written."""
         answer = self._answers.get(context) or self._answer_with(context)
         for piece in [answer.result.text] if context in self._answers else answer:
             if shown:
@@ -147,6 +147,6 @@ def _print_summary(result: AnswerResult, past_texts: int, retriever: str | None)
 
 
 class FinishedWithoutCloudError(CogenesisError):
-    """The answer is complete, but the cloud fell away in the middle of it."""
+    """The answer is complete, but the cloud was lost while it was written."""
 
     exit_code = FINISHED_WITHOUT_CLOUD

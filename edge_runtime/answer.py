@@ -1,4 +1,4 @@
-"""An answer while it is written, and its result: text, tokens, why it ended, statistics and what left the device."""
+"""An answer in progress, and its result: text, tokens, finish reason, statistics and the ledger of messages."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What an answer cost.
+    """Statistics of an answer.
 
     Attributes:
-        first_token_seconds: from the call to the first token, an outline from the cloud included.
-        prefill_seconds: from the finished prompt to the first token.
-        decode_seconds: from the first token to the last.
+        first_token_seconds: time from the call to the first token, including a sketch from the cloud.
+        prefill_seconds: time from the finished prompt to the first token.
+        decode_seconds: time from the first token to the last.
         tokens_per_second: tokens after the first, divided by `decode_seconds`.
-        round_trips: replies of the cloud, those to drafts that were taken back included.
-        bytes_up, bytes_down: message bytes to and from the cloud, without gRPC's and TLS's framing.
-        fused_tokens: tokens in which the cloud had a part.
-        drafted_tokens: tokens that the edge wrote ahead of the cloud's rows.
-        compared_tokens: those of them that a row came for.
-        accepted_tokens: those of them that were the fused choice; divided by the former, the acceptance rate.
-        server_seconds: that the cloud's model took.
-        cloud_wait_seconds: that the device had nothing to do but wait for the cloud.
-        interruptions: how often the cloud fell away or was too slow, and the device went on alone.
-        resumed: how often it came back.
+        round_trips: replies of the cloud, including those to withdrawn drafts.
+        bytes_up, bytes_down: message bytes to and from the cloud, without the framing of gRPC and TLS.
+        fused_tokens: tokens chosen with a row of the cloud.
+        drafted_tokens: tokens that the edge drafted ahead of the cloud's rows.
+        compared_tokens: drafted tokens for which a row arrived.
+        accepted_tokens: compared tokens that were the fused choice; their share of `compared_tokens` is the acceptance
+            rate.
+        server_seconds: compute time of the cloud's model.
+        cloud_wait_seconds: time that the device spent only waiting for the cloud.
+        interruptions: how often the cloud was lost or too slow, and the device went on alone.
+        resumed: how often the cloud came back.
         peak_rss_bytes: largest resident memory of this process so far.
     """
 
@@ -70,16 +71,16 @@ class AnswerResult:
     Attributes:
         text: the answer, without stop texts.
         token_ids: its tokens, without the stop token.
-        mode: as asked for.
+        mode: the requested mode.
         finish_reason: "stop" (stop token or text), "length" (max_new_tokens), or "cancelled".
-        prompt_tokens: length of the prompt that was continued, on the device (or, in mode cloud, in the cloud).
-        dropped_history: how many past texts did not fit into the context.
-        fused: for each token, whether the cloud had a part in it.
+        prompt_tokens: length of the prompt on the device (in mode cloud: in the cloud).
+        dropped_history: number of past texts that did not fit into the context.
+        fused: for each token, whether it was chosen with a row of the cloud.
         outline: the cloud's sketch, in mode sketch.
-        cloud_error: why the cloud was gone at the end of the answer, "" if it was not; what was interrupted and came
-            back is counted in `stats`.
-        stats: what it cost.
-        ledger: everything that left the device and came back.
+        cloud_error: why the cloud was unavailable at the end of the answer, or "". `stats` counts interruptions from
+            which the cloud came back.
+        stats: statistics of the answer.
+        ledger: every message sent and received.
     """
 
     text: str
@@ -95,7 +96,7 @@ class AnswerResult:
     ledger: Ledger = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The form that `cogenesis generate` prints as JSON."""
+        """Return the JSON object that `cogenesis generate` prints."""
         return {
             "text": self.text,
             "token_ids": list(self.token_ids),
@@ -112,7 +113,7 @@ class AnswerResult:
 
 @dataclass(slots=True)
 class Progress:
-    """What is known of an answer so far; the writer fills it in."""
+    """The state of an answer so far; the writer fills it in."""
 
     mode: Mode
     ledger: Ledger
@@ -134,38 +135,38 @@ class Progress:
     cancelled: Future[None] = field(default_factory=Future)
 
     def cancel(self) -> None:
-        """End what waits for the cloud; from any thread."""
+        """End all waiting for the cloud; callable from any thread."""
         with suppress(InvalidStateError):
             self.cancelled.set_result(None)
 
     def begin(self) -> None:
-        """Start the clock; bytes that the ledger holds already are not this answer's."""
+        """Start the clock; bytes already in the ledger belong to earlier answers."""
         self.started = time.perf_counter()
         self.bytes_before = (self.ledger.bytes_moved("up"), self.ledger.bytes_moved("down"))
 
     def prompt_is_ready(self, tokens: int = 0, dropped_history: int = 0) -> None:
-        """Note that the prompt is built, its length, and how many past texts did not fit into it."""
+        """Record that the prompt is built, its length, and how many past texts did not fit into it."""
         self.prompt_tokens, self.dropped_history = tokens, dropped_history
         self.prompt_ready = time.perf_counter()
 
     def token(self, token_id: int, *, fused: bool) -> None:
-        """Note one token and its time."""
+        """Record one token and its time."""
         self.token_ids.append(token_id)
         self.fused.append(fused)
         self.mark_token()
 
     def piece(self, text: str) -> str:
-        """Note a piece of the text, and hand it on."""
+        """Record a piece of the text and return it."""
         self.pieces.append(text)
         return text
 
     def mark_token(self) -> None:
-        """Note that a token was chosen now."""
+        """Record that a token was chosen now."""
         self.last_token = time.perf_counter()
         self.first_token = self.first_token or self.last_token
 
     def result(self) -> AnswerResult:
-        """The result as of now."""
+        """Build the result from the current state."""
         decode = self.last_token - self.first_token
         up, down = self.bytes_before
         stats = Stats(
@@ -202,15 +203,15 @@ class Progress:
 
 
 class Answer:
-    """An answer under way: iterate over it (`for` or `async for`) to get its text piece by piece, then read `result`.
+    """An answer in progress: iterate over it (`for` or `async for`) to get its text piece by piece, then read `result`.
 
-    Nothing happens before the first piece is asked for. Pieces are whole characters; together they are `result.text`.
+    Writing starts when the first piece is requested. Pieces are whole characters; together they are `result.text`.
     """
 
     def __init__(self, writer: Generator[str, None, None], progress: Progress) -> None:
         self._writer = writer
         self._progress = progress
-        self._lock = threading.RLock()  # a signal handler may close what its own thread is writing
+        self._lock = threading.RLock()  # a signal handler may close the answer that its own thread is writing
         self._next: asyncio.Task[str | None] | None = None
         self._result: AnswerResult | None = None
 
@@ -219,26 +220,26 @@ class Answer:
         """The finished answer.
 
         Raises:
-            CogenesisError: it is not finished; iterate to its end, or call `finish` or `close`.
+            CogenesisError: the answer is not finished; iterate to its end, or call `finish` or `close`.
         """
         if self._result is None:
             raise CogenesisError("The answer is not finished: iterate to its end, or call finish() or close().")
         return self._result
 
     def finish(self) -> AnswerResult:
-        """Write the rest without looking at the pieces."""
+        """Write the rest of the answer and return the result."""
         for _ in self:
             pass
         return self.result
 
     def close(self) -> None:
-        """Stop writing, from any thread; `result` then holds what there is, with finish reason "cancelled".
+        """Stop writing, from any thread; `result` then holds the text so far, with finish reason "cancelled".
 
-        What waits for the cloud stops at once; a prompt that is being read, or a token being computed, is finished.
+        Waiting for the cloud stops immediately; a prefill or a token being computed is finished first.
         """
         self._progress.cancel()
         with self._lock:
-            # A signal handler may come between the steps of its own thread's next piece, which then ends the writing.
+            # A signal handler may interrupt `__next__` in its own thread, which then ends the writing.
             with suppress(ValueError):
                 self._writer.close()
             self._settle()
@@ -286,8 +287,8 @@ class Answer:
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    # The work is in C++ and on sockets, which let go of the interpreter: a thread keeps the event loop free.
-    # Imported here: callers who don't use asyncio need not wait a tenth of a second for it.
+    # The work runs in C++ and on sockets, which release the GIL, so a thread keeps the event loop free. Imported here
+    # because asyncio takes a tenth of a second to load.
     import asyncio
 
     return await asyncio.to_thread(function, *arguments)

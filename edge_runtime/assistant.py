@@ -1,4 +1,4 @@
-"""The runtime's front: a loaded bundle that writes answers in four modes."""
+"""The runtime's entry point: loads a bundle and writes answers in four modes."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def load(
     """Load a bundle.
 
     Args:
-        bundle: its directory.
-        backend: "onnx" or "executorch"; None takes the bundle's first.
-        threads: for the decoder; None takes the number of physical cores.
-        context_length: positions to use, at most the bundle's; None takes the bundle's.
-        verify: compare all files with the manifest's hashes first.
-        adapters: directory of users' adapters; None takes the bundle's own.
+        bundle: directory of the bundle.
+        backend: "onnx" or "executorch"; None uses the bundle's first backend.
+        threads: threads of the decoder; None uses one per physical core.
+        context_length: positions to use, at most the bundle's number; None uses all of them.
+        verify: whether to compare all files with the manifest's hashes first.
+        adapters: directory of users' adapters; None uses the bundle's own directory.
 
     Raises:
-        BundleError: something in the bundle is missing, damaged, unsafe or from another version.
+        BundleError: a file of the bundle is missing, damaged, unsafe or from another version.
     """
     opened = open_bundle(bundle, verify=verify)
-    # The tokenizer is parsed while onnxruntime, which needs no interpreter for it, loads the graph.
+    # The tokenizer is parsed while onnxruntime loads the graph, because loading releases the GIL.
     with ThreadPoolExecutor(max_workers=1) as pool:
         tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
         decoder = open_decoder(opened, backend, threads=threads, context_length=context_length)
@@ -63,7 +63,7 @@ def load(
 
 
 class Assistant:
-    """Writes answers with one bundle, one at a time; the KV cache of the last prompt is kept and reused."""
+    """Writes answers with one bundle, one at a time; it keeps and reuses the KV cache of the last prompt."""
 
     def __init__(
         self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer, adapters: AdapterStore | None = None
@@ -81,23 +81,23 @@ class Assistant:
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder of the sequence with the private context, for its prompt cache."""
+        """The decoder that holds the private context; gives access to its prompt cache."""
         return self._model.decoder
 
     def use_adapter(self, adapter: Adapter | Path | str | None) -> None:
-        """Use a user's adapter (or a file of one) from the next answer on; None uses none.
+        """Use an adapter, or the adapter in a file, from the next answer on; None uses no adapter.
 
         Raises:
-            AdapterError: it can't be read, or belongs to another base.
+            AdapterError: the adapter can't be read, or belongs to another base.
         """
         with self._exclusive():
             self._model.use_adapter(load_adapter(adapter) if isinstance(adapter, Path | str) else adapter)
 
     def use_user(self, user: str | None) -> None:
-        """Answer for a user from the next answer on: with their adapter out of `adapters`; None uses none.
+        """Use a user's adapter from the directory of adapters, from the next answer on; None uses no adapter.
 
         Raises:
-            AdapterError: the user has none, or it is damaged, or belongs to another base.
+            AdapterError: the user has no adapter, or it is damaged, or belongs to another base.
         """
         with self._exclusive():
             self._model.use_adapter(None if user is None else self.adapters.load(user))
@@ -115,22 +115,22 @@ class Assistant:
         """Write an answer.
 
         Args:
-            instruction: what the user asks; the only text that may leave the device.
-            context: what the device alone may see; unused in mode cloud.
+            instruction: the user's request; the only text from the user that the device may send.
+            context: profile and past texts, which only the device sees; unused in mode cloud.
             mode: who writes, see `Mode`.
-            cloud: a connection (`cloud_bridge.connect`); every mode but edge needs one.
-            options: settings; None takes the defaults.
-            ledger: where to note what leaves; None keeps it in memory.
+            cloud: a connection (`cloud_bridge.connect`); every mode except edge needs one.
+            options: settings; None uses the defaults.
+            ledger: records every message sent and received; None keeps the records in memory.
 
         Returns:
-            The answer, to iterate over. Errors come with the first piece: `ContextOverflowError` if profile and
-            instruction don't fit, a `CloudError` if the cloud fails before its first row, `PolicyError` if the
-            policy forbids the mode. If the cloud falls away later, the answer is finished on the device and
-            `result.cloud_error` says why.
+            The answer, to iterate over. Requesting the first piece may raise `ContextOverflowError` if profile and
+            instruction don't fit, a `CloudError` if the cloud fails before its first row, or `PolicyError` if the
+            policy forbids the mode. If the cloud is lost later, the device finishes the answer and `result.cloud_error`
+            says why.
 
         Raises:
-            RequestError: the mode needs a cloud and none was given, or does not exist.
-            BundleError: fusion or schedule are learned, and the bundle has no combiner that can be used.
+            RequestError: the mode does not exist, or it needs a cloud and none was given.
+            BundleError: fusion or schedule is learned, and the bundle has no usable combiner.
         """
         if type(instruction) is not PublicInstruction:
             raise RequestError("The instruction must be a PublicInstruction, so that private text can't be one.")
@@ -146,7 +146,7 @@ class Assistant:
         if mode is Mode.FUSED:
             options = self._with_combiner(options)
         task = Task(instruction, context, options, progress)
-        # In mode edge the cloud is out of reach of what follows, whatever was passed.
+        # In mode edge, the code below never gets the cloud, whatever the caller passed.
         return Answer(self._write(task, cloud if mode.needs_cloud else None), progress)
 
     def prompt(
@@ -157,7 +157,7 @@ class Assistant:
         outline: str | None = None,
         max_new_tokens: int = 256,
     ) -> Prompt:
-        """The prompt that an answer of `max_new_tokens` continues; see `edge_runtime.text.prompt.build_prompt`.
+        """Build the prompt for an answer of up to `max_new_tokens`; see `edge_runtime.text.prompt.build_prompt`.
 
         Raises:
             ContextOverflowError: profile and instruction don't fit.
@@ -165,10 +165,10 @@ class Assistant:
         return self._model.prompt(instruction, context, outline, max_new_tokens)
 
     def _with_combiner(self, options: Options) -> Options:
-        """The options with the bundle's combiner where they need one and bring none of their own.
+        """Return the options with the bundle's combiner, if they need one and have none of their own.
 
         Raises:
-            BundleError: the bundle has none, or it is damaged or made for another model.
+            BundleError: the bundle has no combiner, or it is damaged or made for another model.
         """
         fusion, schedule = options.fusion, options.schedule
         if fusion.strategy is Strategy.LEARNED and fusion.combiner is None:

@@ -8,15 +8,15 @@ from edge_runtime.errors import MissingExtraError
 
 
 def require_packages(purpose: str, *packages: str, extra: str) -> None:
-    """Refuse to go on without packages that an extra installs.
+    """Raise an error if a package that an extra installs is missing.
 
     Args:
-        purpose: what needs them, the first word of the message: "Training".
-        packages: their import names.
-        extra: the extra of cogenesis-edge that installs them, or several with commas between.
+        purpose: what needs the packages; the message begins with it: "Training".
+        packages: import names of the packages.
+        extra: the extra of cogenesis-edge that installs them, or several, separated by commas.
 
     Raises:
-        MissingExtraError: one of them is not installed.
+        MissingExtraError: a package is not installed.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""A bundle's model, ready to write: decoders, tokenizer, prompts, and the user's adapter."""
+"""Holds a bundle's model, ready to write: decoders, tokenizer, prompt template and the user's adapter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from edge_runtime.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class LoadedModel:
-    """What an answer needs of a bundle.
+    """The parts of a bundle that an answer needs.
 
     Attributes:
-        manifest: of the bundle.
-        tokenizer: of the model.
-        template: of its prompts.
-        decoder: of the sequence with the private context; keeps the KV cache of the last prompt.
-        adapter: the one in use.
+        manifest: the bundle's manifest.
+        tokenizer: the model's tokenizer.
+        template: the model's prompt template.
+        decoder: decoder of the sequence with the private context; keeps the KV cache of the last prompt.
+        adapter: the adapter in use.
     """
 
     manifest: Manifest
@@ -36,12 +36,12 @@ class LoadedModel:
     _without: Decoder | None = None
 
     def use_adapter(self, adapter: Adapter | None) -> None:
-        """Use another adapter from now on; None uses none."""
+        """Use another adapter from now on; None uses no adapter."""
         self.decoder.use_adapter(adapter)
         self.adapter = adapter
 
     def without_context(self) -> Decoder:
-        """The decoder of the sequence without the private context, with the adapter in use."""
+        """Return the decoder of the sequence without the private context, with the adapter in use."""
         self._without = self._without or self.decoder.fork()
         self._without.use_adapter(self.adapter)
         return self._without
@@ -49,7 +49,7 @@ class LoadedModel:
     def prompt(
         self, instruction: PublicInstruction, context: PrivateContext | None, outline: str | None, max_new_tokens: int
     ) -> Prompt:
-        """The prompt that an answer of `max_new_tokens` continues; see `edge_runtime.text.prompt.build_prompt`.
+        """Build the prompt for an answer of up to `max_new_tokens`; see `edge_runtime.text.prompt.build_prompt`.
 
         Raises:
             ContextOverflowError: profile and instruction don't fit.
@@ -58,14 +58,14 @@ class LoadedModel:
         return build_prompt(self.tokenizer, self.template, instruction, context, outline, max_tokens=room)
 
     def ending(self, limit: int) -> Ending:
-        """Where an answer ends: at the model's stop tokens, or after `limit` tokens."""
+        """Return where an answer ends: at the model's stop tokens, or after `limit` tokens."""
         return Ending(limit, self.manifest.tokenizer.stop_token_ids)
 
     def unsaid(self, context: PrivateContext | None, policy: Policy) -> PrivateContext | None:
-        """What the cloud must not learn: the context, and what the adapter was trained on.
+        """Return the texts to keep from the cloud: the context, and the texts that the adapter was trained on.
 
         Raises:
-            PolicyError: nobody knows what the adapter was trained on, so nothing can keep it from the cloud.
+            PolicyError: the adapter does not record its training texts, so they can't be kept from the cloud.
         """
         if self.adapter is None or policy is not Policy.GUARDED:
             return context

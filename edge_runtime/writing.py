@@ -23,7 +23,7 @@ from edge_runtime.text.stream import StopFilter, TextStream
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One answer to write, and what is known of it so far."""
+    """One answer to write, and its progress."""
 
     instruction: PublicInstruction
     context: PrivateContext | None
@@ -32,17 +32,17 @@ class Task:
 
 
 def write_answer(model: LoadedModel, task: Task, cloud: Cloud | None) -> Generator[str, None, None]:
-    """Write an answer piece by piece; its progress is noted in the task.
+    """Write an answer piece by piece and record its progress in the task.
 
     Args:
-        model: writes what the device writes.
-        task: the answer.
-        cloud: None where the device writes alone.
+        model: the device's model.
+        task: the answer to write.
+        cloud: the connection; None if the device writes alone.
 
     Raises:
         ContextOverflowError: profile and instruction don't fit.
         CloudError: the cloud failed before its first row, outline or piece.
-        PolicyError: the policy forbids the mode, or the adapter does not say what it was trained on.
+        PolicyError: the policy forbids the mode, or the adapter does not record its training texts.
     """
     gate = Gate(task.options.policy, task.progress.ledger)
     task.progress.begin()
@@ -91,7 +91,7 @@ def _write_fused(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) -> Ge
 
 
 def _link(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) -> CloudLink:
-    """The conversation of one fused answer with the cloud."""
+    """Build the link to the cloud for one fused answer."""
     fingerprint, rows = model.manifest.tokenizer.fingerprint, task.options.row_format
 
     def open_request(resume: str) -> Released[OpenRequest]:
@@ -111,7 +111,7 @@ def _link(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) -> CloudLink
 
 
 def _write_in_cloud(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) -> Generator[str, None, None]:
-    """Pass on what the cloud writes; where it falls away, the device writes the rest."""
+    """Pass on the cloud's text; if the cloud is lost, the device writes the rest."""
     options, progress = task.options, task.progress
     request = gate.answer(
         task.instruction,
@@ -151,7 +151,7 @@ def _write_in_cloud(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) ->
 def _finish_for_cloud(model: LoadedModel, task: Task) -> Generator[str, None, None]:
     written = model.tokenizer.encode("".join(task.progress.pieces))
     edge = PromptedDecoder(model.decoder, (*_prompt(model, task).token_ids, *written))
-    # The cloud's tokens may be another tokenizer's: the text can be longer in ours.
+    # The cloud may use another tokenizer, so the text can be longer in our tokens.
     left = task.options.max_new_tokens - len(task.progress.token_ids)
     left = min(left, model.decoder.context_length - len(edge.prompt))
     if left < 1:
@@ -169,7 +169,7 @@ def _edge_text(model: LoadedModel, task: Task, edge: PromptedDecoder, limit: int
 def _text(
     model: LoadedModel, task: Task, tokens: Generator[Token, None, None], ending: Ending
 ) -> Generator[str, None, None]:
-    """The text of tokens as they are chosen, in whole characters, up to a stop text."""
+    """Yield the text of tokens as they are chosen, in whole characters, up to a stop text."""
     progress = task.progress
     text = TextStream(model.tokenizer, stop_strings=task.options.stop)
     with closing(tokens):

@@ -1,4 +1,4 @@
-"""`cogenesis adapter`: trains users' adapters, and measures their gain."""
+"""`cogenesis adapter`: trains users' adapters and measures their gain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Train an adapter for each user from what they wrote, and measure its gain.",
+    help="Train an adapter for each user on their own texts, and measure its gain.",
 )
 app.command()(train)
 app.command()(evaluate)

@@ -1,4 +1,4 @@
-"""`cogenesis adapter evaluate`: what users' adapters are worth on answers that they were not trained on."""
+"""`cogenesis adapter evaluate`: measures the gain of users' adapters on answers they were not trained on."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def evaluate(
         bool,
         typer.Option(
             "--task-alone",
-            help="Measure with the task alone in the prompt. Default: with profile and past texts in it as well, which "
-            "takes most of the time.",
+            help="Measure only with the task alone in the prompt. Default: also with profile and past texts, "
+            "which takes most of the time.",
         ),
     ] = False,
     max_length: MaxLengthOption = 4096,
     where: RunnerOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how likely users' own answers are with their adapter and without, in nats a token: less is better.
+    """Measure how likely users' own answers are with and without their adapter, in nats per token: less is better.
 
-    The answers are those of the records' conversations, or LaMP's gold outputs; no adapter was trained on them. Each is
-    scored with its task alone in the prompt, and with the user's profile and past texts as well. Users without an
-    adapter are left out. The interval is a 95 % one, by paired bootstrap over users.
+    The answers come from the records' conversations, or are LaMP's gold outputs; no adapter was trained on them. Each
+    is scored with its task alone in the prompt, and with the user's profile and past texts. Users without an adapter
+    are left out. The 95 % interval comes from a paired bootstrap over users.
 
     Example: cogenesis adapter evaluate --model models/smollm2 --adapters adapters --records users.json
     """

@@ -1,4 +1,4 @@
-"""`cogenesis adapter train`: one adapter per user, from what they wrote."""
+"""`cogenesis adapter train`: trains one adapter per user on their own texts."""
 
 from __future__ import annotations
 
@@ -39,33 +39,38 @@ _OPTIMIZER = OptimizerOptions(
 def train(
     model: BaseModelOption,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory to write; each user gets one in it.", show_default=False)
+        Path,
+        typer.Option("--out", "-o", help="Directory to write, with a subdirectory for each user.", show_default=False),
     ],
     *,
     whose: UsersOptions,
     with_context: Annotated[
         bool,
-        typer.Option("--with-context", help="Train with profile and other items in the prompt.", rich_help_panel=HOW),
+        typer.Option(
+            "--with-context", help="Train with the profile and other items in the prompt.", rich_help_panel=HOW
+        ),
     ] = False,
     lora: LoraOptions,
     optimizer: OptimizerOptions = _OPTIMIZER,
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps, instead of --epochs.", rich_help_panel=HOW, show_default=False)
+        int | None,
+        typer.Option(help="Number of optimizer steps, instead of --epochs.", rich_help_panel=HOW, show_default=False),
     ] = None,
     pass_tokens: Annotated[
-        int, typer.Option(help="Most tokens through the model at once; bounds the memory.", rich_help_panel=HOW)
+        int, typer.Option(help="Maximum tokens per pass through the model. Limits the memory.", rich_help_panel=HOW)
     ] = _DEFAULTS.pass_tokens,
     weight_decay: WeightDecayOption = _DEFAULTS.weight_decay,
     held_out: Annotated[
         float,
         typer.Option(
-            help="Share of a user's items that decides when to stop; used from ten items on.", rich_help_panel=HOW
+            help="Fraction of a user's items that is held out to decide when to stop. Used from ten items on.",
+            rich_help_panel=HOW,
         ),
     ] = _DEFAULTS.held_out,
     stop_after: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Stop after N epochs without a gain on the held-out items.", rich_help_panel=HOW
+            metavar="N", help="Stop after N epochs without improvement on the held-out items.", rich_help_panel=HOW
         ),
     ] = _DEFAULTS.patience,
     max_length: MaxLengthOption = _DEFAULTS.max_length,
@@ -75,8 +80,8 @@ def train(
 ) -> None:
     """Train one LoRA adapter per user, in PEFT's format.
 
-    An interrupted run resumes: finished users are not trained again, unless they have written more since. A user who
-    can't be trained does not stop the others: the command ends with code 9 and names them.
+    An interrupted run resumes: finished users are trained again only if their texts changed. If a user fails, the
+    others are still trained; the command then exits with code 9 and names the failed users.
 
     Examples:
       cogenesis adapter train --model models/smollm2 --records users.json --out adapters
@@ -129,7 +134,7 @@ def train(
         first = failed[0]
         raise TrainingError(
             f"{len(failed)} of {len(outcomes)} users failed: {listed([each.user for each in failed])}. "
-            f"{summary} says why of each; {first.user}: {first.error}"
+            f"{summary} gives the reasons; {first.user}: {first.error}"
         )
 
 

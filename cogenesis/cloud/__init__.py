@@ -1,4 +1,4 @@
-"""`cogenesis cloud`: serves a large model to devices, and asks a cloud what it serves."""
+"""`cogenesis cloud`: serves a large model to devices, or shows which model a cloud serves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from cogenesis.cloud.info import info
 from cogenesis.cloud.serve import serve
 from cogenesis.terminal.flag_names import CommandApp
 
-app = CommandApp(help="Serve a large model to devices, or ask a cloud what it serves.", no_args_is_help=True)
+app = CommandApp(help="Serve a large model to devices, or show which model a cloud serves.", no_args_is_help=True)
 app.command()(serve)
 app.command()(info)

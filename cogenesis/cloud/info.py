@@ -1,4 +1,4 @@
-"""`cogenesis cloud info`: asks a cloud which model it serves."""
+"""`cogenesis cloud info`: shows which model a cloud serves."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SOON = Connection(timeout=10.0)
 
 @expand
 def info(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of a cloud.", show_default=False)],
+    address: Annotated[str, typer.Argument(help="Address of the cloud, HOST:PORT.", show_default=False)],
     connection: Connection = _SOON,
 ) -> None:
-    """Ask a cloud which model it serves; prints one line of JSON.
+    """Show which model a cloud serves, as one line of JSON.
 
     Example: cogenesis cloud info 127.0.0.1:50051
     """

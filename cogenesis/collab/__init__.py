@@ -1,4 +1,4 @@
-"""`cogenesis collab`: learns how device and cloud write together, from data to a report."""
+"""`cogenesis collab`: trains and measures how device and cloud write together, from data to a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Make data, tune the device's model, train how both models are fused, and measure it all.",
+    help="Make data, tune the device's model, train the fusion of both models, and measure the results.",
 )
 app.add_typer(data_commands, name="data")
 app.command()(logprobs)

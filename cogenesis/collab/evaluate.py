@@ -1,4 +1,4 @@
-"""`cogenesis collab evaluate`: what each way to write is worth, on users whom nothing was trained on."""
+"""`cogenesis collab evaluate`: compares ways to write, on users that no model was trained on."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ from personalization.models.libraries import prepare_command
 if TYPE_CHECKING:
     from cloud_bridge.client import CloudClient
 
-LIKELIHOOD, ANSWERS, JUDGE = "How likely references are", "Answers", "Who judges the answers"
+LIKELIHOOD, ANSWERS, JUDGE = "Likelihood of references", "Answers", "Judge of the answers"
 
 BesideOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=MODEL",
-        help="A bundle or model directory by itself, with the context in its prompt; may be given again.",
+        help="Another model to score alone, with the context in its prompt: a bundle or a model directory. "
+        "May be given again.",
         rich_help_panel=LIKELIHOOD,
         show_default=False,
     ),
@@ -55,13 +56,13 @@ def evaluate(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Directory of the report, its pictures, and the progress.", show_default=False
+            "--out", "-o", help="Directory for the report, its pictures and the progress.", show_default=False
         ),
     ],
     rows: Annotated[
         Path | None,
         typer.Option(
-            help="Log-probs of the records, by `collab logprobs`.", rich_help_panel=LIKELIHOOD, show_default=False
+            help="Log-probs of the records, from `collab logprobs`.", rich_help_panel=LIKELIHOOD, show_default=False
         ),
     ] = None,
     combiner: Annotated[
@@ -69,7 +70,7 @@ def evaluate(
         typer.Option(
             "--combiners",
             metavar="DIR",
-            help="Directory of trained combiners, by `collab fuse-train`.",
+            help="Directory of trained combiners, from `collab fuse-train`.",
             rich_help_panel=LIKELIHOOD,
             show_default=False,
         ),
@@ -79,7 +80,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME=MODEL",
-            help="The same with the public instruction alone in its prompt.",
+            help="Like --beside, with only the public instruction in the prompt.",
             rich_help_panel=LIKELIHOOD,
             show_default=False,
         ),
@@ -88,7 +89,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME=MODEL",
-            help="The same with context and sketch in its prompt.",
+            help="Like --beside, with context and sketch in the prompt.",
             rich_help_panel=LIKELIHOOD,
             show_default=False,
         ),
@@ -98,8 +99,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Who writes besides edge: edge-without, cloud, cloud-with, sketch, or a strategy, such as "
-            "arithmetic:0.8, learned or learned@learned; may be given again.",
+            help="System that writes answers besides edge: edge-without, cloud, cloud-with, sketch, or a "
+            "strategy such as arithmetic:0.8, learned or learned@learned. May be given again.",
             rich_help_panel=ANSWERS,
             show_default=False,
         ),
@@ -128,7 +129,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="URL",
-            help="An OpenAI-compatible endpoint, which is sent instructions and answers.",
+            help="OpenAI-compatible endpoint of the judge. It receives instructions and answers.",
             rich_help_panel=JUDGE,
             show_default=False,
         ),
@@ -142,8 +143,8 @@ def evaluate(
     criterion: Annotated[
         list[Criterion],
         typer.Option(
-            help="What is judged; for overall and personalization the judge is also sent the private context. May be "
-            "given again.",
+            help="Criterion of the judge. For overall and personalization the judge also receives the private "
+            "context. May be given again.",
             rich_help_panel=JUDGE,
         ),
     ] = [Criterion.PUBLIC],  # noqa: B006 (typer copies it)
@@ -151,7 +152,7 @@ def evaluate(
     name: Annotated[
         str | None,
         typer.Option(
-            "--label", help="What the report calls the records. Default: the file's name.", show_default=False
+            "--label", help="Name of the records in the report. Default: the file's name.", show_default=False
         ),
     ] = None,
     threads: ThreadsOption = 2,
@@ -160,9 +161,9 @@ def evaluate(
 ) -> None:
     """Measure edge, cloud and every fusion: likelihood of the users' own texts, quality and cost of answers, a judge.
 
-    The options select what is measured: --rows likelihoods, --edge answers, --judge verdicts on the answers. With
-    --rows, the cloud's rows are cut for answers as they are in that file. Intervals come from a paired bootstrap over
-    users. An interrupted run resumes. The directory gets the report as report.md with pictures, and as evaluation.json.
+    Choose the measurements by options: --rows for likelihoods, --edge for answers, --judge for verdicts on the answers.
+    With --rows, answers use the row format of that file. Intervals come from a paired bootstrap over users. An
+    interrupted run resumes. The command writes the report as report.md with pictures, and as evaluation.json.
 
     Examples:
       cogenesis collab evaluate test.jsonl --rows scored/rows.logprobs --combiners combiner -o evaluated
@@ -212,7 +213,7 @@ def evaluate(
 
 
 def _beside(given: str, shown: Shown, threads: int) -> Beside:
-    """Read NAME=MODEL; hashes the weights of a directory."""
+    """Parse NAME=MODEL; this hashes the weights of a directory."""
     name, _, path = given.partition("=")
     if not name or "/" in name or not path:
         raise SettingsError(f"A model beside is NAME=MODEL, such as untuned=models/edge, not {given}.")

@@ -1,4 +1,4 @@
-"""`cogenesis collab fuse-train`: a combiner learns from log-probs how device and cloud become one."""
+"""`cogenesis collab fuse-train`: trains a combiner on log-probs to fuse device and cloud."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ _DEFAULTS = CombinerSettings()
 
 def fuse_train(
     rows: Annotated[
-        list[Path], typer.Argument(help="Log-probs to learn from, by `collab logprobs`.", show_default=False)
+        list[Path], typer.Argument(help="Log-probs to train on, from `collab logprobs`.", show_default=False)
     ],
     dev_rows: Annotated[
         list[Path],
         typer.Option(
             metavar="FILE",
-            help="Log-probs of other users; they decide when to stop. May be given again.",
+            help="Log-probs of other users, which decide when to stop. May be given again.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the combiner to write.", show_default=False)],
     without: WithoutOption = _DEFAULTS.without,
     calls: Annotated[
-        float, typer.Option(help="Share of the steps at which the learned schedule may ask the cloud.")
+        float, typer.Option(help="Fraction of the steps at which the learned schedule may ask the cloud.")
     ] = _DEFAULTS.calls,
     reference: Annotated[
         bool,
-        typer.Option("--reference", help="Train CoGenesis' own combiner as well, to compare (200 MB, minutes)."),
+        typer.Option(
+            "--reference", help="Also train CoGenesis' original combiner, for comparison (200 MB, takes minutes)."
+        ),
     ] = False,
     members: Annotated[
-        int, typer.Option(help="Networks; the combiner is their mean.", rich_help_panel=HOW)
+        int, typer.Option(help="Number of networks; the combiner averages them.", rich_help_panel=HOW)
     ] = _DEFAULTS.members,
     hidden: Annotated[int, typer.Option(help="Width of each network.", rich_help_panel=HOW)] = _DEFAULTS.hidden,
     epochs: EpochsOption = _DEFAULTS.epochs,
     rate: Annotated[float, RATE] = _DEFAULTS.rate,
-    decay: Annotated[float, typer.Option(help="Decay of the weights.", rich_help_panel=HOW)] = _DEFAULTS.decay,
+    decay: Annotated[float, typer.Option(help="Weight decay.", rich_help_panel=HOW)] = _DEFAULTS.decay,
     seed: SeedOption = _DEFAULTS.seed,
     threads: ThreadsOption = _DEFAULTS.threads,
     force: ForceOption = False,
@@ -55,8 +57,8 @@ def fuse_train(
 ) -> None:
     """Train the combiner for [bold]generate --fusion learned[/bold], and its schedule: when to ask the cloud.
 
-    It needs some 10,000 rows of users on whom the edge was not tuned, and takes half a minute for them. The same rows
-    and settings give the same file; a finished run is not repeated.
+    Training needs about 10,000 rows from users that the edge model was not tuned on, and takes half a minute. The same
+    rows and settings give the same file; a finished run is not repeated.
 
     Examples:
       cogenesis collab fuse-train fuse/rows.logprobs --dev-rows dev/rows.logprobs --out combiner
@@ -84,7 +86,7 @@ def fuse_train(
         return
     compact, dev_nll = report["compact"], report["dev"]
     typer.echo(
-        f"{compact['path']}: {compact['size_bytes']:,} bytes; nats a token on the dev users: learned "
+        f"{compact['path']}: {compact['size_bytes']:,} bytes; nats per token on the dev users: learned "
         f"{compact['dev_nll']:.4f}, edge {dev_nll['edge']:.4f}, cloud {dev_nll['cloud']:.4f}, best fixed mix "
         f"{dev_nll['fixed']:.4f} ({dev_nll['fixed_name']}); the schedule asks at {compact['asked']:.0%} of the steps."
     )

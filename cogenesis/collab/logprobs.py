@@ -1,4 +1,4 @@
-"""`cogenesis collab logprobs`: what edge and cloud say at every token of reference answers, in one file."""
+"""`cogenesis collab logprobs`: writes both models' log-probs for every token of reference answers into one file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def logprobs(
     records: RecordsArgument,
     edge: Annotated[Path, EDGE],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Directory of the file, and of the progress.", show_default=False)
+        Path, typer.Option("--out", "-o", help="Directory for the file and the progress.", show_default=False)
     ],
     large: Annotated[Path | None, LARGE] = None,
     cloud: CloudOption = None,
@@ -43,22 +43,22 @@ def logprobs(
     without: WithoutOption = False,
     device: DeviceOption = Device.CPU,
     max_reference_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a reference; the rest is left out.")
+        int, typer.Option(min=1, help="Maximum tokens per reference. Longer references are truncated.")
     ] = 512,
     limit: LimitOption = None,
     edge_top: Annotated[
         int,
-        typer.Option(min=16, help="Fewest of the device's most likely tokens that are kept.", rich_help_panel=ROWS),
+        typer.Option(min=16, help="Minimum number of the device's most likely tokens to keep.", rich_help_panel=ROWS),
     ] = 32,
     rows: CloudRows,
     where: ShardedRunnerOptions,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score reference answers with both models; the likelihood of every fusion follows from the file exactly.
+    """Score reference answers with both models; the file determines the likelihood of every fusion exactly.
 
-    A served cloud (--cloud) is sent instructions and references. Rows are cut and coded as `cogenesis generate` gets
-    them by default. A combiner that was trained on other rows asks for such rows by itself; for other fusions give
+    The command sends instructions and references to a served cloud (--cloud). Rows have the default format of
+    `cogenesis generate`. A combiner trained on another format requests that format itself; for other fusions give
     `generate` the same --top-k, --mass, --floor and --wire. An interrupted run resumes.
 
     Example:
@@ -101,17 +101,19 @@ def logprobs(
         typer.echo(json.dumps(body))
         return
     nats = [f"{name} {body[key]:.3f}" for name, key in _NLLS if body[key] is not None]
-    typer.echo(f"{scored.path}: {found.size:,} rows of {len(found.records)} records; nats a token: {', '.join(nats)}.")
+    typer.echo(
+        f"{scored.path}: {found.size:,} rows of {len(found.records)} records; nats per token: {', '.join(nats)}."
+    )
 
 
 _NLLS = (("edge", "edge_nll"), ("edge without context", "without_nll"), ("cloud", "cloud_nll"))
 
 
 def _served(address: str, credentials: Credentials) -> BridgeSpec:
-    """A served cloud's specification, with the name of its model.
+    """Return a served cloud's specification, with the name of its model.
 
     Raises:
-        CloudError: it can't be reached.
+        CloudError: the cloud can't be reached.
     """
     from cloud_bridge.client import connect
     from edge_runtime.privacy.gate import Gate, Policy

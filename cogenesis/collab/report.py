@@ -1,4 +1,4 @@
-"""`cogenesis collab report`: the findings of a whole run, put into a document."""
+"""`cogenesis collab report`: writes the results of a whole run into a document."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def report(
     ],
     into: Annotated[
         Path,
-        typer.Option(help="The Markdown document to update: the report replaces what stands between its marks."),
+        typer.Option(help="Markdown document to update. The report replaces the text between its marks."),
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Put the results of examples/collab/run.sh into a document: tables, and pictures beside it.
+    """Write the results of examples/collab/run.sh into a document, as tables, with pictures beside it.
 
     Example:
       cogenesis collab report build/collab --into docs/results/collab.md

@@ -1,4 +1,4 @@
-"""Finds what a model that scores references is made of."""
+"""Builds the specification of a model that scores references."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from personalization.models.libraries import prepare_command
 
 
 def model_of(path: Path, threads: int, device: Device, adapter: Path | None = None) -> ModelSpec:
-    """A model's specification; hashes the weights of a directory.
+    """Return a model's specification; this hashes the weights of a directory.
 
     Raises:
-        CogenesisError: there is no such model, or no such adapter.
+        CogenesisError: the model or the adapter does not exist.
         SettingsError: an adapter file is given for a directory.
     """
     if is_bundle(path):

@@ -1,4 +1,4 @@
-"""`cogenesis collab shrink`: makes a smaller sibling of a model, which has the same vocabulary."""
+"""`cogenesis collab shrink`: makes a smaller sibling of a model with the same vocabulary."""
 
 from __future__ import annotations
 
@@ -35,37 +35,39 @@ def shrink(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Text that the sibling is healed on: records, plain text, or JSON lines with a field 'text'.",
+            help="Text for the distillation that heals the sibling: records, plain text, or JSON lines with a "
+            "field 'text'.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the sibling to write.", show_default=False)],
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers that the sibling keeps.", show_default=False)
-    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Number of layers to keep.", show_default=False)] = None,
     share: Annotated[
         float | None,
         typer.Option(
-            help=f"Instead of --layers: largest share of all parameters that the sibling keeps. Default {_SHARE}.",
+            help=f"Maximum fraction of all parameters to keep, instead of --layers. Default: {_SHARE}.",
             show_default=False,
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the text; the rest is left out.")] = 1_000_000,
-    window_tokens: Annotated[int, typer.Option(min=2, help="Tokens that go through the models at once.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum tokens of the text. The rest is ignored.")
+    ] = 1_000_000,
+    window_tokens: Annotated[int, typer.Option(min=2, help="Tokens per window of text.")] = 512,
     states: Annotated[
-        float, typer.Option(min=0, help="Weight of the states between the layers in the loss.", rich_help_panel=HOW)
+        float,
+        typer.Option(min=0, help="Weight in the loss of the hidden states between the layers.", rich_help_panel=HOW),
     ] = 1.0,
     training: TrainingOptions = _TRAINING,
     precision: PrecisionOption = Precision.FLOAT32,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a smaller sibling of a model with the same vocabulary: the small model of a pair, if none exists.
+    """Make a smaller sibling of a model with the same vocabulary, to pair with it if no small model exists.
 
     The command removes the layers that change their input least (ShortGPT's block influence). It fits the other layers
     in closed form to replace them, and heals the sibling by distillation from the whole model. Every 20th window of the
-    text is held out. The result is a model directory for `collab tune` and `export onnx`, with the curves of the
-    healing. An interrupted run resumes; several processes train together: `accelerate launch -m cogenesis ...`.
+    text is held out. The result is a model directory for `collab tune` and `export onnx`, with the loss curves. An
+    interrupted run resumes. Several processes can train together: `accelerate launch -m cogenesis ...`.
 
     Example:
       cogenesis collab shrink -m models/smollm2 --texts train.jsonl --layers 16 --precision bfloat16 -o edge
@@ -80,7 +82,7 @@ def shrink(
 
     team = team_on(training.device)
     if team.leads and holds_records(texts):
-        usable_records(texts)  # names on stderr what is skipped
+        usable_records(texts)  # names skipped records on stderr
     with progress_bar(visible=team.leads) as progress:
         shrunk = shrink_model(
             Path(model),
@@ -119,6 +121,6 @@ def _say(shrunk: Trained, losses: Sequence[float], as_json: bool) -> None:
     typer.echo(f"{'Was made already' if shrunk.kept else 'Made'}: {shrunk.path}")
     typer.echo(f"layers: {', '.join(map(str, note.kept))}; {note.share:.1%} of the parameters")
     typer.echo(
-        f"loss on held-out text, nats a token: {note.whole_loss:.4f} of the whole model, {fitted:.4f} with layers "
-        f"taken out and fitted, {healed:.4f} healed"
+        f"loss on held-out text, nats per token: {note.whole_loss:.4f} whole model, {fitted:.4f} layers removed and "
+        f"fitted, {healed:.4f} healed"
     )

@@ -1,4 +1,4 @@
-"""`cogenesis collab sketch`: records get outlines of their public instructions."""
+"""`cogenesis collab sketch`: adds outlines of the public instructions to records."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def sketch(
 ) -> None:
     """Ask a model for outlines of the records' public instructions: 8 to 15 numbered points of a few words.
 
-    The command asks the cloud, as a device does, or another model or endpoint. It sends public instructions only. It
-    names the records whose outlines fail; run it again to ask for those alone. The progress is in OUT.progress.
+    The command asks the cloud, as a device does, or another model or endpoint. It sends only public instructions. It
+    names the records whose outlines fail; run it again to retry only those. The progress is in OUT.progress.
 
     Example:
       cogenesis collab sketch ctx.jsonl --cloud 127.0.0.1:50051 --out ctx-sketched.jsonl

@@ -1,4 +1,4 @@
-"""`cogenesis collab tune`: fine-tunes the device's model behind the prompts that it will see."""
+"""`cogenesis collab tune`: fine-tunes the device's model on the prompts that a device builds."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def tune(
         ),
     ],
     shown: Annotated[
-        Shown, typer.Option(help="What prompts hold besides the instruction; sketch: context and sketch.")
+        Shown, typer.Option(help="Content of prompts besides the instruction. sketch: context and sketch.")
     ] = Shown.WITH,
     dev: Annotated[
-        Path | None, typer.Option(help="Records of other users; they select the best epoch.", show_default=False)
+        Path | None, typer.Option(help="Records of other users, which select the best epoch.", show_default=False)
     ] = None,
     max_length: MaxLengthOption = 4096,
     pack_tokens: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help=f"Most tokens of the examples that go through the model as one row. Default {_PACK}, on a CPU "
-            f"{_PACK_ON_CPU}, because a CPU also computes the attention between examples.",
+            help=f"Maximum tokens of the examples packed into one row. Default: {_PACK}, on a CPU {_PACK_ON_CPU}, "
+            "because a CPU also computes the attention between examples.",
             show_default=False,
         ),
     ] = None,
@@ -67,18 +67,22 @@ def tune(
     training: TrainingOptions = _TRAINING,
     checkpointing: Annotated[
         bool,
-        typer.Option("--checkpointing", help="Take less memory, and a third more time.", rich_help_panel=HOW),
+        typer.Option(
+            "--checkpointing",
+            help="Use activation checkpointing: less memory, and a third more time.",
+            rich_help_panel=HOW,
+        ),
     ] = False,
     precision: PrecisionOption = Precision.FLOAT32,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune the device's model on records: their references, with the prompts that a device makes of them.
+    """Fine-tune the device's model on the references of records, with the prompts that a device builds from them.
 
-    The command trains all weights, for `export onnx`, or with --lora an adapter, for `export adapter`. The highest
-    learning rate is by default 5e-5, for an adapter 5e-4. With --dev the command keeps the epoch after which those
-    references are most likely. It leaves out records that lack what --shown asks for. The curves are written beside the
-    weights. An interrupted run resumes; several processes train together: `accelerate launch -m cogenesis ...`.
+    The command trains all weights, for `export onnx`, or with --lora an adapter, for `export adapter`. The default peak
+    learning rate is 5e-5, for an adapter 5e-4. With --dev the command keeps the epoch after which those references are
+    most likely. It leaves out records that lack a part that --shown requires. It writes the loss curves beside the
+    weights. An interrupted run resumes. Several processes can train together: `accelerate launch -m cogenesis ...`.
 
     Example:
       cogenesis collab tune tune.jsonl -m edge --dev dev.jsonl --shown with --precision bfloat16 -o tuned
@@ -127,7 +131,7 @@ def _say(tuned: Tuned, dev_losses: list[float], as_json: bool) -> None:
         f"{tuned.examples} records in {tuned.packs} packs; {tuned.shortened} of all shortened, {len(tuned.left_out)} "
         "left out"
     )
-    typer.echo(f"loss: {report.losses[0]:.4f} nats a token in the first epoch, {report.losses[-1]:.4f} in the last")
+    typer.echo(f"loss: {report.losses[0]:.4f} nats per token in the first epoch, {report.losses[-1]:.4f} in the last")
     if dev_losses:
         typer.echo(
             f"loss on {tuned.judges} other records: {dev_losses[0]:.4f} untuned, {dev_losses[report.kept_epoch]:.4f} "

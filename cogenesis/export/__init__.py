@@ -1,4 +1,4 @@
-"""`cogenesis export`: makes bundles from models, and checks them."""
+"""`cogenesis export`: makes bundles from models and checks them."""
 
 from __future__ import annotations
 

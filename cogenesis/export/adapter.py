@@ -1,4 +1,4 @@
-"""`cogenesis export adapter`: puts users' trained adapters into a bundle."""
+"""`cogenesis export adapter`: adds users' trained adapters to a bundle."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def adapter(
         typer.Option(
             "--user",
             metavar="ID",
-            help="The adapter's user. Default: the user that the training names.",
+            help="User of the adapter. Default: the user recorded by the training.",
             show_default=False,
         ),
     ] = None,
     weights: Annotated[
-        Weights, typer.Option(help="fp16: nearly exact. int8: half the size. fp32: exact.")
+        Weights, typer.Option(help="Storage format. fp16: nearly exact. int8: half the size. fp32: exact.")
     ] = Weights.fp16,
     base: Annotated[
         str | None,
         typer.Option(
-            help="The model that the adapter was trained on, for adapters that [bold]cogenesis[/bold] didn't train.",
+            help="Model that the adapter was trained on, if [bold]cogenesis[/bold] didn't train it.",
             show_default=False,
         ),
     ] = None,
@@ -70,18 +70,18 @@ def adapter(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSON file with the profile and texts that such an adapter was trained on; under the policy guarded, "
-            "what they say is not sent to the cloud.",
+            help="JSON file with the profile and texts that such an adapter was trained on. The policy guarded "
+            "then keeps their private words from the cloud.",
             show_default=False,
         ),
     ] = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a user's trained LoRA adapter into a bundle, or the adapters of all users in a directory.
+    """Add a user's trained LoRA adapter to a bundle, or the adapters of all users in a directory.
 
-    It takes plain LoRA on linear layers, of any rank. The bundle must come from the model that the adapter was trained
-    on, in any quantization and for any runtime.
+    The command accepts plain LoRA on linear layers, of any rank. The bundle must come from the model that the adapter
+    was trained on, in any quantization and for any runtime.
 
     Examples:
       cogenesis export adapter --peft adapters/anna --bundle bundles/smollm2 --user anna
@@ -108,8 +108,8 @@ def adapter(
             typer.echo(f"{one.directory}: {with_flags(one.error)}", err=True)
         size = sum(one.size for one in done) / 1e6
         typer.echo(
-            f"{bundle}: {len(done):,} adapters, {size:.1f} MB, {sum(one.unchanged for one in done):,} of them there "
-            f"already, in {time.monotonic() - began:.0f} s."
+            f"{bundle}: {len(done):,} adapters, {size:.1f} MB, {sum(one.unchanged for one in done):,} of them "
+            f"unchanged, in {time.monotonic() - began:.0f} s."
         )
     if failed:
         raise AdapterExportError(
@@ -127,5 +127,5 @@ def _document(exported: ExportedAdapter) -> dict[str, Any]:
 
 
 def _sentence(exported: ExportedAdapter) -> str:
-    there = ", as it was there already" if exported.unchanged else ""
+    there = ", unchanged" if exported.unchanged else ""
     return f"{exported.path}: the adapter of {printable(exported.user)}, {exported.size / 1e6:.2f} MB{there}."

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def adapters(
-    bundle: Annotated[Path, typer.Argument(help="Directory made by `cogenesis export onnx`.", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(help="Bundle directory from `cogenesis export onnx`.", show_default=False)],
     remove: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ID",
-            help="Remove this user's adapter; may be given again. For a damaged one, give its directory.",
+            help="User whose adapter to remove; may be given again. For a damaged adapter, give its directory.",
             show_default=False,
         ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Read the weights too, to find all damage.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Also read the weights, to find all damage.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the users' adapters in a bundle, or remove some of them.
@@ -52,7 +52,7 @@ def adapters(
 
 
 def _entry(store: AdapterStore, entry: StoredAdapter) -> dict[str, Any]:
-    """An adapter for machines; what can't be known of a damaged one is null."""
+    """Return an adapter as JSON; unknown values of a damaged adapter are null."""
     header = entry.header
     return {
         "directory": entry.directory,

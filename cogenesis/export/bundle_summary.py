@@ -1,4 +1,4 @@
-"""Says what an export made."""
+"""Prints the result of an export."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
-    """Print what was made, and how to try it."""
+    """Print the exported bundle and a command to try it."""
     manifest, decoder = exported.manifest, exported.decoder
     summary = {
         "bundle": str(exported.path),

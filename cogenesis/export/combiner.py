@@ -1,4 +1,4 @@
-"""`cogenesis export combiner`: learned fusion for a bundle."""
+"""`cogenesis export combiner`: adds a trained combiner to a bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from export.bundle.combiner import add_combiner
 def combiner(
     combiner: Annotated[
         Path,
-        typer.Option("--combiner", metavar="FILE", help="File that `collab fuse-train` wrote.", show_default=False),
+        typer.Option("--combiner", metavar="FILE", help="Combiner file from `collab fuse-train`.", show_default=False),
     ],
     bundle: Annotated[
         Path,
@@ -30,7 +30,7 @@ def combiner(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a trained combiner into a bundle, for [bold]generate --fusion learned[/bold].
+    """Add a trained combiner to a bundle, for [bold]generate --fusion learned[/bold].
 
     Example:
       cogenesis export combiner --combiner fusion/combiner.safetensors --bundle my-bundle
@@ -39,4 +39,4 @@ def combiner(
     if as_json:
         typer.echo(json.dumps({"path": str(added.path), "size_bytes": added.size}))
     else:
-        typer.echo(f"{added.path}: {added.size:,} bytes. Use it with --fusion learned, and --schedule learned.")
+        typer.echo(f"{added.path}: {added.size:,} bytes. Use it with --fusion learned and --schedule learned.")

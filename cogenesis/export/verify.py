@@ -16,7 +16,7 @@ from cogenesis.options.output import JsonOption
 def verify(
     bundle: Annotated[
         Path,
-        typer.Argument(help="Directory made by `cogenesis export onnx` or `export encoder`.", show_default=False),
+        typer.Argument(help="Directory from `cogenesis export onnx` or `export encoder`.", show_default=False),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -52,5 +52,5 @@ def verify(
 def _tell_encoders(encoders: Mapping[str, float]) -> None:
     for name, difference in encoders.items():
         typer.echo(
-            f"Encoder {name}: its files have the right hash, its vectors agree to {difference:.1g} of their length."
+            f"Encoder {name}: all files have the right hash, and vectors agree to {difference:.1g} of their length."
         )

@@ -1,4 +1,4 @@
-"""`cogenesis lamp`: LaMP's tasks from ranked profiles to scores."""
+"""`cogenesis lamp`: runs LaMP's tasks, from ranked profiles to scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Rank profiles, answer and score the tasks of LaMP, the benchmark of personalization.",
+    help="Rank profiles, answer questions and score answers for LaMP, a benchmark of personalization.",
 )
 app.command()(split)
 app.command()(rank)

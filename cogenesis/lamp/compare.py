@@ -1,4 +1,4 @@
-"""`cogenesis lamp compare`: what a profile in the prompt is worth, from questions to a table in one command."""
+"""`cogenesis lamp compare`: measures the gain from profile items in the prompt, from questions to a table."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def compare(
     outputs: Annotated[Path, OUTPUTS],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the table, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the table and the progress.", show_default=False),
     ],
     *,
     who: AnswererOptions,
     try_ranker: Annotated[
         list[RankerName],
-        typer.Option(help="Rank the profiles with this: bm25, recency or random; may be given again."),
+        typer.Option(help="Ranker of the profiles: bm25, recency or random; may be given again."),
     ] = [RankerName.BM25],  # noqa: B006 (typer copies it)
     try_items: Annotated[
         list[int],
-        typer.Option(min=1, help="Show this many profile items in a prompt; may be given again."),
+        typer.Option(min=1, help="Number of profile items in a prompt; may be given again."),
     ] = [1, 2, 4],  # noqa: B006
     limit: LimitOption = None,
     where: RunnerOptions,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer questions without a profile and with some of its items, and test what the items change.
+    """Answer questions with and without profile items in the prompt, and test the difference.
 
     The command ranks, merges, answers and scores. Each score comes with its change, the 95 % interval of the change,
     and the p-value of a paired randomization test. An interrupted run resumes.
@@ -58,7 +58,7 @@ def compare(
 
     def answer(asked: Sequence[Asked], directory: Path) -> Mapping[str, Answered]:
         answers = who.answers(known, asked, directory, where, force=force)
-        assert answers is not None  # there is one shard
+        assert answers is not None  # there is only one shard
         return answers
 
     compared = compare_systems(spec, answer)

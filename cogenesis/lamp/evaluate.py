@@ -1,4 +1,4 @@
-"""`cogenesis lamp evaluate`: has LaMP's questions answered by a model or a bundle, and says how well."""
+"""`cogenesis lamp evaluate`: answers LaMP's questions with a model or a bundle, and scores the answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evaluate(
     questions: QuestionsOption,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the answers, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the answers and the progress.", show_default=False),
     ],
     *,
     who: PersonalAnswererOptions,
@@ -40,9 +40,9 @@ def evaluate(
 ) -> None:
     """Answer questions with profile items in the prompt, and write the answers as LaMP's predictions.
 
-    The model may be the base, fine-tuned (`lamp train`), or with each user's adapter. A prompt shows the first items of
-    the profile; in a file of `lamp merge` these are ranked first. If the questions have gold outputs, the command
-    prints the scores. An interrupted run resumes.
+    The model may be the base model, fine-tuned (`lamp train`), or used with each user's adapter. A prompt shows the
+    first items of the profile; in a file from `lamp merge` these are the best-ranked. If the questions have gold
+    outputs, the command prints the scores. An interrupted run resumes.
 
     Examples:
       cogenesis lamp evaluate --task LaMP-5 -q merged.json -m flan-t5 -k 4 -o answers

@@ -1,4 +1,4 @@
-"""`cogenesis lamp merge`: questions, gold outputs and a ranking become one file."""
+"""`cogenesis lamp merge`: merges questions, gold outputs and a ranking into one file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ def merge(
     outputs: Annotated[Path | None, OUTPUTS] = None,
     ranking: Annotated[
         Path | None,
-        typer.Option(
-            help="Ranking of the profiles, by `lamp rank`. Default: profiles keep their order.", show_default=False
-        ),
+        typer.Option(help="Ranking from `lamp rank`. Default: keep the order of the profiles.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge questions with a ranking and gold outputs into one file, which evaluation and training take.
+    """Merge questions with a ranking and gold outputs into one file, for evaluation and training.
 
-    Each profile gets the ranking's order.
+    The items of each profile are put into the ranking's order.
 
     Example:
       cogenesis lamp merge -q dev_questions.json --outputs dev_outputs.json --ranking ranking.json -o merged.json

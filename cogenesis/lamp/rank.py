@@ -1,4 +1,4 @@
-"""`cogenesis lamp rank`: orders every user's profile for what they ask."""
+"""`cogenesis lamp rank`: ranks each question's profile items."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def rank(
         str,
         typer.Option(
             metavar="NAME|DIR",
-            help="How to rank: bm25, contriever, recency, random, hybrid (bm25 and contriever), mixed "
-            "(recency and contriever), or the directory of an encoder.",
+            help="Ranker: bm25, contriever, recency, random, hybrid (bm25 and contriever), mixed (recency and "
+            "contriever), or the directory of an encoder.",
         ),
     ] = RankerName.BM25,
     encoder: Annotated[Path | None, ENCODER] = None,
@@ -88,10 +88,10 @@ def rank(
 
 
 def _ranker(ranker: str, encoder: Path | None) -> tuple[RankerName, Path | None]:
-    """The ranker, and the absolute path of its encoder.
+    """Return the ranker and the absolute path of its encoder.
 
     Raises:
-        SettingsError: there is no such ranker, or the options contradict each other.
+        SettingsError: the ranker does not exist, or the options contradict each other.
     """
     if ranker in list(RankerName):
         name = RankerName(ranker)
@@ -114,7 +114,7 @@ def _ranker(ranker: str, encoder: Path | None) -> tuple[RankerName, Path | None]
 
 
 def _digest(directory: Path) -> str:
-    """Identity of an encoder's weights and tokenizer."""
+    """Return the identity of an encoder's weights and tokenizer."""
     prepare_command()
     from export.model.lineage import weights_digest
 

@@ -1,4 +1,4 @@
-"""`cogenesis lamp score`: judges predictions, and tells whether they are better than others."""
+"""`cogenesis lamp score`: scores predictions, and tests whether they differ from another system's."""
 
 from __future__ import annotations
 
@@ -21,31 +21,36 @@ from personalization.lamp.scoring import score as judge
 from personalization.lamp.tasks import LampTask, find_task
 from personalization.measures.significance import Comparison
 
-ONE, ALL = "One task", "All tasks"
+ONE, ALL = "One task", "Several tasks"
 
 
 def score(
-    golds: Annotated[Path | None, typer.Option(help="Gold outputs.", rich_help_panel=ONE, show_default=False)] = None,
+    golds: Annotated[
+        Path | None, typer.Option(help="File with gold outputs.", rich_help_panel=ONE, show_default=False)
+    ] = None,
     preds: Annotated[
-        Path | None, typer.Option(help="Predictions, in the same form.", rich_help_panel=ONE, show_default=False)
+        Path | None,
+        typer.Option(help="File with predictions, in the same form.", rich_help_panel=ONE, show_default=False),
     ] = None,
     task: Annotated[str | None, TASK] = None,
     golds_zip: Annotated[
-        Path | None, typer.Option(help="Gold outputs of several tasks.", rich_help_panel=ALL, show_default=False)
+        Path | None,
+        typer.Option(help="Zip file with the gold outputs of several tasks.", rich_help_panel=ALL, show_default=False),
     ] = None,
     preds_zip: Annotated[
-        Path | None, typer.Option(help="Predictions of the same tasks.", rich_help_panel=ALL, show_default=False)
+        Path | None,
+        typer.Option(help="Zip file with the predictions of the same tasks.", rich_help_panel=ALL, show_default=False),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Predictions of another system to compare with: a file, or a zip file.", show_default=False),
+        typer.Option(help="Predictions of another system to compare with: a file or a zip file.", show_default=False),
     ] = None,
     seed: SeedOption = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File (JSON) to write the scores to.", show_default=False)
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="File (JSON) to write the scores of each answer to.", show_default=False)
+        Path | None, typer.Option(help="File (JSON) to write each answer's scores to.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +87,7 @@ def score(
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One side's answers, by the task that the file names, and what to call it in messages."""
+    """One side's answers, by the task that the file names, and its name for messages."""
 
     outputs: dict[str, Outputs]
     where: str
@@ -90,20 +95,20 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A task's predictions judged, and compared with the other system's, if there is one."""
+    """The scores of a task's predictions, and the comparison with another system, if there is one."""
 
     scored: Scored
     compared: dict[str, Comparison] | None
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the scores as JSON."""
         body: dict[str, Any] = {"questions": len(self.scored.ids), "scores": self.scored.scores}
         if self.compared is not None:
             body["against"] = {name: found.document() for name, found in self.compared.items()}
         return body
 
     def rows(self) -> list[dict[str, object]]:
-        """Lines of a table."""
+        """Return the scores as rows of a table."""
         first: dict[str, object] = {"task": self.scored.task.name, "questions": len(self.scored.ids)}
         if self.compared is None:
             return [{**first, **self.scored.scores}]
@@ -125,7 +130,7 @@ class _Judged:
 def _files(
     golds: Path | None, preds: Path | None, golds_zip: Path | None, preds_zip: Path | None, against: Path | None
 ) -> tuple[dict[str, Outputs], list[_File]]:
-    """The gold outputs, and one or two systems' predictions.
+    """Read the gold outputs and the predictions of one or two systems.
 
     Raises:
         SettingsError: the options contradict each other.

@@ -1,4 +1,4 @@
-"""`cogenesis lamp split`: parts of a questions file for training and judging."""
+"""`cogenesis lamp split`: splits a questions file into parts for training and evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def split(
     part: PartOption,
     by: Annotated[
         SplitBy,
-        typer.Option(help="user: no user is in two parts. time: a user's later questions are in later parts."),
+        typer.Option(
+            help="How to split. user: no user is in two parts. time: a user's later questions are in later parts."
+        ),
     ] = SplitBy.USER,
     outputs: Annotated[Path | None, OUTPUTS] = None,
     seed: SeedOption = 0,
@@ -30,7 +32,7 @@ def split(
 ) -> None:
     """Split questions by users or by time, as LaMP does.
 
-    It writes NAME_questions.json for each part, and with --outputs also NAME_outputs.json.
+    The command writes NAME_questions.json for each part, and with --outputs also NAME_outputs.json.
 
     Example:
       cogenesis lamp split -q dev_questions.json --outputs dev_outputs.json --part train=0.8 --part dev=0.2 -o parts

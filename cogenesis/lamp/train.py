@@ -47,9 +47,9 @@ def train(
 ) -> None:
     """Fine-tune all weights of a model on questions and their gold outputs, with profile items in the prompt.
 
-    The result is a model directory: `lamp evaluate --model` takes it, and so do `export onnx` and `adapter train`. With
-    --dev-questions the command keeps the epoch after which their gold outputs are most likely. An interrupted run
-    resumes. Several processes train together: `accelerate launch -m cogenesis lamp train ...`, or by `torchrun`.
+    The result is a model directory for `lamp evaluate --model`, `export onnx` and `adapter train`. With --dev-questions
+    the command keeps the epoch after which their gold outputs are most likely. An interrupted run resumes. Several
+    processes can train together: start them with `accelerate launch -m cogenesis lamp train ...` or `torchrun`.
 
     Example:
       cogenesis lamp train --task LaMP-5 -q train.json --dev-questions dev.json -m flan-t5 -k 4 -o tuned
@@ -81,7 +81,7 @@ def _lessons(path: Path, task: LampTask, items: int) -> list[Lesson]:
 
 def _say(trained: Trained, questions: int, judges: int, as_json: bool) -> None:
     report = trained.report
-    # What judges is the likelihood of the gold outputs; its loss is what people know.
+    # The gain is a likelihood of the gold outputs; the loss is more familiar.
     dev_losses = [-gain for gain in report.gains]
     if as_json:
         body = {

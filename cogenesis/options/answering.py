@@ -1,4 +1,4 @@
-"""Options for who answers LaMP's questions and how they are asked."""
+"""Options for the model that answers LaMP's questions, and for its prompts."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ from personalization.lamp.tasks import LampTask
 from personalization.models.device import Device
 from personalization.models.libraries import prepare_command
 
-WHO, HOW = "Who answers", "How questions are asked and answered"
+WHO, HOW = "Model that answers", "Prompts and answers"
 
 _DEFAULTS = WriterSpec(Path(), "", is_bundle=False)
 
 MaxPromptTokensOption = Annotated[
-    int, typer.Option("--max-prompt-tokens", min=1, help="Most tokens of a prompt.", rich_help_panel=HOW)
+    int, typer.Option("--max-prompt-tokens", min=1, help="Maximum tokens per prompt.", rich_help_panel=HOW)
 ]
 BatchSizeOption = Annotated[
     int,
-    typer.Option(
-        "--batch-size", min=1, help="Prompts or texts that go through the model at once.", rich_help_panel=HOW
-    ),
+    typer.Option("--batch-size", min=1, help="Prompts or texts per batch of the model.", rich_help_panel=HOW),
 ]
 
 
@@ -60,7 +58,7 @@ class LocalModelOptions:
             "--bundle",
             "-b",
             metavar="DIR",
-            help="A bundle, on the edge runtime.",
+            help="A bundle; the edge runtime runs it.",
             rich_help_panel=WHO,
             show_default=False,
         ),
@@ -77,11 +75,11 @@ class LocalModelOptions:
         one_line: bool,
         threads: int,
     ) -> WriterSpec:
-        """What writes the answers; hashes the weights.
+        """Return the specification of the model that answers; this hashes the weights.
 
         Raises:
             SettingsError: options contradict each other.
-            CogenesisError: there is no such model or bundle, or it is damaged.
+            CogenesisError: the model or bundle does not exist, or is damaged.
         """
         if (self.model is None) == (self.bundle is None):
             raise SettingsError("Give either --model DIR or --bundle DIR.")
@@ -106,7 +104,7 @@ class LocalModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AnswererOptions(LocalModelOptions):
-    """Who answers, and how."""
+    """The model that answers, and its prompts."""
 
     backend: BackendOption = None
     max_prompt_tokens: MaxPromptTokensOption = 512
@@ -114,7 +112,9 @@ class AnswererOptions(LocalModelOptions):
     beams: Annotated[
         int | None,
         typer.Option(
-            help="Beams of the search. Default 4 for a model, 1 for a bundle.", rich_help_panel=HOW, show_default=False
+            help="Beam width of the search. Default: 4 for a model directory, 1 for a bundle.",
+            rich_help_panel=HOW,
+            show_default=False,
         ),
     ] = None
     batch_size: BatchSizeOption = 8
@@ -122,7 +122,7 @@ class AnswererOptions(LocalModelOptions):
         bool,
         typer.Option(
             "--one-line/--all-lines",
-            help="End an answer after its first line; chat models continue.",
+            help="End an answer after its first line, because chat models continue after it.",
             rich_help_panel=HOW,
         ),
     ] = _DEFAULTS.one_line
@@ -142,12 +142,12 @@ class AnswererOptions(LocalModelOptions):
         force: bool,
         keep_prompts: bool = False,
     ) -> dict[str, Answered] | None:
-        """Have questions answered; see `personalization.lamp.answers.answer_all`.
+        """Answer the questions; see `personalization.lamp.answers.answer_all`.
 
         Raises:
-            DataError: nothing is asked.
-            SettingsError: options contradict each other, or an earlier run had others.
-            CogenesisError: there is no such model or bundle, it is damaged, or questions could not be answered.
+            DataError: there are no questions.
+            SettingsError: options contradict each other, or differ from those of an earlier run.
+            CogenesisError: the model or bundle does not exist or is damaged, or questions could not be answered.
         """
         if not asked:
             raise DataError(
@@ -173,7 +173,7 @@ class AnswererOptions(LocalModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PersonalAnswererOptions(AnswererOptions):
-    """Who answers, and how; each user with their adapter, if that is asked for."""
+    """The model that answers, and its prompts; optionally with each user's adapter."""
 
     adapters: Annotated[Path | None, ADAPTERS] = None
 
@@ -184,6 +184,6 @@ class PersonalAnswererOptions(AnswererOptions):
 
 
 def say_incomplete(out: Path, as_json: bool) -> None:
-    """Print that other shards are not done, so there is nothing to write yet."""
+    """Print that other shards are not finished, so the result can't be written yet."""
     words = f"This part is done. The other parts are not in {out} yet; the last of them writes the result."
     typer.echo(json.dumps({"out": str(out), "complete": False}) if as_json else words)

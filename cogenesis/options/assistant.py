@@ -1,4 +1,4 @@
-"""Options for a bundle on the edge runtime: with whose adapter it writes, and how it runs."""
+"""Options for a bundle on the edge runtime: the user's adapter and how the model runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BackendOption = Annotated[
     Backend | None,
     typer.Option(
         "--backend",
-        help="Runtime of the bundle's decoder. Default: the bundle's first.",
+        help="Runtime of the bundle's decoder. Default: the bundle's first decoder.",
         rich_help_panel=RUNTIME,
         show_default=False,
     ),
@@ -44,7 +44,7 @@ ContextLengthOption = Annotated[
     typer.Option(
         "--context-length",
         min=16,
-        help="Most tokens of prompt and answer together. Default: as many as the model takes.",
+        help="Maximum tokens of prompt and answer together. Default: the model's maximum.",
         rich_help_panel=RUNTIME,
         show_default=False,
     ),
@@ -62,7 +62,7 @@ UserFileOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class AssistantOptions:
-    """With whose adapter a bundle writes, and how it runs."""
+    """The adapter that a bundle writes with, and how it runs."""
 
     user: Annotated[
         str | None,
@@ -70,7 +70,7 @@ class AssistantOptions:
             "--user",
             "--as",
             metavar="ID",
-            help="Write with this user's adapter, which the bundle holds.",
+            help="Write with this user's adapter from the bundle.",
             rich_help_panel=RUNTIME,
             show_default=False,
         ),
@@ -81,7 +81,7 @@ class AssistantOptions:
     threads: Annotated[int | None, THREADS] = None
 
     def load(self, bundle: Path) -> Assistant:
-        """Load the bundle, with the adapter that was asked for.
+        """Load the bundle with the chosen adapter.
 
         Raises:
             RequestError: both a user and an adapter file are given.

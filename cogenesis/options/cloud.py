@@ -1,4 +1,4 @@
-"""Options for a connection to the cloud, and how a command opens it."""
+"""Options for a connection to the cloud, and the code that opens it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CloudOption = Annotated[
         "--cloud", metavar="HOST:PORT", help="Address of the cloud.", rich_help_panel=CLOUD, show_default=False
     ),
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each reply.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Maximum seconds to wait for each reply.")]
 ApiKeyOption = Annotated[
     str | None,
     typer.Option(
         "--api-key",
         envvar="COGENESIS_API_KEY",
-        help="API key that the cloud asks for.",
+        help="API key to send to the cloud.",
         rich_help_panel=CLOUD,
         show_default=False,
     ),
@@ -36,7 +36,9 @@ ApiKeyOption = Annotated[
 TlsOption = Annotated[
     bool,
     typer.Option(
-        "--tls", help="Encrypt the connection; check the cloud against the system's CAs.", rich_help_panel=CLOUD
+        "--tls",
+        help="Encrypt the connection, and verify the cloud's certificate with the system's CAs.",
+        rich_help_panel=CLOUD,
     ),
 ]
 
@@ -57,7 +59,7 @@ class Connection(Credentials):
         Path | None,
         typer.Option(
             "--tls-ca",
-            help="Encrypt the connection; check the cloud against this CA file (PEM). Implies --tls.",
+            help="Encrypt the connection, and verify the cloud's certificate with this CA file (PEM). Implies --tls.",
             rich_help_panel=CLOUD,
             show_default=False,
         ),
@@ -66,17 +68,18 @@ class Connection(Credentials):
         bool,
         typer.Option(
             "--key-without-tls",
-            help="Send the API key to another machine without encryption, where anyone on the way can read it.",
+            help="Allow sending the API key to another machine without encryption. Anyone on the network path "
+            "can read it.",
             rich_help_panel=CLOUD,
         ),
     ] = False
     timeout: TimeoutOption = 60.0
 
     def open(self, address: str) -> CloudClient:
-        """Connect; the network is first touched by the first call.
+        """Create a client; it connects at its first call.
 
         Raises:
-            RequestError: the CA file can't be read, or the key would travel in the clear.
+            RequestError: the CA file can't be read, or the key would be sent unencrypted.
         """
         try:
             roots = self.tls_ca.read_bytes() if self.tls_ca else None
@@ -96,7 +99,7 @@ class Connection(Credentials):
         )
 
     def open_for(self, mode: Mode, address: str | None) -> CloudClient | None:
-        """Connect where the mode needs the cloud.
+        """Create a client if the mode needs the cloud, otherwise return None.
 
         Raises:
             RequestError: the mode needs a cloud and no address was given, or see `open`.

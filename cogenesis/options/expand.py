@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 
 def expand(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command that takes groups of options into one that takes each option by itself, for `typer.command()`.
+    """Turn a command that takes groups of options into one that takes single options, for `typer.command()`.
 
     A parameter whose type is a dataclass is a group. Each field of it is `Annotated[type, typer.Option(...)]`. The
     field's default is the option's default, unless the parameter has a default: then it is that instance's value.
@@ -20,7 +20,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
         command: the command; it gets one instance of each group.
 
     Returns:
-        The same command with the parameters that Typer should see; it is called by keywords.
+        The same command with the parameters that Typer should see; call it with keywords.
 
     Raises:
         TypeError: two parameters have the same name.
@@ -54,7 +54,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(group: type, default: Any) -> Iterator[inspect.Parameter]:
-    """A group's fields as parameters; `default` is an instance, or `Parameter.empty`."""
+    """Return a group's fields as parameters; `default` is an instance, or `Parameter.empty`."""
     hints: dict[str, Any] = {}
     for base in reversed(group.__mro__):
         hints |= _own_hints(base)
@@ -65,7 +65,7 @@ def _options(group: type, default: Any) -> Iterator[inspect.Parameter]:
 
 @functools.cache
 def _own_hints(group: type) -> dict[str, Any]:
-    """The annotations of a class without those of its bases, evaluated once: each option is one object everywhere."""
+    """Return a class's own annotations, evaluated only once, so that each option is the same object everywhere."""
     return inspect.get_annotations(group, eval_str=True)
 
 

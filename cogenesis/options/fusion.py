@@ -13,20 +13,20 @@ from edge_runtime.fusion.fuse import Fusion, Strategy, usual_weight
 from edge_runtime.generation.schedule import LearnedSchedule, Schedule, parse_schedule
 from edge_runtime.privacy.gate import Policy
 
-FUSION = "Device and cloud together"
+FUSION = "Fusion of device and cloud"
 
 LEDGER = typer.Option(
     "--ledger",
     metavar="FILE",
-    help="The ledger, a JSON Lines file of all messages to the cloud. Commands that send messages append to it.",
+    help="The ledger: a JSON Lines file of all messages to the cloud. Commands that send messages append to it.",
     show_default=False,
 )
 LedgerOption = Annotated[Path | None, LEDGER]
 PolicyOption = Annotated[
     Policy,
     typer.Option(
-        help="What may be sent besides the instruction: the answer without private words (guarded), the answer as it "
-        "is (open), or nothing (sketch).",
+        help="What the device may send besides the instruction. guarded: the answer without private words. "
+        "open: the whole answer. sketch: nothing.",
         rich_help_panel=FUSION,
     ),
 ]
@@ -35,8 +35,8 @@ WithoutOption = Annotated[
     bool,
     typer.Option(
         "--without",
-        help="Use the device's model without the context as well, for delta steering; a device then computes a second "
-        "sequence.",
+        help="Also run the device's model without the context, for delta steering. The device then computes "
+        "a second sequence.",
         rich_help_panel=FUSION,
     ),
 ]
@@ -44,21 +44,22 @@ WithoutOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class FusionOptions:
-    """How the two models' distributions become one, how often the cloud is asked, and what it may be sent."""
+    """How the two distributions are fused, when the cloud is asked, and what the device may send."""
 
     policy: PolicyOption = Policy.GUARDED
     fusion: Annotated[
         Strategy,
         typer.Option(
-            help="How the two distributions become one; learned: by the bundle's combiner.", rich_help_panel=FUSION
+            help="How the two distributions are fused. learned: by the bundle's combiner.", rich_help_panel=FUSION
         ),
     ] = Strategy.GEOMETRIC
     schedule: Annotated[
         str,
         typer.Option(
             metavar="P,K,T|learned[:SHARE]",
-            help="Ask the cloud at the first P steps, then at T of every K+T. learned: where the bundle's combiner "
-            "expects much of it. learned:0.5: at about half of the steps, where it expects most.",
+            help="Ask the cloud at the first P steps, then at T of every K+T steps. learned: at steps where the "
+            "bundle's combiner expects a large gain. learned:0.5: at about half of the steps, those with the "
+            "largest expected gain.",
             rich_help_panel=FUSION,
         ),
     ] = "0,0,1"
@@ -68,22 +69,23 @@ class FusionOptions:
         return Fusion(self.fusion, usual_weight(self.fusion))
 
     def steps(self) -> Schedule | LearnedSchedule:
-        """At which steps the cloud is asked.
+        """Return the schedule, which decides at which steps the cloud is asked.
 
         Raises:
-            RequestError: the schedule is of another form.
+            RequestError: the schedule has another form.
         """
         return parse_schedule(self.schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PacedFusionOptions(FusionOptions):
-    """The same, with the weight and the pace of the messages."""
+    """`FusionOptions` with the weight and the pace of the messages."""
 
     weight: Annotated[
         float | None,
         typer.Option(
-            help="Share of the device's model; for the strategy delta its alpha. Default 0.5, for delta 1.",
+            help="Weight of the device's model, from 0 to 1; for the strategy delta its alpha. Default: 0.5, "
+            "for delta 1.",
             rich_help_panel=FUSION,
             show_default=False,
         ),
@@ -92,14 +94,15 @@ class PacedFusionOptions(FusionOptions):
         str,
         typer.Option(
             metavar="N|auto",
-            help="Tokens of one round trip; changes the speed, never the answer.",
+            help="Tokens per round trip. Changes only the speed, never the answer.",
             rich_help_panel=FUSION,
         ),
     ] = "auto"
     patience: Annotated[
         float,
         typer.Option(
-            help="Seconds that a token waits for the cloud before the device continues alone.", rich_help_panel=FUSION
+            help="Maximum seconds that a token waits for the cloud before the device continues alone.",
+            rich_help_panel=FUSION,
         ),
     ] = 5.0
 
@@ -108,10 +111,10 @@ class PacedFusionOptions(FusionOptions):
         return Fusion(self.fusion, usual_weight(self.fusion) if self.weight is None else self.weight)
 
     def window_tokens(self) -> int | None:
-        """Tokens of one round trip; None: as many as the runtime chooses.
+        """Return the tokens per round trip; None lets the runtime choose.
 
         Raises:
-            RequestError: it is no number.
+            RequestError: the window is not a whole number.
         """
         if self.window == "auto":
             return None

@@ -1,4 +1,4 @@
-"""Options for the questions of LaMP, their gold outputs and the profile items that a prompt shows."""
+"""Options for LaMP's questions, their gold outputs, and the profile items in a prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-WHOSE = "Whose data"
+WHOSE = "Data"
 
 TASK = typer.Option(
     "--task",
@@ -20,13 +20,13 @@ TaskOption = Annotated[str, TASK]
 QUESTIONS = typer.Option(
     "--questions",
     "-q",
-    help="A questions file of LaMP. Where items are ranked or gold outputs needed: one that `lamp merge` wrote.",
+    help="A LaMP questions file. Commands that need ranked items or gold outputs take a file that `lamp merge` wrote.",
     rich_help_panel=WHOSE,
     show_default=False,
 )
 QuestionsOption = Annotated[Path, QUESTIONS]
 OUTPUTS = typer.Option(
-    "--outputs", help="Gold outputs of the questions, a file of LaMP.", rich_help_panel=WHOSE, show_default=False
+    "--outputs", help="A LaMP file with the questions' gold outputs.", rich_help_panel=WHOSE, show_default=False
 )
 LimitOption = Annotated[
     int | None,
@@ -43,35 +43,36 @@ DevQuestionsOption = Annotated[
     Path | None,
     typer.Option(
         "--dev-questions",
-        help="Questions of other users, as --questions; they select the best epoch.",
+        help="Questions of other users, in the form of --questions. They select the best epoch.",
         rich_help_panel=WHOSE,
         show_default=False,
     ),
 ]
 NumRetrievedOption = Annotated[
-    int, typer.Option("--num-retrieved", "-k", min=0, help="Profile items in a prompt; 0: no personalization.")
+    int,
+    typer.Option("--num-retrieved", "-k", min=0, help="Number of profile items in a prompt; 0: no personalization."),
 ]
 ProfileSizeOption = Annotated[
     int,
     typer.Option(
         "--profile-size",
         min=1,
-        help="Most profile items of a question that are used: the first, in training the first with feedback.",
+        help="Maximum number of profile items per question: the first items, in training the first with feedback.",
     ),
 ]
-UseDateOption = Annotated[bool, typer.Option("--use-date", help="Append its date to the text of each profile item.")]
+UseDateOption = Annotated[bool, typer.Option("--use-date", help="Append the date of each profile item to its text.")]
 PartOption = Annotated[
     list[str],
     typer.Option(
         "--part",
         metavar="NAME=SHARE",
-        help="Name and share of a part; give two or more. Parts by time are named from the earliest on.",
+        help="Name and share of a part; give two or more. For a split by time, start with the earliest part.",
         show_default=False,
     ),
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", help="Metric of the feedback, where it has several.", show_default=False),
+    typer.Option("--metric", help="Metric to use, if the feedback has several.", show_default=False),
 ]
 ENCODER = typer.Option(
     "--encoder",

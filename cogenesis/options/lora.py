@@ -9,7 +9,7 @@ import typer
 
 from personalization.adapters.settings import AdapterSettings
 
-ADAPTER = "The adapter"
+ADAPTER = "Adapter"
 _DEFAULTS = AdapterSettings()
 
 
@@ -18,16 +18,17 @@ class LoraOptions:
     """The shape of an adapter."""
 
     rank: Annotated[int, typer.Option(help="Rank of the adapter's matrices.", rich_help_panel=ADAPTER)] = _DEFAULTS.rank
-    alpha: Annotated[float, typer.Option(help="The adapter is scaled by alpha / rank.", rich_help_panel=ADAPTER)] = (
-        _DEFAULTS.alpha
+    alpha: Annotated[
+        float,
+        typer.Option(help="Scale of the adapter: its output is multiplied by alpha / rank.", rich_help_panel=ADAPTER),
+    ] = _DEFAULTS.alpha
+    dropout: Annotated[float, typer.Option(help="Dropout rate on the adapter's inputs.", rich_help_panel=ADAPTER)] = (
+        _DEFAULTS.dropout
     )
-    dropout: Annotated[
-        float, typer.Option(help="Share of the adapter's inputs that is dropped.", rich_help_panel=ADAPTER)
-    ] = _DEFAULTS.dropout
     targets: Annotated[
         str,
         typer.Option(
-            help="Layers with an adapter: qv, attention, all, or names of layers, separated by commas.",
+            help="Layers that get an adapter: qv, attention, all, or layer names separated by commas.",
             rich_help_panel=ADAPTER,
         ),
     ] = _DEFAULTS.targets

@@ -1,4 +1,4 @@
-"""Options for models that are exported or compared, and for how their weights are stored."""
+"""Options for exported or compared models, and for the storage of their weights."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ SchemeOption = Annotated[
     Scheme | None,
     typer.Option(
         "--quantize",
-        help="How the weights are stored. keep: a GGUF file's own blocks, exactly. int8: nearly lossless. mixed: 4 "
-        "bits, 8 where it matters. int4: smallest. fp32: exact and large. Default: keep for GGUF files, int8 for "
-        "directories; fp32 for encoders and selectors, which take fp32 or int8.",
+        help="Storage format of the weights. keep: a GGUF file's own blocks, unchanged. int8: nearly "
+        "lossless. mixed: 4 bits, and 8 for sensitive layers. int4: smallest. fp32: exact and large. Default: "
+        "keep for GGUF files, int8 for directories. Encoders and selectors accept only fp32 (default) or int8.",
         show_default=False,
     ),
 ]
@@ -66,7 +66,7 @@ SchemeOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What is exported, where to and in what form."""
+    """The model to export, the target directory and the format."""
 
     model: ExportedModelOption
     out: OutDirectoryOption
@@ -74,8 +74,8 @@ class ExportOptions:
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Text, or JSON lines with a field 'text', to calibrate mixed and int4 on. Default: a text that we "
-            "ship.",
+            help="Text file, or JSON lines with a field 'text', to calibrate mixed and int4. Default: a text "
+            "that comes with the package.",
             show_default=False,
         ),
     ] = None
@@ -84,15 +84,15 @@ class ExportOptions:
 
     @property
     def scheme(self) -> Quantize | None:
-        """How the weights are stored; None: as suits the model's files."""
+        """Storage format of the weights; None selects it by the kind of model file."""
         return None if self.quantize is None else self.quantize.value
 
 
 def encoder_scheme(scheme: Scheme | None) -> Literal["fp32", "int8"]:
-    """How an encoder's weights are stored.
+    """Return the storage format of an encoder's weights.
 
     Raises:
-        BadParameter: encoders are not stored so.
+        BadParameter: encoders don't support the format.
     """
     if scheme is None or scheme is Scheme.fp32:
         return "fp32"

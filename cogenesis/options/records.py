@@ -1,4 +1,4 @@
-"""The argument of the commands on records, and how these commands name the records that they skip."""
+"""The records argument of commands, and their reports about skipped records."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
     from personalization.collab.records.records import CollabRecord, Skipped
 
-RecordsArgument = Annotated[Path, typer.Argument(help="A file of records, made by `collab data`.", show_default=False)]
+RecordsArgument = Annotated[Path, typer.Argument(help="File of records from `collab data`.", show_default=False)]
 
 _NAMED = 10
 
 
 def usable_records(path: Path) -> tuple[CollabRecord, ...]:
-    """Read records for a command; those that are skipped are named on stderr.
+    """Read records for a command, and name skipped records on stderr.
 
     Raises:
-        DataError: the file can't be read, or has no record that can be used.
+        DataError: the file can't be read, or has no usable record.
     """
     from personalization.collab.records.records import read_collab_file
 
@@ -37,7 +37,7 @@ def usable_records(path: Path) -> tuple[CollabRecord, ...]:
 
 
 def report_skipped(skipped: Sequence[Skipped], path: Path) -> None:
-    """Name records that were skipped on stderr, the first few of them."""
+    """Name the first few skipped records on stderr."""
     if not skipped:
         return
     print(f"{len(skipped)} records were skipped: {path}", file=sys.stderr)
@@ -48,7 +48,7 @@ def report_skipped(skipped: Sequence[Skipped], path: Path) -> None:
 
 
 def warn_of_private_instructions(records: Sequence[CollabRecord]) -> None:
-    """Say on stderr which public instructions give away something of their user's context; the records stay."""
+    """Warn on stderr about public instructions that reveal private units of their user's context; keep the records."""
     from cogenesis.terminal.counter import terminal_progress
     from personalization.collab.records.statistics import private_instructions
 
@@ -60,7 +60,7 @@ def warn_of_private_instructions(records: Sequence[CollabRecord]) -> None:
     named = ", ".join(f"'{name}'" for name in ids[:_NAMED]) + (" and others" if len(ids) > _NAMED else "")
     kinds = ", ".join(f"{count} x {kind}" for kind, count in found["by_kind"].items())
     print(
-        f"warning: {len(ids)} of {len(records)} public instructions have something of their user's context ({kinds}), "
-        f"which the cloud will see: {named}. Look whether it is public.",
+        f"warning: {len(ids)} of {len(records)} public instructions contain private units of their user's context "
+        f"({kinds}), which the cloud will see: {named}. Check whether they are public.",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""Options for what is to be written and who writes it."""
+"""Options for the request to write, and for the model that writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ RequestOption = Annotated[
 ]
 MODE = typer.Option(
     "--mode",
-    help="Who writes: the device's model (edge), the cloud's (cloud), the device along an outline of the cloud "
-    "(sketch), or both together (fused). `chat` takes fused with --cloud, else edge.",
+    help="Which model writes. edge: the device's. cloud: the cloud's. sketch: the device's, from an "
+    "outline by the cloud. fused: both together. The default of `chat` is fused with --cloud, otherwise "
+    "edge.",
 )
 ModeOption = Annotated[Mode, MODE]

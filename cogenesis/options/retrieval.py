@@ -1,4 +1,4 @@
-"""Options for the past texts of a store that go into a prompt, and the retriever that finds them."""
+"""Options for the past texts of a store that go into a prompt, and for the retriever that finds them."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ STORE = "Past texts from a profile store"
 RETRIEVAL = typer.Option(
     "--retrieval",
     metavar="DIR",
-    help="Directory of an encoder, or of several with a selector. With a bundle, the default is what it holds.",
+    help="Directory of an encoder, or of several with a selector. Default: the encoders in the bundle, "
+    "if there is one.",
     rich_help_panel=STORE,
     show_default=False,
 )
 RETRIEVER = typer.Option(
     "--retriever",
-    help="Which past texts to take: recency (by date), bm25 (by words), an encoder's name (by meaning), hybrid (words "
-    "and meaning) or mixed (date and meaning). `generate` and `chat` also take none, and auto for what the bundle's "
-    "selector picks; without this option they take all that fit.",
+    help="How to choose past texts. recency: by date. bm25: by words. An encoder's name: by meaning. "
+    "hybrid: by words and meaning. mixed: by date and meaning. `generate` and `chat` also accept none, and "
+    "auto for the choice of the bundle's selector. Without this option they use all past texts that fit.",
     rich_help_panel=STORE,
 )
 ItemsOption = Annotated[
-    int, typer.Option("--items", min=1, help="Most past texts that the retriever finds.", rich_help_panel=STORE)
+    int, typer.Option("--items", min=1, help="Maximum number of past texts to retrieve.", rich_help_panel=STORE)
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions:
-    """Which past texts of a store go into a prompt."""
+    """The past texts of a store that go into a prompt."""
 
     store: Annotated[
         Path | None,
         typer.Option(
             "--store",
             metavar="FILE",
-            help="Take the profile and past texts from this store; `cogenesis store` fills one.",
+            help="Profile store to take the profile and past texts from. Fill it with `cogenesis store`.",
             rich_help_panel=STORE,
             show_default=False,
         ),
@@ -62,10 +63,10 @@ class RetrievalOptions:
 
     @contextmanager
     def open(self, bundle: Path) -> Iterator[Retrieval | None]:
-        """Open the store for as long as contexts are taken from it; None where there is none.
+        """Open the store while its contexts are needed; yields None if no store is given.
 
         Raises:
-            RequestError: a retriever is named without a store.
+            RequestError: a retriever is given without a store.
         """
         if self.store is None:
             if self.retriever is not None:
@@ -81,7 +82,7 @@ class RetrievalOptions:
 
 
 class Retrieval:
-    """Gives each instruction its private context."""
+    """Builds the private context for each instruction."""
 
     def __init__(self, store: ProfileStore, kit: RetrievalKit, retriever: str | None, count: int) -> None:
         self._store, self._kit, self._retriever, self._count = store, kit, retriever, count
@@ -93,17 +94,17 @@ class Retrieval:
         own: PrivateContext,
         write: Callable[[PrivateContext], str] | None = None,
     ) -> Choice:
-        """The context for an instruction.
+        """Build the context for an instruction.
 
         Args:
-            instruction: what should be written.
-            own: what is known besides; it goes first.
-            write: writes an answer with a context, for a selector that reads answers; None where that can't be.
+            instruction: the public instruction.
+            own: context from the request; it comes first.
+            write: writes an answer with a context, for a selector that reads answers; None if it can't be written.
 
         Raises:
-            RequestError: there is no such retriever, or the selector reads answers that can't be written.
+            RequestError: the retriever does not exist, or the selector needs answers that can't be written.
         """
-        # Imported here, so that a help page does not wait for what reads and searches.
+        # Imported here, so that a help page does not wait for the search code.
         from edge_runtime.retrieval.choice import Choice, choose_retriever, contexts_of
         from edge_runtime.retrieval.search import StoreSearch
 

@@ -1,4 +1,4 @@
-"""Options for what the cloud sends of each next-token distribution."""
+"""Options for the part of each next-token distribution that the cloud sends."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import typer
 
 from edge_runtime.fusion.sparse import THIN, RowFormat, ValueType
 
-ROWS = "Rows of the cloud"
+ROWS = "Rows from the cloud"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CloudRows:
-    """How the cloud's rows are cut and coded; a row is the log-probabilities of one next token."""
+    """How the cloud truncates and encodes its rows; a row holds the log-probabilities of one next token."""
 
     top_k: Annotated[
         int | None,
         typer.Option(
             "--top-k",
             min=1,
-            help=f"Most log-probabilities in a row. Default {THIN.top_k}.",
+            help=f"Maximum log-probabilities per row. Default: {THIN.top_k}.",
             rich_help_panel=ROWS,
             show_default=False,
         ),
@@ -29,7 +29,7 @@ class CloudRows:
     mass: Annotated[
         float | None,
         typer.Option(
-            help=f"A row ends where its most likely tokens reach this probability mass. Default {THIN.mass:g}.",
+            help=f"Probability mass after which a row ends, most likely tokens first. Default: {THIN.mass:g}.",
             rich_help_panel=ROWS,
             show_default=False,
         ),
@@ -37,7 +37,7 @@ class CloudRows:
     floor: Annotated[
         float | None,
         typer.Option(
-            help=f"A row leaves out tokens less likely than this. Default {THIN.floor:g}.",
+            help=f"Minimum probability of a token in a row. Default: {THIN.floor:g}.",
             rich_help_panel=ROWS,
             show_default=False,
         ),
@@ -45,14 +45,14 @@ class CloudRows:
     wire: Annotated[
         str | None,
         typer.Option(
-            help=f"How the values are coded: float32 (exact), float16 or bits12. Default {THIN.value_type}.",
+            help=f"Encoding of the values: float32 (exact), float16 or bits12. Default: {THIN.value_type}.",
             rich_help_panel=ROWS,
             show_default=False,
         ),
     ] = None
 
     def form(self) -> RowFormat | None:
-        """The form that was asked for: the usual one but for what is given; None where nothing is."""
+        """Return the default format with the given options applied; None if no option is given."""
         if self == CloudRows():
             return None
         return RowFormat(

@@ -1,4 +1,4 @@
-"""Options for how tokens are drawn, and how many."""
+"""Options for sampling tokens, and for the length of an answer."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from edge_runtime.generation.sampling import Sampling
 
 SAMPLING = "Sampling"
 
-MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens of an answer.")]
-SeedOption = Annotated[
-    int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
-]
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Maximum tokens per answer.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed. The same seed gives the same result.")]
 TemperatureOption = Annotated[
     float,
     typer.Option(
         "--temperature",
-        help="Randomness of an answer's tokens; 0 always takes the most likely one.",
+        help="Sampling temperature; 0: always the most likely token.",
         rich_help_panel=SAMPLING,
     ),
 ]
 TopPOption = Annotated[
     float,
     typer.Option(
-        "--top-p", help="Sample among the most likely tokens of this probability mass.", rich_help_panel=SAMPLING
+        "--top-p",
+        help="Sample from the fewest most likely tokens with this probability mass; 1: all.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How an answer's tokens are drawn."""
+    """The common settings for sampling an answer's tokens."""
 
     temperature: TemperatureOption = 0.7
     top_p: TopPOption = 0.9
@@ -50,24 +50,28 @@ class SamplingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AllSamplingOptions(SamplingOptions):
-    """Every setting of how an answer's tokens are drawn."""
+    """All settings for sampling an answer's tokens."""
 
     sample_top_k: Annotated[
         int,
         typer.Option(
-            "--sample-top-k", help="Sample among this many most likely tokens; 0: all.", rich_help_panel=SAMPLING
+            "--sample-top-k", help="Sample from this many most likely tokens; 0: all.", rich_help_panel=SAMPLING
         ),
     ] = 0
     min_p: Annotated[
         float,
         typer.Option(
-            "--min-p", help="Drop tokens less likely than this share of the most likely one.", rich_help_panel=SAMPLING
+            "--min-p",
+            help="Drop tokens less likely than this fraction of the most likely token's probability; 0: none.",
+            rich_help_panel=SAMPLING,
         ),
     ] = 0.0
     repetition_penalty: Annotated[
         float,
         typer.Option(
-            "--repetition-penalty", help="Penalty on tokens that the answer has; 1: none.", rich_help_panel=SAMPLING
+            "--repetition-penalty",
+            help="Penalty on tokens that are already in the answer; 1: none.",
+            rich_help_panel=SAMPLING,
         ),
     ] = 1.0
 

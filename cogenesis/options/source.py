@@ -1,4 +1,4 @@
-"""Options for the model that is asked: an OpenAI-compatible endpoint, a model directory or a bundle."""
+"""Options for the model that answers: an OpenAI-compatible endpoint, a model directory or a bundle."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from personalization.errors import SettingsError
 if TYPE_CHECKING:
     from personalization.answering.checked_answers import Source
 
-WHO = "Who answers"
-ENDPOINT = "How an endpoint is asked"
+WHO = "Model that answers"
+ENDPOINT = "Endpoint"
 
 ParallelOption = Annotated[
-    int, typer.Option("--parallel", min=1, help="Requests to an endpoint at once.", rich_help_panel=ENDPOINT)
+    int,
+    typer.Option("--parallel", min=1, help="Maximum concurrent requests to the endpoint.", rich_help_panel=ENDPOINT),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions(LocalModelOptions):
-    """Who is asked, and how."""
+    """The model that answers, and how it is called."""
 
     endpoint: Annotated[
         str | None,
@@ -50,17 +51,15 @@ class SourceOptions(LocalModelOptions):
     timeout: TimeoutOption = 120.0
     max_new_tokens: MaxNewTokensOption = 256
     temperature: TemperatureOption = 0.0
-    tries: Annotated[
-        int, typer.Option(min=1, help="Most answers that are asked for to one question.", rich_help_panel=ENDPOINT)
-    ] = 3
+    tries: Annotated[int, typer.Option(min=1, help="Maximum attempts per question.", rich_help_panel=ENDPOINT)] = 3
 
     @property
     def is_given(self) -> bool:
-        """Whether a model or an endpoint is named."""
+        """Whether a model or an endpoint is given."""
         return any(one is not None for one in (self.endpoint, self.endpoint_model, self.model, self.bundle))
 
     def open(self) -> Source:
-        """Who is asked.
+        """Open the model or the endpoint.
 
         Raises:
             SettingsError: options contradict each other, or none names a model.

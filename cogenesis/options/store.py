@@ -19,25 +19,23 @@ StoreOption = Annotated[
         "--store",
         envvar="COGENESIS_STORE",
         metavar="FILE",
-        help="The profile store's file; it is made if it is missing.",
+        help="File of the profile store; created if it is missing.",
     ),
 ]
-FILE = typer.Option("--file", help="A file with the text; - reads standard input.", show_default=False)
+FILE = typer.Option("--file", help="File with the text; - reads standard input.", show_default=False)
 TITLE = typer.Option("--title", help="The task that the text was written for.", show_default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PastText:
-    """The text of an item and when it was written."""
+    """The text and date of an item."""
 
     text: Annotated[str | None, typer.Option("--text", help="The text itself.", show_default=False)] = None
     file: Annotated[Path | None, FILE] = None
-    date: Annotated[str | None, typer.Option("--date", help="When it was written, YYYY-MM-DD.", show_default=False)] = (
-        None
-    )
+    date: Annotated[str | None, typer.Option("--date", help="Date of the text, YYYY-MM-DD.", show_default=False)] = None
 
     def content(self) -> str | None:
-        """The text, from the command line or the file; None where neither is given.
+        """Return the text from the command line or the file; None if neither is given.
 
         Raises:
             RequestError: both are given, or the file can't be read.
@@ -46,7 +44,7 @@ class PastText:
 
 
 def text_or_file(text: str | None, file: Path | None) -> str | None:
-    """A text that is given by itself or in a file; None where neither is given.
+    """Return a text given directly or in a file; None if neither is given.
 
     Raises:
         RequestError: both are given, or the file can't be read.

@@ -1,4 +1,4 @@
-"""Options for how a model is trained, and how the commands that train report."""
+"""Options for training a model, and the training commands' reports."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from personalization.training.data_parallel import Team
     from personalization.training.trained_model import Trained
 
-HOW = "How to train"
+HOW = "Training"
 _DEFAULTS = TuningSettings()
 
-EpochsOption = Annotated[int, typer.Option("--epochs", help="Most passes over the training data.", rich_help_panel=HOW)]
-RATE = typer.Option("--rate", help="Highest learning rate.", rich_help_panel=HOW)
+EpochsOption = Annotated[
+    int, typer.Option("--epochs", help="Maximum passes over the training data.", rich_help_panel=HOW)
+]
+RATE = typer.Option("--rate", help="Peak learning rate.", rich_help_panel=HOW)
 WeightDecayOption = Annotated[float, typer.Option("--weight-decay", help="Weight decay of AdamW.", rich_help_panel=HOW)]
 MaxLengthOption = Annotated[
     int,
     typer.Option(
         "--max-length",
         min=SHORTEST,
-        help="Most tokens of prompt and answer together; longer items are truncated or lose past texts.",
+        help="Maximum tokens of prompt and answer together. Longer items are truncated or lose past texts.",
         rich_help_panel=HOW,
     ),
 ]
@@ -41,7 +43,7 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="Numbers to compute with; bfloat16 is faster on hardware that supports it.",
+        help="Number format for computing. bfloat16 is faster on hardware that supports it.",
         rich_help_panel=HOW,
     ),
 ]
@@ -49,7 +51,7 @@ SoftmaxTemperatureOption = Annotated[
     float,
     typer.Option(
         "--softmax-temperature",
-        help="Temperature of the softmaxes over scores and feedback; below 1 the best count for more.",
+        help="Temperature of the softmaxes over scores and feedback. Below 1, the best items get more weight.",
         rich_help_panel=HOW,
     ),
 ]
@@ -57,27 +59,30 @@ SoftmaxTemperatureOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """How weights are optimized."""
+    """Settings of the optimizer."""
 
     epochs: EpochsOption = _DEFAULTS.epochs
     batch: Annotated[
         int,
-        typer.Option(help="Examples of an optimizer step, over all processes.", rich_help_panel=HOW),
+        typer.Option(help="Examples per optimizer step, over all processes.", rich_help_panel=HOW),
     ] = _DEFAULTS.batch
     rate: Annotated[float | None, RATE] = _DEFAULTS.rate
     rate_schedule: Annotated[
         RateSchedule, typer.Option(help="How the learning rate falls after the warm-up.", rich_help_panel=HOW)
     ] = _DEFAULTS.schedule
     warmup: Annotated[
-        float, typer.Option(help="Share of the steps in which the learning rate rises.", rich_help_panel=HOW)
+        float,
+        typer.Option(
+            help="Fraction of the steps for the warm-up, in which the learning rate rises.", rich_help_panel=HOW
+        ),
     ] = _DEFAULTS.warmup
-    clip: Annotated[float, typer.Option(help="Largest norm of a gradient; 0: no limit.", rich_help_panel=HOW)] = (
+    clip: Annotated[float, typer.Option(help="Maximum norm of a gradient; 0: no limit.", rich_help_panel=HOW)] = (
         _DEFAULTS.clip
     )
     seed: SeedOption = _DEFAULTS.seed
 
     def settings(self) -> dict[str, Any]:
-        """The settings by their names in `TuningSettings` and `AdapterSettings`."""
+        """Return the settings by their names in `TuningSettings` and `AdapterSettings`."""
         return {
             "epochs": self.epochs,
             "batch": self.batch,
@@ -91,30 +96,34 @@ class OptimizerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(OptimizerOptions):
-    """How a whole model is trained, and on what device."""
+    """Settings for training a whole model, and its device."""
 
     save_every: Annotated[
         int,
-        typer.Option(help="Save the run every N steps, so that it can be resumed.", metavar="N", rich_help_panel=HOW),
+        typer.Option(
+            help="Save a checkpoint every N steps, from which an interrupted run resumes.",
+            metavar="N",
+            rich_help_panel=HOW,
+        ),
     ] = _DEFAULTS.save_every
     threads: ThreadsOption = _DEFAULTS.threads
     device: DeviceOption = Device.CPU
 
     def tuning(self, **other: Any) -> TuningSettings:
-        """The settings, with others by their names.
+        """Return the settings, with `other` settings by name.
 
         Raises:
-            SettingsError: one of them is out of range.
+            SettingsError: a setting is out of range.
         """
         own = {**self.settings(), "save_every": self.save_every, "threads": self.threads}
         return TuningSettings(**{**own, **other})
 
 
 def team_on(device: Device) -> Team:
-    """The processes that train together, this one on the device asked for.
+    """Return the team of processes that train together, with this one on the given device.
 
     Raises:
-        SettingsError: there is no GPU.
+        SettingsError: there is no usable GPU.
     """
     from personalization.training.data_parallel import Team
 
@@ -125,13 +134,13 @@ def team_on(device: Device) -> Team:
 
 
 def say_trained(trained: Trained, team: Team, numbers: dict[str, Any], as_json: bool) -> None:
-    """Print what came of a training, once for all processes.
+    """Print the result of a training run, once for all processes.
 
     Args:
         trained: the result.
-        team: only the process that leads it prints.
-        numbers: what of the data to tell, by name.
-        as_json: as one object, or in words.
+        team: the team; only its leading process prints.
+        numbers: facts about the data to print, by name.
+        as_json: whether to print one JSON object instead of text.
     """
     if not team.leads:
         return
@@ -160,10 +169,10 @@ def say_trained(trained: Trained, team: Team, numbers: dict[str, Any], as_json: 
 
 
 def both_or_none(first: Path | None, second: Path | None, names: str) -> None:
-    """Check that two options come together.
+    """Check that both options are given, or neither.
 
     Raises:
-        SettingsError: only one of them is there.
+        SettingsError: only one of them is given.
     """
     if (first is None) != (second is None):
         raise SettingsError(f"{names} belong together. Give both, or none.")

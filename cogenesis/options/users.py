@@ -1,4 +1,4 @@
-"""Options for the users whose adapters are trained or measured, and for the model that they belong to."""
+"""Options for the users whose adapters are trained or measured, and for the base model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADAPTERS = typer.Option(
     "--adapters",
     "-a",
     metavar="DIR",
-    help="Directory of the users' adapters, which `adapter train` wrote; for a bundle its folder `adapters`.",
+    help="Directory of users' adapters from `adapter train`; for a bundle, its folder `adapters`.",
     rich_help_panel=WHOSE,
     show_default=False,
 )
@@ -41,12 +41,12 @@ ADAPTERS = typer.Option(
 
 @dataclass(frozen=True, kw_only=True)
 class UsersOptions:
-    """Whose data a command takes."""
+    """The users whose data a command reads."""
 
     records: Annotated[
         Path | None,
         typer.Option(
-            help="CoGenesis records (JSON); the past texts are learned.", rich_help_panel=WHOSE, show_default=False
+            help="CoGenesis records (JSON). Training uses their past texts.", rich_help_panel=WHOSE, show_default=False
         ),
     ] = None
     questions: Annotated[Path | None, QUESTIONS] = None
@@ -55,7 +55,7 @@ class UsersOptions:
         list[str] | None,
         typer.Option(
             metavar="ID",
-            help="Take only the user with this ID; may be given again.",
+            help="Use only the user with this ID; may be given again.",
             rich_help_panel=WHOSE,
             show_default=False,
         ),
@@ -87,11 +87,11 @@ class UsersOptions:
 
 @model_errors()
 def base_of(model: str | Path) -> tuple[Path, BaseIdentity]:
-    """A model directory's absolute path, and its identity (hashes the weights).
+    """Return a model directory's absolute path and its identity; this hashes the weights.
 
     Raises:
-        ModelError: there is no model, or its files are damaged.
-        SettingsError: it is a GGUF file.
+        ModelError: the model does not exist, or its files are damaged.
+        SettingsError: the model is a GGUF file.
     """
     from export.model.hf_source import hf_provenance
     from export.model.locate import locate_model

@@ -1,4 +1,4 @@
-"""`cogenesis privacy`: checks what was sent to the cloud."""
+"""`cogenesis privacy`: checks the messages sent to the cloud."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ app.command()(audit)
 
 @app.callback()
 def _group() -> None:
-    """Check what was sent to the cloud, and what of it was private."""
+    """Check the messages sent to the cloud for private text."""

@@ -1,4 +1,4 @@
-"""`cogenesis privacy audit`: reports what of a request's private context was sent to the cloud."""
+"""`cogenesis privacy audit`: reports the private units of a request that were sent to the cloud."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge_runtime.privacy.audit import Leak
 
 LEAKED = 8
-"""Exit code where something private was sent."""
+"""Exit code if private text was sent."""
 
 
 def audit(
@@ -29,17 +29,17 @@ def audit(
             "--bundle",
             "-b",
             metavar="DIR",
-            help="The bundle of the generation, to read the ledger's tokens exactly.",
+            help="Bundle that wrote the answers, to decode the ledger's tokens exactly.",
             show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report every private unit that was sent, under any policy; the command ends with code 8 if there is one.
+    """Report every private unit that was sent, under any policy; exit with code 8 if there is one.
 
-    Private units are what the request's context says and its instruction does not: names, numbers, dates, addresses,
-    rare words, and runs of four words. They are recognised in other case, inflected, in other Unicode forms, spelled
-    out, joined, and as other forms of a number. The audit finds words, not meanings.
+    Private units are parts of the request's context that its instruction does not contain: names, numbers, dates,
+    addresses, rare words, and sequences of four words. The audit recognises them in other case, inflected, in other
+    Unicode forms, spelled out, joined, and as other forms of a number. It finds words, not meanings.
 
     Example: cogenesis privacy audit --ledger ledger.jsonl --request request.json
     """
@@ -74,10 +74,10 @@ def _show(leaks: tuple[Leak, ...], up: int) -> None:
 
     console = Console(highlight=False)
     if not leaks:
-        console.print(f"No private unit left in {up:,} messages up.")
+        console.print(f"{up:,} messages were sent; none contained a private unit.")
         return
-    table = Table(title=f"Private units that left in {up:,} messages up", title_justify="left")
-    for name in ("kind", "in the context", "as it left", "match"):
+    table = Table(title=f"Private units in the {up:,} sent messages", title_justify="left")
+    for name in ("kind", "in the context", "as sent", "match"):
         table.add_column(name)
     table.add_column("ledger lines", justify="right")
     for leak in leaks:
@@ -85,4 +85,6 @@ def _show(leaks: tuple[Leak, ...], up: int) -> None:
         table.add_row(leak.kind, escape(leak.surface), escape(leak.left), str(leak.match), lines)
     console.print(table)
     units = len({(leak.kind, leak.surface) for leak in leaks})
-    console.print(f"{units:,} private units left. Use --policy guarded, or --mode sketch or edge, to keep them here.")
+    console.print(
+        f"{units:,} private units were sent. To keep them here, use --policy guarded, or --mode sketch or edge."
+    )

@@ -1,4 +1,4 @@
-"""`cogenesis ropg`: trains a retriever by how much its items help the model that reads them."""
+"""`cogenesis ropg`: trains a retriever on how much its items help a language model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Train a retriever by how much the items that it finds help a language model (ROPG).",
+    help="Train a retriever on how much its items help a language model (ROPG).",
 )
 app.command()(feedback)
 app.command("train-kd")(train_kd)

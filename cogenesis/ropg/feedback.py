@@ -1,4 +1,4 @@
-"""`cogenesis ropg feedback`: what each profile item is worth to a model that is shown that item alone."""
+"""`cogenesis ropg feedback`: measures how much each profile item, alone in the prompt, helps the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def feedback(
     questions: QuestionsOption,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the feedback, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the feedback and the progress.", show_default=False),
     ],
     *,
     who: PersonalAnswererOptions,
@@ -38,10 +38,10 @@ def feedback(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer each question once for each profile item, with that item alone, and write the score of each answer.
+    """Answer each question once per profile item, with only that item in the prompt, and write each answer's score.
 
-    `ropg train-kd` and `train-rl` learn from the file. The score is the accuracy of the answer, or its ROUGE-1, or for
-    a rating its distance from the worst possible one. An interrupted run resumes.
+    The file is training data for `ropg train-kd` and `train-rl`. The score is the answer's accuracy or ROUGE-1; for a
+    rating, it is the distance from the worst possible rating. An interrupted run resumes.
 
     Example: cogenesis ropg feedback --task LaMP-5 -q merged.json -m flan-t5 -o item-feedback --shard 2/4
     """

@@ -1,4 +1,4 @@
-"""Options that both ways to train a retriever take, and the training itself."""
+"""Shared options of `train-kd` and `train-rl`, and the training itself."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LessonOptions:
-    """What a retriever learns from, what it begins with, and where it goes."""
+    """A retriever's training data, initial encoder and output directory."""
 
     task: TaskOption
     questions: QuestionsOption
     feedback: Annotated[
         Path,
         typer.Option(
-            help="Scores of the profile items, by `ropg feedback`.", rich_help_panel=WHOSE, show_default=False
+            help="Scores of the profile items, from `ropg feedback`.", rich_help_panel=WHOSE, show_default=False
         ),
     ]
     encoder: Annotated[Path, ENCODER]
@@ -59,7 +59,7 @@ class LessonOptions:
     as_json: JsonOption = False
 
     def examples(self, questions: Path, feedback: Path) -> RetrieverExamples:
-        """Examples to learn from or to judge by.
+        """Read examples for training or evaluation.
 
         Raises:
             DataError: a file can't be used.
@@ -70,13 +70,13 @@ class LessonOptions:
 
 
 def train(method: str, lesson: LessonOptions, settings: TuningSettings, training: TrainingOptions) -> None:
-    """Train a retriever, and say what came of it.
+    """Train a retriever and print the result.
 
     Args:
         method: "kd" or "rl".
-        lesson: what it learns from.
-        settings: of the training.
-        training: on what device it runs.
+        lesson: training data, initial encoder and output directory.
+        settings: settings of the training.
+        training: options that include the device.
 
     Raises:
         CogenesisError: files or settings can't be used.

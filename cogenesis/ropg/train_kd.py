@@ -15,8 +15,8 @@ def train_kd(
 ) -> None:
     """Distil the feedback on profile items into a retriever (ROPG-KD).
 
-    The result is a directory for `cogenesis lamp rank --ranker`. An interrupted run resumes. Several processes train
-    together: `accelerate launch -m cogenesis ropg train-kd ...`, or by `torchrun`.
+    The result is a directory for `cogenesis lamp rank --ranker`. An interrupted run resumes. Several processes can
+    train together: start them with `accelerate launch -m cogenesis ropg train-kd ...` or `torchrun`.
 
     Example:
       cogenesis ropg train-kd --task LaMP-5 --questions merged.json --feedback items.json --encoder contriever -o kd

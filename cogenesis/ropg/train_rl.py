@@ -1,4 +1,4 @@
-"""`cogenesis ropg train-rl`: reinforces what a retriever does by the feedback on the items that it draws."""
+"""`cogenesis ropg train-rl`: trains a retriever by reinforcement learning on the feedback for sampled items."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cogenesis.ropg.retriever_training import LessonOptions, train
 
 @expand
 def train_rl(lesson: LessonOptions, training: TrainingOptions) -> None:
-    """Reinforce what a retriever does by the feedback on the item it draws (ROPG-RL).
+    """Train a retriever by reinforcement learning on the feedback for sampled items (ROPG-RL).
 
-    For each question the training draws an item from the softmax of the scores. The more its feedback exceeds that of
-    the item ranked first, the more likely the item becomes. The result, resuming and several processes work as in
+    For each question the training samples an item from the softmax of the scores. The more its feedback exceeds that of
+    the top-ranked item, the more likely the item becomes. The result, resuming and several processes work as in
     `train-kd`.
 
     Example:

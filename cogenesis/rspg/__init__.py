@@ -1,4 +1,4 @@
-"""`cogenesis rspg`: selects for each question the retriever of a pool that serves the model best."""
+"""`cogenesis rspg`: selects, for each question, the retriever in a pool that helps the model most."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cogenesis.terminal.flag_names import CommandApp
 app = CommandApp(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Select for each question the retriever of a pool that serves the language model best (RSPG).",
+    help="Select, for each question, the retriever in a pool that helps the language model most (RSPG).",
 )
 app.command()(feedback)
 app.command()(data)

@@ -1,4 +1,4 @@
-"""`cogenesis rspg bounds`: shows the gains between which every selector of a pool lies."""
+"""`cogenesis rspg bounds`: shows the lower and upper bounds on a selector's gain."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from personalization.retrievers.selector_data import read_selection
 
 
 def bounds(
-    data: Annotated[Path, typer.Argument(help="Data by `rspg data`.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Data file from `rspg data`.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the gain of each retriever of a pool, and of selecting at random and perfectly.
+    """Show the gain of each retriever in a pool, of random selection, and of perfect selection.
 
     Example:
       cogenesis rspg bounds dev.json

@@ -19,8 +19,8 @@ def data(
         list[str],
         typer.Option(
             metavar="NAME=FOLDER",
-            help="A retriever and the folder of its feedback, by `rspg feedback`; give two or more. If candidates "
-            "are equal, the first is taken.",
+            help="Retriever and the folder of its feedback from `rspg feedback`; give two or more. If "
+            "candidates are equal, the first wins.",
             show_default=False,
         ),
     ],
@@ -28,7 +28,7 @@ def data(
     metric: MetricOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Combine the feedback on the retrievers of a pool, to train a selector or to select.
+    """Combine the feedback on the retrievers of a pool into one file, for `rspg train` and `rspg predict`.
 
     Example:
       cogenesis rspg data --pool none=feedback/none --pool bm25=feedback/bm25 --pool kd=feedback/kd -o train.json

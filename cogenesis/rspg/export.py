@@ -1,4 +1,4 @@
-"""`cogenesis rspg export`: a trained selector becomes a graph that picks retrievers on a device."""
+"""`cogenesis rspg export`: exports a trained selector as a graph that selects retrievers on a device."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def export(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a selector for devices, where `cogenesis generate --retriever auto` picks retrievers with it.
+    """Export a selector for devices, where `cogenesis generate --retriever auto` uses it.
 
-    The names of its pool must be those of the device: none, recency, bm25, and encoders as the bundle calls them.
+    Its pool must use the device's names: none, recency, bm25, and the names of the bundle's encoders.
 
     Example:
       cogenesis rspg export --selector selector --out my-bundle/retrieval/selector
@@ -42,4 +42,4 @@ def export(
         body = {"out": str(done.path), "size_bytes": done.size, "difference": done.difference}
         typer.echo(json.dumps(body, ensure_ascii=False))
     else:
-        typer.echo(f"{done.path}: {done.size / 1e6:.1f} MB, {done.difference:.1g} off torch.")
+        typer.echo(f"{done.path}: {done.size / 1e6:.1f} MB, scores within {done.difference:.1g} of torch's.")

@@ -1,4 +1,4 @@
-"""`cogenesis rspg feedback`: scores the answers that a model writes with the items that a retriever ranks first."""
+"""`cogenesis rspg feedback`: scores a model's answers with a retriever's top-ranked items in the prompt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def feedback(
     questions: QuestionsOption,
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of the feedback, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for the feedback and the progress.", show_default=False),
     ],
     *,
     who: PersonalAnswererOptions,
@@ -36,9 +36,9 @@ def feedback(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer each question with the items that a retriever ranks first, and write the score of each answer.
+    """Answer each question with a retriever's top-ranked items in the prompt, and write each answer's score.
 
-    Run it for each retriever of the pool, on questions that were merged with its ranking, and with `-k 0` for none;
+    Run the command for each retriever of the pool, on questions merged with its ranking; use `-k 0` for no retriever.
     `rspg data` combines the directories. An interrupted run resumes.
 
     Example: cogenesis rspg feedback --task LaMP-5 -q merged-bm25.json -m flan-t5 -k 4 -o pool/bm25

@@ -12,10 +12,11 @@ SelectionOption = Annotated[
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Questions with the answers of each retriever, by `rspg data`.",
+        help="Questions with each retriever's answers, from `rspg data`.",
         show_default=False,
     ),
 ]
 SelectorOption = Annotated[
-    Path, typer.Option("--selector", metavar="DIR", help="Directory by `rspg train`.", show_default=False)
+    Path,
+    typer.Option("--selector", metavar="DIR", help="Directory of a selector from `rspg train`.", show_default=False),
 ]

@@ -1,4 +1,4 @@
-"""`cogenesis rspg predict`: a trained selector chooses a retriever for each question; its answer is the prediction."""
+"""`cogenesis rspg predict`: writes, for each question, the answer with the retriever that a selector chooses."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def predict(
     device: DeviceOption = Device.CPU,
     as_json: JsonOption = False,
 ) -> None:
-    """Select a retriever for each question, and write its answers as predictions.
+    """Select a retriever for each question, and write the answers with these retrievers as predictions.
 
-    The command prints the gain of the selection beside the bounds: each retriever alone, chance, and the best for each
-    question. A paired test tells whether the selection differs from the best retriever alone.
+    The command prints the selection's gain beside those of each retriever alone, random selection and perfect
+    selection. A paired test shows whether the selection differs from the best retriever alone.
 
     Example:
       cogenesis rspg predict --task LaMP-5 --data dev.json --selector selector -o predictions.json

@@ -1,4 +1,4 @@
-"""`cogenesis rspg train`: a selector learns which retriever of a pool serves a question best."""
+"""`cogenesis rspg train`: trains a selector to choose the best retriever of a pool for each question."""
 
 from __future__ import annotations
 
@@ -25,17 +25,21 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the selector to write.", show_default=False)],
     stage: Annotated[
         SelectorMode,
-        typer.Option(help="What the selector reads: prompts (pre), or prompts and the model's answers (post)."),
+        typer.Option(help="Texts that the selector reads: prompts (pre), or prompts and the model's answers (post)."),
     ] = SelectorMode.PRE,
     dev_data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The same of other users; it selects the best epoch.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Data of other users, in the form of --data. It selects the best epoch.",
+            show_default=False,
+        ),
     ] = None,
     max_candidate_tokens: Annotated[
         int | None,
         typer.Option(
             min=16,
-            help="Most tokens of a candidate. Default: as many as the encoder takes.",
+            help="Maximum tokens per candidate. Default: the encoder's maximum.",
             show_default=False,
             rich_help_panel=HOW,
         ),
@@ -48,8 +52,8 @@ def train(
 ) -> None:
     """Train a selector of retrievers, which selects before generation (pre) or after it (post).
 
-    An interrupted run resumes. Several processes train together: `accelerate launch -m cogenesis rspg train
-    ...`, or by `torchrun`.
+    An interrupted run resumes. Several processes can train together: start them with `accelerate launch -m cogenesis
+    rspg train ...` or `torchrun`.
 
     Example:
       cogenesis rspg train --data train.json --dev-data dev.json --encoder longformer --stage post -o selector

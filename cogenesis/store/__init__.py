@@ -1,4 +1,4 @@
-"""`cogenesis store`: shows, changes and searches the profile and the past texts on this device."""
+"""`cogenesis store`: shows, changes and searches the profile and past texts on this device."""
 
 from __future__ import annotations
 

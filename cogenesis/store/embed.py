@@ -1,4 +1,4 @@
-"""`cogenesis store embed`: computes the vectors of all past texts for searches by meaning."""
+"""`cogenesis store embed`: computes the vectors of all past texts, for search by meaning."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def embed(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Embed all past texts, so that the next search by meaning is fast; vectors of other encoders are removed.
+    """Embed all past texts, so that the next search by meaning is fast.
 
-    The command can be interrupted and run again: it keeps what is embedded.
+    The command removes vectors of other encoders. An interrupted run resumes.
 
     Example: cogenesis store embed --retrieval bundles/smollm2/retrieval
     """

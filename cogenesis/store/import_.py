@@ -1,4 +1,4 @@
-"""`cogenesis store import`: takes profile and past texts from a file."""
+"""`cogenesis store import`: imports a profile and past texts from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_runtime.store.profile_store import ProfileStore
 def import_file(
     file: Annotated[
         Path,
-        typer.Argument(help="A request or user file, LaMP questions or CoGenesis records (JSON).", show_default=False),
+        typer.Argument(help="Request file, user file, LaMP questions or CoGenesis records (JSON).", show_default=False),
     ],
     task: Annotated[str | None, TASK] = None,
     user: Annotated[
@@ -25,14 +25,14 @@ def import_file(
         typer.Option(
             "--user",
             metavar="ID",
-            help="Take the texts of this user, where the file has several.",
+            help="User whose texts to import, if the file has several.",
             show_default=False,
         ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Import profile and past texts from a file; the store keeps what it has.
+    """Import a profile and past texts from a file; existing texts stay in the store.
 
     Examples:
       cogenesis store import examples/user/user.json
@@ -41,7 +41,7 @@ def import_file(
     """
     with ProfileStore(store) as opened, terminal_progress("Importing") as progress:
         done = opened.import_file(file, task=task, user=user, progress=progress)
-    profile = "profile set" if done.profile else "profile left as it was"
+    profile = "profile set" if done.profile else "profile unchanged"
     say(
         {"added": done.added, "known": done.known, "profile": done.profile, "store": str(store)},
         f"Past texts: {done.added} added, {done.known} known before; {profile}: {store}",

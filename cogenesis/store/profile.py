@@ -14,7 +14,7 @@ from edge_runtime.store.profile_store import ProfileStore
 
 def profile(
     text: Annotated[
-        str | None, typer.Argument(help="The new profile; without it the profile is shown.", show_default=False)
+        str | None, typer.Argument(help="New profile. Default: show the profile.", show_default=False)
     ] = None,
     file: Annotated[Path | None, FILE] = None,
     store: StoreOption = DEFAULT_STORE,

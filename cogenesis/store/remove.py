@@ -16,7 +16,7 @@ def remove(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove past texts from the store, all of those named or none.
+    """Remove past texts from the store: either all the given IDs, or none if one is unknown.
 
     Example: cogenesis store remove 3 7
     """

@@ -17,7 +17,7 @@ from edge_runtime.retrieval.names import AUTO, BM25
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="What the texts should be about.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="Topic of the texts to find.", show_default=False)],
     retriever: Annotated[str, RETRIEVER] = BM25,
     items: ItemsOption = 10,
     retrieval: Annotated[Path | None, RETRIEVAL] = None,

@@ -10,7 +10,7 @@ from edge_runtime.store.profile_store import ProfileStore
 
 
 def show(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Show everything in the store; the JSON form can be imported again.
+    """Show everything in the store; `store import` can read the JSON output.
 
     Example: cogenesis store show --json > copy.json
     """

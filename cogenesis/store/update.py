@@ -22,7 +22,7 @@ def update(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Change a past text; what is not given stays as it is.
+    """Change a past text; options that are not given leave their part unchanged.
 
     Example: cogenesis store update 3 --date 2024-02-29
     """

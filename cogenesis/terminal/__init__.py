@@ -1,1 +1,1 @@
-"""What the command line prints: progress, counters, tables."""
+"""Prints progress, counters and tables on the command line."""

@@ -1,4 +1,4 @@
-"""Shows on standard error how far a long command is, where that is a terminal."""
+"""Shows the progress of a long command on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def terminal_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with steps done and steps in all.
+    """Yield a function to call with the number of finished steps and the total.
 
     Args:
-        what: is being done, for the bar; it appears with the first call.
+        what: label of the bar, which appears with the first call.
     """
     if not sys.stderr.isatty():
         yield lambda done, total: None  # noqa: ARG005

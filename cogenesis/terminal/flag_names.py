@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from edge_runtime.errors import CogenesisError
 
-# Parameters of the libraries that have another name on the command line; a command's own names come first.
+# Parameters of the libraries with another name on the command line; a command's own names take precedence.
 OTHER_NAMES = {
     "lengths.answer": "max_new_tokens",
     "lengths.prompt": "max_prompt_tokens",
@@ -38,7 +38,7 @@ _flags: ContextVar[Mapping[str, str]] = ContextVar("flags", default=MappingProxy
 
 
 class CommandApp(typer.Typer):
-    """A Typer app whose commands name their own flags in an error, where a library named a parameter."""
+    """A Typer app whose commands replace a library's parameter names in errors with their own flags."""
 
     def command(
         self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
@@ -48,9 +48,9 @@ class CommandApp(typer.Typer):
 
 
 def with_flags(text: str) -> str:
-    """Replace each parameter in backticks by the flag of the running command that sets it.
+    """Replace each parameter in backticks with the flag of the running command that sets it.
 
-    What is no parameter of that command stays as it is.
+    Names that are not parameters of that command stay unchanged.
     """
     flags = _flags.get()
 
@@ -74,7 +74,7 @@ class _FlagNamingCommand(TyperCommand):
 
 
 def _flags_of(command: TyperCommand) -> dict[str, str]:
-    """A command's flags by the parameter that each sets, and by their own spelling; arguments in capitals."""
+    """Return a command's flags by parameter name and by their own spelling; arguments are in capitals."""
     flags: dict[str, str] = {}
     for parameter in command.params:
         if parameter.param_type_name == "argument":

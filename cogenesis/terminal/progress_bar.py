@@ -1,4 +1,4 @@
-"""A progress bar on stderr."""
+"""Shows a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from export.progress import Progress
 
 @contextlib.contextmanager
 def progress_bar(visible: bool) -> Iterator[Progress]:
-    """A progress bar on stderr, and the libraries' chatter kept from it."""
+    """Show a progress bar on stderr, and silence the libraries' warnings and logs meanwhile."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -39,7 +39,7 @@ def progress_bar(visible: bool) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """What libraries have to say about their own inner workings is no news to a user."""
+    """Silence libraries' warnings and logs, which don't concern a user."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

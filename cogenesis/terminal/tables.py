@@ -1,4 +1,4 @@
-"""Tells what becomes of many users: lines on stderr with the time that is left, a table on stdout."""
+"""Prints results for many users: progress lines on stderr with the remaining time, and a table on stdout."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.table import Table
 from cogenesis.terminal.flag_names import with_flags
 
 _PAGE = 120
-"""Characters of a line where the output is no terminal."""
+"""Characters per line if the output is not a terminal."""
 
 
 class ProgressLines:
-    """One line a user on stderr: how many are done, what became of this one, and how long the rest will take."""
+    """Prints one line per user on stderr: users done so far, this user's result, and the remaining time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -24,14 +24,14 @@ class ProgressLines:
         self._worked = 0
 
     def __call__(self, user: str, what: str, done: int, total: int, *, worked: bool) -> None:
-        """Write a line.
+        """Print a line.
 
         Args:
-            user: whose.
-            what: became of them.
-            done: users that are done, this one included.
-            total: of all.
-            worked: whether it took time now; only such users tell how long others will take.
+            user: id of the user.
+            what: result for the user.
+            done: number of finished users, including this one.
+            total: number of all users.
+            worked: whether this run did the work; only such users count for the remaining time.
         """
         self._worked += worked
         left = ""
@@ -43,7 +43,7 @@ class ProgressLines:
 
 
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Print a table on stdout, one mapping a row; floats with four digits."""
+    """Print a table on stdout, one row per mapping, with floats to four decimals."""
     console = Console(width=None if sys.stdout.isatty() else _PAGE, highlight=False)
     table = Table(box=None, pad_edge=False)
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -62,7 +62,7 @@ def _cell(value: object) -> str:
 
 
 def _visible(text: str) -> str:
-    """An id may be any text; a line of ours stays one line."""
+    """Replace unprintable characters, because an id may be any text but must not break the line."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -74,5 +74,5 @@ def _duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from a file, with what would move a terminal's cursor spelled out."""
+    """Escape unprintable characters of text from a file, so that they can't move the terminal's cursor."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

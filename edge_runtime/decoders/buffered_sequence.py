@@ -1,4 +1,4 @@
-"""A sequence over a graph that writes new tokens into the caller's KV buffers and takes adapters as inputs."""
+"""Runs a sequence over a graph that writes new tokens into the caller's KV buffers and takes adapters as inputs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class BufferedSequence(TokenSequence):
         )
 
     def use_adapter(self, adapter: Adapter | None) -> None:
-        """Use this adapter from the next `extend` on; where it differs from the one in use, the cache is emptied.
+        """Use this adapter from the next `extend` on; if it differs from the one in use, the cache is cleared.
 
         Raises:
-            AdapterError: it was trained on another base, or its shapes don't fit.
+            AdapterError: the adapter was trained on another base, or its shapes don't fit.
         """
         if adapter_identity(adapter) == adapter_identity(self._adapter):
             return
@@ -44,7 +44,7 @@ class BufferedSequence(TokenSequence):
         self._forget()
 
     def save(self, length: int | None = None) -> PromptCache:
-        """Copy the KV state of the first `length` tokens (all where None)."""
+        """Copy the KV state of the first `length` tokens (None: all)."""
         length = self._checked_length(self.length if length is None else length)
         keys, values = self._cache.copy_out(length)
         return PromptCache(self.fingerprint, adapter_identity(self._adapter), self.token_ids[:length], keys, values)
@@ -53,7 +53,7 @@ class BufferedSequence(TokenSequence):
         """Continue from a saved state.
 
         Raises:
-            PromptCacheError: it was made by another model or with another adapter, or does not fit.
+            PromptCacheError: the state was made by another model or with another adapter, or does not fit.
         """
         check_prompt_cache(cache, self, adapter_identity(self._adapter), self._spec)
         self._make_room(len(cache.token_ids), 0)
@@ -64,7 +64,7 @@ class BufferedSequence(TokenSequence):
         self._make_room(self.length + len(token_ids), self.length)
         logits = np.empty((rows, self.vocab_size), np.float32)
         done, before_rows = 0, len(token_ids) - rows
-        # Parts of equal length: a last one of a single row would cost as much as one of eight.
+        # Chunks of equal length, because a last chunk of one row would cost as much as one of eight.
         for chunk in np.array_split(token_ids, -(-len(token_ids) // self._longest_chunk())):
             end = done + len(chunk)
             self._run(self.length + done, chunk, logits[max(done - before_rows, 0) : max(end - before_rows, 0)])
@@ -73,26 +73,26 @@ class BufferedSequence(TokenSequence):
 
     def _make_room(self, tokens: int, used: int) -> None:
         if tokens > self._cache.capacity:
-            self._release_buffers()  # the old buffers are to go one by one as the new ones fill
+            self._release_buffers()  # lets each old buffer be freed once its new one is filled
             self._cache.reserve(tokens, used)
             self._bind_buffers()
 
     @abstractmethod
     def _longest_chunk(self) -> int:
-        """Tokens that one call may take."""
+        """Maximum number of tokens per call."""
 
     @abstractmethod
     def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """One call: `chunk` goes into the cache behind `past` tokens, its last rows' logits into `logits`."""
+        """Run the graph once: append `chunk` to `past` cached tokens and write its last logits into `logits`."""
 
     @abstractmethod
     def _bind_adapter(self, adapter: Adapter | None) -> None:
-        """Give the graph this adapter's matrices; an `AdapterError` leaves the present ones in use."""
+        """Bind this adapter's matrices to the graph; after an `AdapterError` the current ones stay in use."""
 
     @abstractmethod
     def _release_buffers(self) -> None:
-        """Let go of the present KV buffers."""
+        """Release the graph's references to the current KV buffers."""
 
     @abstractmethod
     def _bind_buffers(self) -> None:
-        """Give the graph the present KV buffers."""
+        """Bind the current KV buffers to the graph."""

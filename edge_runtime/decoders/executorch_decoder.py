@@ -1,4 +1,4 @@
-"""The decoder on ExecuTorch: a program without state, whose KV caches and adapters are its inputs."""
+"""Runs the decoder on ExecuTorch: a stateless program that takes KV caches and adapters as inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge_runtime.decoders.executorch_program import ExecuTorchProgram
 class ExecuTorchDecoder(BufferedSequence):
     """A sequence over a program of kind "executorch"; see `edge_runtime.decoders.protocol.Decoder`.
 
-    Not for use from two threads at once; forks may run in different threads, one call after the other.
+    Not thread-safe; forks may run in different threads, and their calls are serialised.
     """
 
     def __init__(self, program: ExecuTorchProgram, context_length: int) -> None:
@@ -26,14 +26,14 @@ class ExecuTorchDecoder(BufferedSequence):
         self._bind_buffers()
 
     def fork(self) -> ExecuTorchDecoder:
-        """Another, empty sequence over the same weights and with the same adapter."""
+        """Return a new, empty sequence over the same weights and with the same adapter."""
         other = ExecuTorchDecoder(self._program, self.context_length)
         other.use_adapter(self._adapter)
         return other
 
     def _run(self, past: int, chunk: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
         count, program = len(chunk), self._program
-        # The program computes one row at least; nobody reads it where none is wanted.
+        # The program always computes at least one row; if none was requested, the row is ignored.
         rows = np.arange(count - max(len(logits), 1), count, dtype=np.int64)
         positions = np.arange(past, past + count, dtype=np.int64)
         inputs = (chunk.reshape(1, count), positions, rows)

@@ -1,4 +1,4 @@
-"""A loaded ExecuTorch program: what its file must look like, and one call of it."""
+"""Loads an ExecuTorch program, checks that it matches the manifest, and runs it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ INPUTS_BEFORE_CACHE = 3  # token ids, positions, rows
 
 
 class ExecuTorchProgram(DecoderModel):
-    """The program and what all sequences over it share; it has no state, so any number of them may.
+    """The program and the data that its sequences share; it has no state, so any number of sequences may use it.
 
     Attributes:
-        chunk: tokens, and rows of logits, that one call takes at most.
-        adapters: packed matrices of the last users.
-        no_adapter: matrices of rank 1 that add nothing, in the order of the program's inputs.
-        lora_names: names of those inputs, as `edge_runtime.adapters.pack.pack_adapter` gives them.
+        chunk: maximum tokens, and rows of logits, per call.
+        adapters: packed matrices of the most recent users.
+        no_adapter: matrices of rank 1 without effect, in the order of the program's inputs.
+        lora_names: names of those inputs, as returned by `edge_runtime.adapters.pack.pack_adapter`.
     """
 
     def __init__(self, bundle: Bundle, spec: DecoderSpec, threads: int | None) -> None:
@@ -39,8 +39,8 @@ class ExecuTorchProgram(DecoderModel):
 
         Raises:
             MissingExtraError: ExecuTorch is not installed.
-            CogenesisError: what is installed of it can't be loaded.
-            BundleError: the program can't be loaded, or is not the one that the manifest describes.
+            CogenesisError: the installed ExecuTorch can't be loaded.
+            BundleError: the program can't be loaded, or does not match the manifest.
             ValueError: fewer than one thread.
         """
         if threads is not None and threads < 1:
@@ -50,7 +50,7 @@ class ExecuTorchProgram(DecoderModel):
         self._calls = threading.Lock()
         try:
             with quiet():
-                # One pool serves all programs of the process.
+                # All programs of the process share one pool.
                 self._runtime._unsafe_reset_threadpool(threads or default_threads())
                 self._module = self._runtime._load_for_executorch(str(self.path))
                 about = self._module.method_meta("forward")
@@ -67,12 +67,12 @@ class ExecuTorchProgram(DecoderModel):
         self.no_adapter = [self._with_batch(matrix) for matrix in self._zeros()]
 
     def run(self, inputs: Sequence[Any], logits: NDArray[np.float32]) -> None:
-        """One call; the rows of logits asked for go into `logits` (R, vocab_size), caches are written in place.
+        """Run the program once; it writes the requested rows into `logits` (R, vocab_size) and the caches in place.
 
         Raises:
             BundleError: the program failed.
         """
-        # The activations' memory belongs to the program, and is one for all sequences.
+        # The program owns one buffer of activations, which all sequences share.
         with self._calls:
             try:
                 (found,) = self._module.forward(inputs, clone_outputs=False)
@@ -90,7 +90,7 @@ class ExecuTorchProgram(DecoderModel):
                 yield np.zeros((1, sum(width for _, width in site.projections)), np.float32)
 
     def _checked_chunk(self, about: Any) -> int:
-        """Refuse a program that the manifest does not describe: its kernels would read memory that isn't theirs."""
+        """Reject a program that does not match the manifest, because its kernels would read out of bounds."""
         spec = self.spec
         caches, sites = 2 * spec.layers, spec.layers * len(spec.lora)
         first_lora = INPUTS_BEFORE_CACHE + caches
@@ -122,18 +122,18 @@ class ExecuTorchProgram(DecoderModel):
 
 
 def load_runtime() -> tuple[Any, Any]:
-    """ExecuTorch's Python runtime, and what makes one of its tensors of an array without copying.
+    """Return ExecuTorch's Python runtime, and the function that wraps an array as its tensor without copying.
 
-    It brings torch, which nothing else on the device loads: hence here, and only when a program is opened.
+    The runtime imports torch, which nothing else on the device needs, so it is loaded only when a program is opened.
 
     Raises:
         MissingExtraError: ExecuTorch is not installed.
-        CogenesisError: what is installed of it can't be loaded.
+        CogenesisError: the installed ExecuTorch can't be loaded.
     """
     require_packages("An ExecuTorch program", "executorch", "torch", extra="executorch")
     try:
         with quiet(), _one_openmp_thread():
-            # The first two register kernels, of the embedding and of attention.
+            # The first two imports register the kernels of the embedding and of attention.
             import executorch.kernels.quantized  # noqa: F401
             import torch
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
@@ -148,10 +148,10 @@ def load_runtime() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _one_openmp_thread() -> Iterator[None]:
-    """Have torch's OpenMP use one thread, where torch is not loaded yet.
+    """Limit torch's OpenMP to one thread, if torch is not loaded yet.
 
-    The attention kernel would start a team of them in each thread of the pool: twice the time of a prompt, and many
-    times the processor's.
+    Otherwise the attention kernel starts a team of threads in each thread of the pool. A prompt then takes twice the
+    time and many times the CPU time.
     """
     name, before = "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")
     if "torch" not in sys.modules:
@@ -167,7 +167,7 @@ def _one_openmp_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what the runtime's C++ side says about itself from the user's terminal; errors come as exceptions."""
+    """Suppress the log output of the runtime's C++ code; errors are raised as exceptions."""
     saved = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nothing:

@@ -1,4 +1,4 @@
-"""The key and value buffers of one sequence: memory that is committed only as far as tokens have been written."""
+"""Holds the key and value buffers of one sequence; memory is committed only where tokens have been written."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _STEP = 256
 
 
 class KeyValueCache:
-    """Keys and values of every layer, as the attention kernel wants them, float32.
+    """Keys and values of every layer, float32, in the layout of the attention kernel.
 
     (1, kv_heads, capacity, head_dim) for onnxruntime, (1, capacity, kv_heads, head_dim) for ExecuTorch.
 
-    The kernel writes new tokens in place, so past and present are one buffer. Capacity grows when tokens run out of
-    room, up to `limit`; pages that no token has reached take no memory.
+    The kernel writes new tokens in place, so past and present share one buffer. Capacity grows on demand, up to
+    `limit`; pages without tokens take no memory.
 
     Attributes:
-        arrays: one per layer and kind: key of layer 0, value of layer 0, key of layer 1, ...
-        capacity: tokens that fit before the next growth.
+        arrays: one array per layer and kind: key of layer 0, value of layer 0, key of layer 1, ...
+        capacity: number of tokens that fit before the next growth.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class KeyValueCache:
         self.arrays = [self._zeros(self.capacity) for _ in range(2 * layers)]
 
     def reserve(self, tokens: int, used: int) -> None:
-        """Make room for `tokens` in all, keeping the first `used`; buffers move where that is more than `capacity`."""
+        """Make room for `tokens` in total and keep the first `used`; buffers move if `tokens` exceeds `capacity`."""
         if tokens <= self.capacity:
             return
-        # By a quarter, not double: attention's scores are as wide as the buffer.
+        # Grow by a quarter instead of doubling, because attention scores are as wide as the buffer.
         capacity = max(tokens, self.capacity + self.capacity // 4)
         capacity = min(-(-capacity // _STEP) * _STEP, self.limit)
         for index, old in enumerate(self.arrays):
@@ -47,7 +47,7 @@ class KeyValueCache:
         self.capacity = capacity
 
     def copy_out(self, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Keys and values of the first `length` tokens, each (layers, kv_heads, length, head_dim) float32."""
+        """Copy the keys and values of the first `length` tokens, each (layers, kv_heads, length, head_dim) float32."""
         shape = (self.layers, self.kv_heads, length, self.head_dim)
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
         for layer in range(self.layers):
@@ -56,14 +56,14 @@ class KeyValueCache:
         return keys, values
 
     def copy_in(self, keys: NDArray[np.generic], values: NDArray[np.generic]) -> None:
-        """Put back what `copy_out` gave; `reserve` must have made room."""
+        """Write back the result of `copy_out`; call `reserve` first."""
         length = keys.shape[2]
         for layer in range(self.layers):
             self._heads_first(self.arrays[2 * layer])[:, :length] = keys[layer]
             self._heads_first(self.arrays[2 * layer + 1])[:, :length] = values[layer]
 
     def _heads_first(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A view of one buffer as (kv_heads, capacity, head_dim)."""
+        """Return a view of one buffer as (kv_heads, capacity, head_dim)."""
         heads: NDArray[np.float32] = array[0].swapaxes(0, 1) if self.tokens_before_heads else array[0]
         return heads
 
@@ -74,10 +74,10 @@ class KeyValueCache:
 
 
 def _lazy_zeros(size: int) -> NDArray[np.uint8]:
-    """Zeroed bytes in pages of their own.
+    """Allocate zeroed bytes in separate pages.
 
-    Not `np.zeros`: numpy asks for huge pages, which commits megabytes at the first token of every head, and freed
-    buffers would stay in the heap when the cache has grown.
+    `np.zeros` requests huge pages, which commits megabytes at the first token of every head. It also keeps freed
+    buffers in the heap after the cache has grown.
     """
     if sys.platform == "win32":
         return np.zeros(size, np.uint8)

@@ -1,4 +1,4 @@
-"""What all sequences over one loaded model share, whichever backend runs it."""
+"""Defines the data that all sequences over one loaded model share, on any backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from edge_runtime.bundle.reader import Bundle
 
 
 class DecoderModel:
-    """A decoder of a bundle: its description, its graph's path and its limits. A backend adds the loaded graph."""
+    """A decoder of a bundle: its description, graph path and limits. Each backend adds the loaded graph."""
 
     def __init__(self, bundle: Bundle, spec: DecoderSpec) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""The decoder on plain onnxruntime: our graph with shared KV buffers, one session for any number of sequences."""
+"""Runs our decoder graph with shared KV buffers on onnxruntime; all sequences share one session."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from edge_runtime.decoders.model import DecoderModel
 from edge_runtime.decoders.onnx_session import graph_error, not_the_described_graph, open_session, ort_value
 from edge_runtime.machine.linux_memory import MappedFile
 
-# Tokens of one call while a prompt is read. Longer chunks are a few percent faster at most, and the activations and
-# attention scores (heads x chunk x cache) of a chunk are memory that a phone has to find.
+# Tokens per call during prefill. Longer chunks are at most a few percent faster, but their activations and attention
+# scores (heads x chunk x cache) need more of a phone's memory.
 PREFILL_CHUNK, LONG_PREFILL_CHUNK = 256, 128
 LONG_CACHE = 1024
 
 
 class OnnxModel(DecoderModel):
-    """The session, its mapped weights, the names of its caches, and the packed adapters of the last users."""
+    """The session, its mapped weights, the names of its caches, and the packed adapters of the most recent users."""
 
     def __init__(self, bundle: Bundle, spec: DecoderSpec, threads: int | None, *, spin: bool = True) -> None:
         super().__init__(bundle, spec)
@@ -37,7 +37,7 @@ class OnnxModel(DecoderModel):
         self.adapters = PackedAdapters(bundle.base, spec, ort_value)
 
     def _check_graph(self) -> None:
-        """Refuse a graph that the manifest does not describe: its kernels would read memory that isn't theirs."""
+        """Reject a graph that does not match the manifest, because its kernels would read out of bounds."""
         spec = self.spec
         inputs = {value.name: value for value in self.session.get_inputs()}
         optional = {value.name: value for value in self.session.get_overridable_initializers()}
@@ -70,14 +70,14 @@ class OnnxModel(DecoderModel):
 class OnnxDecoder(BufferedSequence):
     """A sequence over a graph of kind "shared_kv"; see `edge_runtime.decoders.protocol.Decoder`.
 
-    Not for use from two threads at once; forks may run in different threads.
+    Not thread-safe; forks may run in different threads.
     """
 
     def __init__(self, model: OnnxModel, context_length: int) -> None:
         super().__init__(model, context_length)
         self._model = model
         self._lora: Mapping[str, Any] = {}
-        # Inputs of a step lie at fixed addresses, so that a step of one token binds nothing but its logits.
+        # The inputs of a step have fixed addresses, so a step of one token binds only its logits.
         self._last = np.zeros(1, np.int32)
         self._total = np.zeros(1, np.int32)
         self._one_id = np.zeros((1, 1), np.int64)
@@ -87,7 +87,7 @@ class OnnxDecoder(BufferedSequence):
         self._bind_buffers()
 
     def fork(self) -> OnnxDecoder:
-        """Another, empty sequence over the same weights and with the same adapter."""
+        """Return a new, empty sequence over the same weights and with the same adapter."""
         other = OnnxDecoder(self._model, self.context_length)
         other.use_adapter(self._adapter)
         return other
@@ -139,13 +139,13 @@ class OnnxDecoder(BufferedSequence):
 
 
 def _cache_names(layers: int) -> list[tuple[str, str]]:
-    """Names of the graph's cache inputs and outputs, in the order of `KeyValueCache.arrays`."""
+    """Return the names of the graph's cache inputs and outputs, in the order of `KeyValueCache.arrays`."""
     kinds = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
     return [(f"past_key_values.{kind}", f"present.{kind}") for kind in kinds]
 
 
 def _matches(values: Mapping[str, Any], wanted: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> bool:
-    """Whether the graph's values are exactly those wanted; None stands for any size."""
+    """Return whether the graph's values are exactly those wanted; None stands for any size."""
     return values.keys() == wanted.keys() and all(
         values[name].type == kind
         and len(values[name].shape) == len(shape)

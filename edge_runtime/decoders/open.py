@@ -16,24 +16,24 @@ def open_decoder(
     context_length: int | None = None,
     spin: bool = True,
 ) -> Decoder:
-    """Load the model of a bundle.
+    """Load a bundle's decoder.
 
     Args:
         bundle: an opened bundle.
-        backend: "onnx" or "executorch"; the bundle's first where None.
-        threads: threads of one matrix product; all usable cores (at most 8) where None.
-        context_length: positions to serve, at most the bundle's; all of them where None.
-        spin: threads wait awake, which is fastest on a device that does nothing else; False where several processes
-            share the cores, which spinning would starve. ExecuTorch decides that itself.
+        backend: "onnx" or "executorch"; None uses the bundle's first backend.
+        threads: threads of one matrix product; None uses all usable cores, at most 8.
+        context_length: positions to serve, at most the bundle's number; None serves all of them.
+        spin: whether idle threads busy-wait, which is fastest on a device that does nothing else. Use False if several
+            processes share the cores, because spinning starves them. ExecuTorch ignores this.
 
     Raises:
-        BundleError: the bundle has no decoder of that backend, the graph or its weights can't be loaded, or are not
-            what the manifest describes.
-        RequestError: the context length is not one that the bundle serves.
+        BundleError: the bundle has no decoder for that backend, or the graph or its weights can't be loaded or don't
+            match the manifest.
+        RequestError: the context length is below 1 or above the bundle's.
     """
     spec = bundle.decoder(backend)
     length = checked_context_length(context_length, bundle.manifest.context_length)
-    # Imported here: onnxruntime takes a tenth of a second, which commands that never decode need not wait for.
+    # Imported here because onnxruntime takes a tenth of a second to load, and many commands never decode.
     if spec.kind == GRAPH_EXECUTORCH:
         from edge_runtime.decoders.executorch_decoder import ExecuTorchDecoder
         from edge_runtime.decoders.executorch_program import ExecuTorchProgram

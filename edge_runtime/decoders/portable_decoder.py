@@ -1,4 +1,4 @@
-"""The decoder over a graph of kind "portable": optimum's, for architectures that our own graph does not cover."""
+"""Runs a graph of kind "portable" (exported by optimum), for architectures that our own graph does not support."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_runtime.decoders.protocol import PromptCache
 from edge_runtime.decoders.sequence import TokenSequence
 from edge_runtime.errors import AdapterError, BundleError
 
-# The graph puts every row through its head: (chunk, vocabulary) float32 is the price of a longer chunk.
+# The graph computes logits for every row, so a longer chunk costs (chunk, vocabulary) float32 of memory.
 PREFILL_CHUNK = 64
 
 
@@ -46,7 +46,7 @@ class PortableModel(DecoderModel):
 
 
 class PortableDecoder(TokenSequence):
-    """A sequence over a graph of kind "portable"; see `edge_runtime.decoders.protocol.Decoder`. It has no adapters."""
+    """A sequence over a graph of kind "portable"; see `edge_runtime.decoders.protocol.Decoder`. No adapters."""
 
     def __init__(self, model: PortableModel, context_length: int) -> None:
         super().__init__(model, context_length)
@@ -54,20 +54,20 @@ class PortableDecoder(TokenSequence):
         self._cache = self._empty()
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens.
+        """Drop all but the first `length` tokens.
 
         Raises:
-            ValueError: length is negative or beyond the current one.
+            ValueError: `length` is negative or above the current length.
         """
         super().rewind(length)
-        # Views, so that it costs no copy; the graph takes caches of any length.
+        # Views cost no copy; the graph accepts caches of any length.
         self._cache = [array[:, :, :length] for array in self._cache]
 
     def use_adapter(self, adapter: Adapter | None) -> None:
-        """Refuse: the portable graph has no places for an adapter.
+        """Reject any adapter, because the portable graph has no inputs for one.
 
         Raises:
-            AdapterError: for any adapter but None.
+            AdapterError: `adapter` is not None.
         """
         if adapter is not None:
             raise AdapterError(
@@ -75,7 +75,7 @@ class PortableDecoder(TokenSequence):
             )
 
     def save(self, length: int | None = None) -> PromptCache:
-        """Copy the KV state of the first `length` tokens (all where None)."""
+        """Copy the KV state of the first `length` tokens (None: all)."""
         length = self._checked_length(self.length if length is None else length)
         keys, values = (np.stack([array[0, :, :length] for array in self._cache[kind::2]]) for kind in (0, 1))
         return PromptCache(self.fingerprint, "", self.token_ids[:length], keys, values)
@@ -84,7 +84,7 @@ class PortableDecoder(TokenSequence):
         """Continue from a saved state.
 
         Raises:
-            PromptCacheError: it was made by another model or with another adapter, or does not fit.
+            PromptCacheError: the state was made by another model or with another adapter, or does not fit.
         """
         check_prompt_cache(cache, self, "", self._model.spec)
         pairs = zip(cache.keys, cache.values, strict=True)
@@ -92,7 +92,7 @@ class PortableDecoder(TokenSequence):
         self._forget(cache.token_ids)
 
     def fork(self) -> PortableDecoder:
-        """Another, empty sequence over the same weights."""
+        """Return a new, empty sequence over the same weights."""
         return PortableDecoder(self._model, self.context_length)
 
     def _feed(self, token_ids: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
@@ -113,7 +113,7 @@ class PortableDecoder(TokenSequence):
         return logits
 
     def _run(self, past: int, chunk: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One call; returns the logits of all of `chunk`: (len(chunk), vocab_size)."""
+        """Run the graph once and return the logits of all of `chunk`: (len(chunk), vocab_size)."""
         model, total = self._model, past + len(chunk)
         feeds: dict[str, NDArray[Any]] = dict(zip(model.past, self._cache, strict=True))
         feeds["input_ids"] = chunk[None]

@@ -1,7 +1,7 @@
-"""Keeps a prompt cache in a file, so that the next answer about the same profile does not read it again.
+"""Keeps a prompt cache in a file, so that the next answer with the same profile needs no prefill for it.
 
-The file holds private text in another form: it is readable by its owner alone. What damage does to it is noticed; it is
-no defence against someone who can write the user's files.
+The file holds private text in another form, so only its owner can read it. Reading detects accidental damage, but not
+an attacker who can write the user's files.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _AGAIN = "Delete it; it is made anew from the profile."
 
 
 def write_prompt_cache(cache: PromptCache, path: Path | str) -> None:
-    """Write the file in one step: a reader sees the old one, or the new one, whole.
+    """Write the file atomically: a reader sees either the old or the new file, complete.
 
     Args:
-        cache: what `Decoder.save` gave.
-        path: of the file (safetensors with `token_ids`, `keys`, `values`), made with mode 0600.
+        cache: the result of `Decoder.save`.
+        path: path of the file (safetensors with `token_ids`, `keys`, `values`), created with mode 0600.
 
     Raises:
-        PromptCacheError: the file can't be written; the old one is unharmed.
+        PromptCacheError: the file can't be written; the old one is unchanged.
     """
     path = Path(path)
     tensors: dict[str, NDArray[np.generic]] = {
@@ -52,10 +52,10 @@ def write_prompt_cache(cache: PromptCache, path: Path | str) -> None:
 
 
 def read_prompt_cache(path: Path | str) -> PromptCache:
-    """Read what `write_prompt_cache` wrote; `Decoder.restore` checks that it belongs to the model and the adapter.
+    """Read a file of `write_prompt_cache`; `Decoder.restore` checks that it belongs to the model and the adapter.
 
     Raises:
-        PromptCacheError: the file is missing, damaged, or something else.
+        PromptCacheError: the file is missing, damaged, or not a prompt cache.
     """
     path = Path(path)
     try:
@@ -68,7 +68,7 @@ def read_prompt_cache(path: Path | str) -> PromptCache:
             tensors = {name: file.get_tensor(name) for name in ("token_ids", "keys", "values")}
     except FileNotFoundError:
         raise PromptCacheError(f"There is no prompt cache here: {path}. Check its name.") from None
-    # numpy raises TypeError and ValueError for element types and shapes that it can't hold.
+    # numpy raises TypeError and ValueError for unsupported element types and shapes.
     except (OSError, SafetensorError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise PromptCacheError(f"The prompt cache can't be read: {path} ({error}). {_AGAIN}") from None
     token_ids, keys, values = tensors["token_ids"], tensors["keys"], tensors["values"]

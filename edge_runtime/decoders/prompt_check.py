@@ -1,4 +1,4 @@
-"""What every decoder backend checks before it continues from a prompt cache or opens a context."""
+"""Checks prompt caches and context lengths for every decoder backend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edge_runtime.errors import PromptCacheError, RequestError
 
 
 def checked_context_length(wanted: int | None, limit: int) -> int:
-    """The context length to serve.
+    """Return the context length to serve; `wanted` is None for all positions.
 
     Raises:
-        RequestError: fewer than one position, or more than the bundle has.
+        RequestError: `wanted` is below 1 or above `limit`.
     """
     if wanted is None:
         return limit
@@ -24,10 +24,10 @@ def checked_context_length(wanted: int | None, limit: int) -> int:
 
 
 def check_prompt_cache(cache: PromptCache, decoder: TokenSequence, adapter: str, spec: DecoderSpec) -> None:
-    """Refuse a prompt cache that this decoder can't continue from.
+    """Reject a prompt cache that this decoder can't continue from.
 
     Raises:
-        PromptCacheError: another model, another adapter, or other shapes.
+        PromptCacheError: the cache has another model, another adapter, or other shapes.
     """
     again = "Read the profile again to make a new one."
     if cache.model != decoder.fingerprint:

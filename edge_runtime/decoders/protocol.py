@@ -1,4 +1,4 @@
-"""The decoder protocol: a causal language model with a KV cache, one sequence at a time, behind any backend."""
+"""Defines the decoder protocol: one sequence of a causal language model with a KV cache, on any backend."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ class PromptCache:
 class Decoder(Protocol):
     """One sequence of a causal language model.
 
-    Logits are raw (not normalised) float32 rows of `vocab_size`; row i belongs to the i-th token fed and predicts the
-    token after it.
+    Logits are raw (not normalised) float32 rows of `vocab_size`; row i predicts the token after the i-th token fed.
     """
 
     vocab_size: int
@@ -49,48 +48,48 @@ class Decoder(Protocol):
 
     @property
     def length(self) -> int:
-        """How many tokens are in the KV cache."""
+        """Number of tokens in the KV cache."""
         ...
 
     def extend(self, token_ids: Sequence[int], rows: int = 1) -> NDArray[np.float32]:
-        """Feed tokens and return the logits of the last `rows` of them: (rows, vocab_size) float32, the caller's own.
+        """Feed tokens and return logits of the last `rows` of them: (rows, vocab_size) float32, owned by the caller.
 
-        Long inputs are prefilled in chunks; only the rows asked for go through the head.
+        Long inputs are prefilled in chunks; logits are computed only for the requested rows.
 
         Raises:
-            ContextOverflowError: the cache would pass `context_length`; nothing was fed.
+            ContextOverflowError: the cache would exceed `context_length`; nothing was fed.
             ValueError: no tokens, an id outside the vocabulary, or rows outside 0 .. len(token_ids).
         """
         ...
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens, in constant time.
+        """Drop all but the first `length` tokens, in constant time.
 
         Raises:
-            ValueError: length is negative or beyond the current one.
+            ValueError: `length` is negative or above the current length.
         """
         ...
 
     def use_adapter(self, adapter: Adapter | None) -> None:
-        """Use this adapter from the next `extend` on; where it differs from the one in use, the cache is emptied.
+        """Use this adapter from the next `extend` on; if it differs from the one in use, the cache is cleared.
 
         Raises:
-            AdapterError: it was trained on another base, or its shapes don't fit.
+            AdapterError: the adapter was trained on another base, or its shapes don't fit.
         """
         ...
 
     def save(self, length: int | None = None) -> PromptCache:
-        """Copy the KV state of the first `length` tokens (all where None)."""
+        """Copy the KV state of the first `length` tokens (None: all)."""
         ...
 
     def restore(self, cache: PromptCache) -> None:
         """Continue from a saved state.
 
         Raises:
-            PromptCacheError: it was made by another model or with another adapter.
+            PromptCacheError: the state was made by another model or with another adapter.
         """
         ...
 
     def fork(self) -> Decoder:
-        """Another, empty sequence over the same weights and with the same adapter."""
+        """Return a new, empty sequence over the same weights and with the same adapter."""
         ...

@@ -1,4 +1,4 @@
-"""What every decoder backend does alike: checks before anything is fed, the tokens in the cache, rewinding."""
+"""Implements the part that all decoder backends share: input checks, the tokens in the cache, and rewinding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_runtime.errors import CogenesisError, ContextOverflowError
 
 
 class TokenSequence(ABC):
-    """Half of a `edge_runtime.decoders.protocol.Decoder`; a backend adds `_feed` and the rest of the protocol."""
+    """Half of an `edge_runtime.decoders.protocol.Decoder`; a backend adds `_feed` and the rest of the protocol."""
 
     def __init__(self, model: DecoderModel, context_length: int) -> None:
         self.vocab_size = model.vocab_size
@@ -30,20 +30,20 @@ class TokenSequence(ABC):
 
     @property
     def length(self) -> int:
-        """How many tokens are in the KV cache."""
+        """Number of tokens in the KV cache."""
         return len(self._token_ids)
 
     def extend(self, token_ids: Sequence[int], rows: int = 1) -> NDArray[np.float32]:
-        """Feed tokens and return the logits of the last `rows` of them: (rows, vocab_size) float32, the caller's own.
+        """Feed tokens and return logits of the last `rows` of them: (rows, vocab_size) float32, owned by the caller.
 
-        Long inputs are prefilled in chunks; only the rows asked for go through the head.
+        Long inputs are prefilled in chunks; logits are computed only for the requested rows.
 
         Raises:
-            ContextOverflowError: the cache would pass `context_length`; nothing was fed.
+            ContextOverflowError: the cache would exceed `context_length`; nothing was fed.
             ValueError: no tokens, an id outside the vocabulary, or rows outside 0 .. len(token_ids).
-            CogenesisError: another thread feeds this sequence.
+            CogenesisError: another thread is feeding this sequence.
         """
-        # Kernels index the embedding and the rotary table without looking: nothing unchecked may reach them.
+        # Kernels index the embedding and the rotary table without bounds checks, so check every input here.
         tokens = [int(token) for token in token_ids]
         if not tokens:
             raise ValueError("there are no tokens to feed")
@@ -56,7 +56,7 @@ class TokenSequence(ABC):
                 f"The text is longer than the model's context: {self.length + len(tokens):,} tokens, "
                 f"{self.context_length:,} fit. Shorten the profile or the instruction."
             )
-        # Two threads in one sequence would have the kernels write through each other's pointers.
+        # With two threads in one sequence, the kernels would overwrite each other's buffers.
         if not self._fed_by.acquire(blocking=False):
             raise CogenesisError("Another thread feeds this sequence. Give each thread its own fork.")
         try:
@@ -67,10 +67,10 @@ class TokenSequence(ABC):
         return logits
 
     def rewind(self, length: int) -> None:
-        """Forget all but the first `length` tokens.
+        """Drop all but the first `length` tokens.
 
         Raises:
-            ValueError: length is negative or beyond the current one.
+            ValueError: `length` is negative or above the current length.
         """
         del self._token_ids[self._checked_length(length) :]
 
@@ -80,9 +80,9 @@ class TokenSequence(ABC):
         return length
 
     def _forget(self, token_ids: Sequence[int] = ()) -> None:
-        """Start over with these tokens taken as fed."""
+        """Reset the sequence, treating these tokens as already fed."""
         self._token_ids = list(token_ids)
 
     @abstractmethod
     def _feed(self, token_ids: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
-        """Put tokens, already checked, behind the present ones and return the logits of the last `rows`."""
+        """Append checked tokens to the cached ones and return the logits of the last `rows`."""

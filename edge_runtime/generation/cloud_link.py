@@ -1,4 +1,4 @@
-"""One generation's conversation with the cloud: which rows were asked for, which came, and what became of the link."""
+"""Tracks one generation's exchange with the cloud: rows requested, rows received, and the state of the link."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from edge_runtime.privacy.messages import OpenRequest
 
 
 class _State(Enum):
-    UNDECIDED = auto()  # the edge's own row will tell whether it is wanted
-    UNSENT = auto()  # the row is wanted
-    SENT = auto()  # and was asked for
-    HERE = auto()  # and came
+    UNDECIDED = auto()  # the edge's own row decides whether to request the cloud's
+    UNSENT = auto()  # to be requested
+    SENT = auto()  # requested
+    HERE = auto()  # received
     ALONE = auto()  # the edge decides alone
 
 
 @dataclass(slots=True)
 class _Position:
-    """A position of the answer that is not settled: which row of the view predicts it, and whether that is here."""
+    """An unsettled position of the answer: the row of the view that predicts it, and the state of that row."""
 
     row: int
     state: _State
@@ -42,7 +42,7 @@ class _Position:
 
 @dataclass(slots=True)
 class _Flight:
-    """A request under way; its positions may be settled or taken back before it lands."""
+    """A request in flight; its positions may be settled or withdrawn before the reply arrives."""
 
     future: Future[Verified]
     rows: tuple[int, ...]
@@ -57,14 +57,14 @@ class _Flight:
 
 @dataclass(slots=True)
 class LinkCounts:
-    """What the conversation cost.
+    """Statistics of the exchange with the cloud.
 
     Attributes:
         round_trips: replies of the cloud.
-        interruptions: how often the cloud fell away or was too slow.
+        interruptions: how often the cloud was lost or too slow.
         resumed: how often it came back.
-        wait_seconds: that the device had nothing to do but wait for the cloud.
-        server_seconds: that the cloud's model took for all requests.
+        wait_seconds: time that the device spent only waiting for the cloud.
+        server_seconds: compute time of the cloud's model for all requests.
     """
 
     round_trips: int = 0
@@ -76,29 +76,29 @@ class LinkCounts:
 
 @dataclass(slots=True)
 class CloudLink:
-    """Asks the cloud for rows; where it is gone or slow, the edge decides alone until it is back.
+    """Requests rows from the cloud; while the cloud is gone or slow, the edge decides alone.
 
-    Until the first row has arrived a failure is raised, since nothing was promised yet; only a cloud that says when to
-    come back is asked again, for at most `patience` seconds. (A cloud that is silent that long has not failed: the edge
-    begins alone.) After that a failure means that positions are decided by the edge alone while the link is opened
-    again, with growing pauses, and the cloud's session resumed. A failure that trying again can't mend ends the link.
+    A failure before the first row is raised, unless the cloud gave a retry delay: then the link retries for at most
+    `patience` seconds. (A cloud that stays silent that long has not failed: the edge begins alone.) After the first
+    row, a failure makes the edge decide alone. Meanwhile the link reconnects with exponential back-off and resumes the
+    cloud's session. A permanent failure ends the link.
 
-    For one thread. Positions are those of the answer; `push`, `decide`, `rewind` and `settled` keep it in step with the
-    drafts.
+    Not thread-safe. Positions are those of the answer; `push`, `decide`, `rewind` and `settled` keep the link in step
+    with the drafts.
 
     Attributes:
         cloud: the connection.
-        open_request: releases the message that opens a session, or resumes the one with the given id.
-        conversation: what the cloud may see of the answer.
-        schedule: at which positions the cloud is asked.
-        vocab_size: of the edge model.
-        patience: seconds that a position waits for its row.
-        measured: what round trips turn out to take.
+        open_request: releases the message that opens a session, or resumes the session with the given id.
+        conversation: the part of the answer that the cloud may see.
+        schedule: chooses the positions at which the cloud is asked.
+        vocab_size: vocabulary size of the edge model.
+        patience: maximum seconds that a position waits for its row.
+        measured: receives the measured times of round trips.
         backoff: pauses between attempts to reconnect.
-        clock: seconds that never go back.
-        cancelled: ends waiting, from any thread, as soon as it has a result.
-        error: why the cloud can't be asked now; None while it can.
-        counts: what it cost so far.
+        clock: monotonic clock, in seconds.
+        cancelled: setting its result, from any thread, ends all waiting.
+        error: why the cloud can't be asked now; None if it can.
+        counts: statistics so far.
     """
 
     cloud: Cloud
@@ -127,7 +127,7 @@ class CloudLink:
     _proven: bool = False
 
     def begin(self) -> None:
-        """Open the session and ask for the first position.
+        """Open the session and request the first position's row.
 
         Raises:
             CloudError: the connection was closed.
@@ -139,18 +139,18 @@ class CloudLink:
 
     @property
     def unsent(self) -> int:
-        """Positions whose rows are wanted and were not asked for."""
+        """Number of positions whose rows are still to be requested."""
         return sum(position.state is _State.UNSENT for position in self._positions)
 
     @property
     def flights(self) -> tuple[int, int]:
-        """Messages under way: those whose rows are wanted, and the others."""
+        """Messages in flight: those whose rows are still needed, and the others."""
         wanted = sum(flight.wanted for flight in self._flights)
         return wanted, len(self._flights) - wanted
 
     @property
     def ready(self) -> int:
-        """How many positions from the first unsettled one on have their row, or are the edge's alone."""
+        """Number of leading unsettled positions that have their row or that the edge decides alone."""
         count = 0
         for position in self._positions:
             if position.state not in (_State.HERE, _State.ALONE):
@@ -159,45 +159,45 @@ class CloudLink:
         return count
 
     def row(self, ahead: int) -> SparseLogProbs | None:
-        """The cloud's row of the unsettled position `ahead` behind the first; None where the edge decides alone."""
+        """Return the cloud's row for the unsettled position at index `ahead`; None if the edge decides it alone."""
         return self._positions[ahead].cloud
 
     def push(self, token: int) -> None:
-        """A token was added to the answer or its draft."""
+        """Record that a token was added to the answer or its draft."""
         self.conversation.push(token)
         self._reach()
 
     def decide(self, edge: NDArray[np.float32], recent: Sequence[float]) -> None:
-        """The edge's (V,) float32 log-probs behind all tokens are there: a learned schedule looks at them.
+        """Let a learned schedule decide whether the next position needs the cloud.
 
-        It decides also where the cloud can't be asked: what it decides later hangs on the text alone.
+        It also decides when the cloud can't be asked, so that later decisions depend on the text alone.
 
         Args:
-            edge: the log-probs.
-            recent: what its rows gave the last tokens, the latest last.
+            edge: (V,) float32, the edge's log-probs after all tokens.
+            recent: log-probs that the edge's rows gave the last tokens, oldest first.
         """
         if not isinstance(self.schedule, LearnedSchedule):
             return
         step, last = self.conversation.length, self._positions[-1]
-        del self._decisions[step - 1 :]  # of a draft that was taken back
+        del self._decisions[step - 1 :]  # decisions about a withdrawn draft
         self._decisions.append(self.schedule.decide(step, edge, recent, self._decisions))
         if last.state is _State.UNDECIDED:
             last.state = _State.UNSENT if self._decisions[-1].asks else _State.ALONE
 
     def rewind(self, length: int) -> None:
-        """The draft was taken back: the answer and its draft have `length` tokens now."""
+        """Withdraw drafted tokens, so that the answer and its draft have `length` tokens."""
         self.conversation.rewind(length)
         while len(self._positions) > length - self._settled + 1:
             self._positions.pop().state = _State.ALONE
 
     def settled(self, length: int) -> None:
-        """The first `length` tokens are the answer's for good."""
+        """Record that the first `length` tokens of the answer are final."""
         while self._settled < length and self._positions:
             self._positions.popleft()
             self._settled += 1
 
     def send(self) -> None:
-        """Ask for all rows that are wanted and were not asked for.
+        """Request all rows that are still to be requested.
 
         Raises:
             CloudError: before the first row.
@@ -210,18 +210,18 @@ class CloudLink:
         for position in self._positions:
             if position.state is _State.UNSENT:
                 if room is not None and position.row > room:
-                    position.state = _State.ALONE  # the cloud's context is full; the rows that fit are asked for
+                    position.state = _State.ALONE  # the cloud's context is full; rows that fit are still requested
                 else:
                     unsent.append(position)
         if not unsent:
             return
-        # A view may leave a token out, and then one row serves two positions.
+        # A view may omit a token; then one row serves two positions.
         if self._ask(tuple(sorted({position.row for position in unsent})), unsent):
             for position in unsent:
                 position.state = _State.SENT
 
     def poll(self) -> None:
-        """Take in what has arrived, and reconnect where it is time to.
+        """Process replies that have arrived, and reconnect when a retry is due.
 
         Raises:
             CloudError: before the first row.
@@ -246,7 +246,7 @@ class CloudLink:
         while first.state in (_State.UNSENT, _State.SENT) and not self.cancelled.done():
             if first.state is _State.UNSENT:
                 self.send()
-                continue  # sent, or the edge's alone now
+                continue  # now sent, or left to the edge alone
             left = started + self.patience - self.clock()
             if left <= 0 or not self._flights:
                 self._stall()
@@ -263,7 +263,7 @@ class CloudLink:
             self._session = None
 
     def _reach(self) -> None:
-        """The next position is the one behind all tokens; the cloud is asked if link, schedule and policy allow it."""
+        """Add the position after the last token; ask the cloud if link, schedule and policy allow it."""
         position = self.conversation.length
         up = self._session is not None and not self._waits_for_sign
         asks = self.schedule.asks(position) if up and self.conversation.asks else False
@@ -303,7 +303,7 @@ class CloudLink:
         self._promised = True
         self.counts.round_trips += 1
         self.counts.server_seconds += verified.compute_seconds
-        if self._proven:  # the first reply of a session reads the prompt, too
+        if self._proven:  # a session's first reply includes the prefill of the prompt
             self.measured.trip(
                 (flight.landed or self.clock()) - flight.sent - verified.queue_seconds, verified.compute_seconds
             )
@@ -324,7 +324,7 @@ class CloudLink:
             raise ProtocolError("The cloud sent rows that don't fit this model. Check which model it serves.")
 
     def _lost(self, error: CloudError) -> None:
-        """The session failed: decide alone what it was asked, and try again later where that may help."""
+        """Handle a failed session: decide its positions alone, and schedule a retry if the error is transient."""
         if self._session is not None:
             self._session_id = self._session.id or self._session_id
         self.close()
@@ -346,7 +346,7 @@ class CloudLink:
         if not error.transient or pause <= 0 or self.clock() + pause > self._give_up_at:
             raise error
         wait([self.cancelled], timeout=pause)
-        if self.cancelled.done():  # nothing leaves any more
+        if self.cancelled.done():  # send nothing more
             self._decide_alone()
             return
         self._open()
@@ -356,7 +356,7 @@ class CloudLink:
         self.send()
 
     def _reconnect(self) -> None:
-        """Resume the session; the row behind the answer warms its cache and is the sign that the cloud is back."""
+        """Resume the session and request the next row: it warms the cloud's cache and shows that the cloud is back."""
         self._retry_at = None
         try:
             self._open()
@@ -366,7 +366,7 @@ class CloudLink:
         self._ask((self.conversation.row,), [])
 
     def _stall(self) -> None:
-        """The cloud is slow: the edge goes on alone until a reply comes."""
+        """Handle a slow cloud: the edge goes on alone until a reply arrives."""
         if self.error is None:
             self.counts.interruptions += 1
             self.error = CloudTimeoutError(
@@ -376,7 +376,7 @@ class CloudLink:
         self._decide_alone()
 
     def _abandon(self) -> None:
-        """No sign of the cloud: the connection is dead, whatever the network says (half-open TCP). Take another one."""
+        """Replace a connection without any reply: it may be dead although TCP reports it open (half-open)."""
         assert self._session is not None
         self._session.abandon()
         self._lost(

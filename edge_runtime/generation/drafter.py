@@ -1,4 +1,4 @@
-"""The edge's side of a generation: its decoder, the draft behind the settled answer, and the rows of both."""
+"""The edge's side of a generation: its decoders, the draft after the settled answer, and their rows."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PromptedDecoder:
     def prefill(self) -> NDArray[np.float32]:
         """Feed the prompt and return the log-probs after it: (V,) float32.
 
-        What it shares with the tokens already in the KV cache is not fed again. The last token is fed alone, as all
-        tokens of the answer are: quantised kernels round a single row otherwise than several, and the first row must
-        not depend on how much of the prompt was there.
+        A prefix that is already in the KV cache is not fed again. The last token is fed alone, as every token of the
+        answer is. Quantised kernels round one row differently from several, and the first row must not depend on how
+        much of the prompt was cached.
         """
         shared = 0
         for mine, theirs in zip(self.prompt[:-1], self.decoder.token_ids, strict=False):
@@ -42,12 +42,12 @@ class PromptedDecoder:
         return self._row(self.prompt[-1])
 
     def step(self, token: int, position: int) -> NDArray[np.float32]:
-        """Feed the token at `position` of the answer, forgetting all behind it, and return the log-probs after it."""
+        """Feed the token at `position` of the answer, drop everything after it, and return the log-probs after it."""
         self.decoder.rewind(len(self.prompt) + position)
         return self._row(token)
 
     def rewind(self, length: int) -> None:
-        """Forget all behind the first `length` tokens of the answer."""
+        """Drop everything after the first `length` tokens of the answer."""
         self.decoder.rewind(min(self.decoder.length, len(self.prompt) + length))
 
     def _row(self, token: int) -> NDArray[np.float32]:
@@ -62,16 +62,16 @@ class EdgeRow(NamedTuple):
 
 
 class Drafter:
-    """Writes ahead with the edge model alone.
+    """Drafts tokens with the edge model alone.
 
-    Every token is fed by a step of its own, whatever the window: the edge's rows, and so the answer, can't depend on
-    how drafts were grouped.
+    Every token is fed in its own step, whatever the window. So the edge's rows, and with them the answer, don't depend
+    on how drafts were grouped.
 
     Attributes:
         answer: the settled tokens.
-        draft: the tokens written ahead of them.
-        rows: row i predicts the token behind `answer` and the first i tokens of `draft`.
-        log_probs: what the edge's own rows gave each token of `answer` and `draft`.
+        draft: the tokens drafted after them.
+        rows: row i predicts the token after `answer` and the first i tokens of `draft`.
+        log_probs: log-prob of each token of `answer` and `draft` in the edge's own rows.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Drafter:
 
     @property
     def length(self) -> int:
-        """Tokens of the answer and its draft."""
+        """Number of tokens in the answer and its draft."""
         return len(self.answer) + len(self.draft)
 
     @property
@@ -97,7 +97,7 @@ class Drafter:
         return (self.draft or self.answer)[-1]
 
     def prefill(self) -> None:
-        """Read the prompts; the first position's row is then there."""
+        """Prefill the prompts and append the first position's row."""
         self.rows.append(EdgeRow(self._edge.prefill(), self._without.prefill() if self._without else None))
 
     def propose(self) -> int:
@@ -111,7 +111,7 @@ class Drafter:
         return token
 
     def step(self) -> None:
-        """Feed the last token; the row behind it is then there."""
+        """Feed the last token and append the row after it."""
         started = time.perf_counter()
         token, position = self.last, self.length - 1
         own = self._edge.step(token, position)
@@ -119,7 +119,7 @@ class Drafter:
         self._measured.step(time.perf_counter() - started)
 
     def settle(self, settled: Settled) -> None:
-        """Move tokens to the answer; where the draft does not stand, its rest is dropped, and `step` is due."""
+        """Move tokens to the answer; if the draft was rejected, drop the rest of it, and the caller must `step`."""
         tokens = settled.tokens
         if settled.keeps_draft:
             del self.draft[: len(tokens)]
@@ -133,7 +133,7 @@ class Drafter:
         self.answer += tokens
 
     def rewind(self) -> None:
-        """Leave nothing of the draft in the KV caches: what an answer leaves there must not depend on the window."""
+        """Remove the draft from the KV caches, so that their state after an answer does not depend on the window."""
         for one in (self._edge, self._without):
             if one is not None:
                 one.rewind(len(self.answer))

@@ -16,7 +16,7 @@ from edge_runtime.generation.speculate import PositionRows, Settled, settle
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of the answer; `fused` says whether the cloud had a part in it."""
+    """One token of the answer; `fused` says whether a row of the cloud took part in the choice."""
 
     id: int
     fused: bool
@@ -24,26 +24,26 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Where an answer ends: with one of `tokens`, or when it has `limit` tokens."""
+    """The end of an answer: one of `tokens`, or a length of `limit` tokens."""
 
     limit: int
     tokens: Collection[int] = ()
 
     def reached(self, token: int, length: int) -> bool:
-        """Whether an answer of `length` tokens, of which `token` is the last, is at its end."""
+        """Return whether an answer of `length` tokens that ends with `token` is complete."""
         return length == self.limit or token in self.tokens
 
 
 def generate_alone(
     edge: PromptedDecoder, sampling: Sampling, ending: Ending, cancelled: Callable[[], bool] = lambda: False
 ) -> Generator[Token, None, None]:
-    """Write an answer with the edge model alone, token by token, its last token included.
+    """Write an answer with the edge model alone, token by token, including the stop token.
 
     Args:
         edge: the edge model.
         sampling: how a token is chosen.
         ending: where the answer ends.
-        cancelled: looked at before each token.
+        cancelled: checked before each token.
 
     Raises:
         ContextOverflowError: the context is full.
@@ -68,19 +68,19 @@ def generate_fused(
     ending: Ending,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generator[Token, None, None]:
-    """Write an answer with both models by speculative fused decoding, its last token included.
+    """Write an answer with both models by speculative fused decoding, including the stop token.
 
-    The cloud is asked before the edge computes, so the two work at the same time, and the edge drafts ahead while
-    replies are under way. The answer does not depend on the window (see `edge_runtime.generation.speculate`).
+    The cloud is asked before the edge computes, so both work at the same time. The edge drafts ahead while requests are
+    in flight. The answer does not depend on the window (see `edge_runtime.generation.speculate`).
 
     Args:
         edge: the edge model with the private context.
-        without: the edge model without it, where fusion needs it.
-        link: the conversation with the cloud.
+        without: the edge model without it, if fusion needs it.
+        link: the exchange with the cloud.
         options: sampling, fusion and window.
-        measured: what this answer's steps, round trips and drafts turn out to be.
-        ending: where the answer ends; nothing is drafted behind it, and its last token is never sent.
-        cancelled: looked at before each round.
+        measured: receives the measurements of steps, round trips and drafts.
+        ending: where the answer ends; nothing is drafted after it, and the last token is never sent.
+        cancelled: checked before each round.
 
     Raises:
         CloudError: the cloud failed before its first row.
@@ -116,7 +116,7 @@ def generate_fused(
 
 @dataclass(frozen=True, slots=True)
 class _Speculation:
-    """What both sides of an answer know of it: the edge's draft, and the rows that the cloud was asked for."""
+    """Keeps the edge's draft and the rows requested from the cloud in step."""
 
     drafter: Drafter
     link: CloudLink
@@ -125,13 +125,13 @@ class _Speculation:
 
     @property
     def may_draft(self) -> bool:
-        """Whether the pace allows one more drafted token, and the draft does not end the answer."""
+        """Whether the pace allows one more drafted token and the draft has not ended the answer."""
         drafter = self.drafter
         ended = drafter.draft and self.ending.reached(drafter.last, drafter.length)
         return not ended and self.pace.drafts(len(drafter.draft))
 
     def draft(self) -> None:
-        """Write one token ahead; the row behind it can travel while the edge computes its own."""
+        """Draft one token; the cloud can score it while the edge computes its own row."""
         token = self.drafter.propose()
         ended = self.ending.reached(token, self.drafter.length)
         if not ended:
@@ -141,12 +141,12 @@ class _Speculation:
             self.step()
 
     def step(self) -> None:
-        """Compute the row behind the last token; where the schedule is learned, it tells whether the cloud is asked."""
+        """Compute the row after the last token; a learned schedule decides from it whether to ask the cloud."""
         self.drafter.step()
         self.link.decide(self.drafter.rows[-1].own, self.drafter.log_probs)
 
     def verified(self) -> list[PositionRows]:
-        """Both models' rows of the positions from the first unsettled one on, as far as they are there."""
+        """Return both models' rows for the leading unsettled positions that have them."""
         self.link.poll()
         ready = min(self.link.ready, len(self.drafter.rows))
         return [
@@ -155,12 +155,12 @@ class _Speculation:
         ]
 
     def settle(self, settled: Settled) -> bool:
-        """Move settled tokens to the answer, and rewind what was drafted behind them where it does not stand.
+        """Move settled tokens to the answer, and withdraw the rest of the draft if it was rejected.
 
-        What the cloud waits for is sent here, before the caller sees the tokens and takes its time with them.
+        Pending requests are sent here, before the caller gets the tokens, because the caller may be slow.
 
         Returns:
-            Whether the answer is at its end.
+            Whether the answer is complete.
         """
         self.drafter.settle(settled)
         length = len(self.drafter.answer)
@@ -174,11 +174,11 @@ class _Speculation:
         return False
 
     def wait(self) -> None:
-        """Send what is left, and wait for the cloud."""
+        """Send the remaining requests and wait for the cloud."""
         self._verify(drafting=False)
         self.link.wait()
 
     def _verify(self, *, drafting: bool = True) -> None:
-        """Send the draft to the cloud, if it is time to; `drafting`: more of it follows before a reply comes."""
+        """Send the draft to the cloud if it is due; `drafting`: whether more will follow before a reply arrives."""
         if self.pace.sends(self.link.unsent, *self.link.flights, drafting=drafting):
             self.link.send()

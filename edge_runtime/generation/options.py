@@ -1,4 +1,4 @@
-"""What a caller can choose about one answer."""
+"""Settings that a caller can choose for one answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Mode(StrEnum):
     """Who writes the answer.
 
     EDGE: the device alone, with the private context. CLOUD: the cloud alone, from the public instruction.
-    SKETCH: the cloud outlines the public instruction, the device writes with the private context.
-    FUSED: both models' distributions are fused at every step that the schedule says.
+    SKETCH: the cloud outlines the public instruction, and the device writes with the private context.
+    FUSED: both models' distributions are fused at every step that the schedule selects.
     """
 
     EDGE = "edge"
@@ -40,17 +40,17 @@ class Options:
     """Settings of one answer.
 
     Attributes:
-        max_new_tokens: limit of the answer; as many positions of the context are kept free for it.
+        max_new_tokens: maximum tokens of the answer; the prompt leaves that many positions of the context free.
         sampling: how a token is chosen.
-        stop: texts that end the answer; they are not part of it.
+        stop: texts that end the answer; the answer does not include them.
         fusion: how the distributions are fused.
-        schedule: at which steps the cloud is asked.
-        rows: how the cloud cuts and codes its rows; None: as a learned fusion's combiner has learnt them, `THIN` for
-            any other.
-        window: rows of one round trip; None adapts it to link, device and acceptance. It changes the speed alone, never
-            the answer.
-        patience: seconds that a token waits for the cloud before the edge goes on alone.
-        policy: what may leave the device besides the instruction.
+        schedule: the steps at which the cloud is asked.
+        rows: how the cloud truncates and encodes its rows; None uses the format that a learned fusion's combiner was
+            trained on, or `THIN` for any other fusion.
+        window: rows per round trip; None adapts it to link, device and acceptance. It changes only the speed, never the
+            answer.
+        patience: maximum seconds that a token waits for the cloud before the edge goes on alone.
+        policy: what the device may send besides the instruction.
     """
 
     max_new_tokens: int = 256
@@ -73,13 +73,13 @@ class Options:
                 f"`patience` must be above 0 and at most {LONGEST_PATIENCE:g} seconds, not {self.patience}."
             )
         object.__setattr__(self, "policy", Policy.of(self.policy))
-        if isinstance(self.stop, str):  # type: ignore[unreachable]  # callers without mypy
+        if isinstance(self.stop, str):  # type: ignore[unreachable]  # for callers without mypy
             raise RequestError("`stop` must be a tuple of texts, not one text: write stop=('END',).")
         if any(not text for text in self.stop):
             raise RequestError("`stop` must not have an empty text. Leave it out.")
 
     @property
     def row_format(self) -> RowFormat:
-        """How the cloud cuts and codes its rows, where `rows` doesn't say, too."""
+        """How the cloud truncates and encodes its rows; resolves a `rows` of None."""
         combiner = self.fusion.combiner
         return self.rows or (THIN if combiner is None else combiner.rows)

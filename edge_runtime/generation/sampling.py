@@ -1,7 +1,7 @@
 """Chooses a token from log-probabilities, with noise that is a function of (seed, position, token) alone.
 
-Because the noise does not depend on who draws it, a draft and a verified row at the same position use the same noise,
-and the result does not depend on how tokens were grouped into calls ("common noise").
+A draft and a verified row at the same position therefore use the same noise ("common noise"), and the result does not
+depend on how tokens were grouped into calls.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen. The filters apply in this order, each to what the former left, as in transformers.
+    """How a token is chosen. The filters apply in this order, one after the other, as in transformers.
 
     Attributes:
-        temperature: 0 is greedy (the filters then change nothing).
+        temperature: 0 is greedy (the filters then have no effect).
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the fewest likeliest tokens whose mass reaches p (nucleus sampling, Holtzman et al. 2020).
         min_p: keep tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024).
-        repetition_penalty: log-probs of tokens already in the answer are multiplied by this (Keskar et al. 2019, on
-            log-probs, since fused rows have no logits; the prompt does not count, or the user's own words would be
-            penalised).
-        seed: of the noise.
+        repetition_penalty: factor for log-probs of tokens already in the answer (Keskar et al. 2019). It applies to
+            log-probs because fused rows have no logits. The prompt does not count, since that would penalise the user's
+            own words.
+        seed: seed of the noise.
     """
 
     temperature: float = 0.0
@@ -44,7 +44,7 @@ class Sampling:
 
     @property
     def looks_back(self) -> bool:
-        """Whether a choice depends on the answer so far, and not on its length alone."""
+        """Whether a choice depends on the tokens of the answer so far, not only on their number."""
         return self.repetition_penalty != 1.0
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Sampling:
             ("seed", 0 <= self.seed < 2**64, "in 0 .. 2^64 - 1"),
         ):
             if not right:
-                # The cloud's rows have another `top_k`.
+                # Named apart from the `top_k` of the cloud's rows.
                 shown = "sampling.top_k" if name == "top_k" else name
                 raise RequestError(f"`{shown}` must be {words}, not {getattr(self, name)}.")
 
@@ -87,7 +87,7 @@ def choose(log_probs: NDArray[np.float32], position: int, sampling: Sampling, an
     bits = _bits(sampling.seed, position, kept)
     likeliest = int(scaled[kept].argmax())
     best = float(scaled[kept[likeliest]]) + float(_gumbel(bits[likeliest : likeliest + 1])[0])
-    # A token beats `best` only if -log u < exp(score - best); as -log u >= 1 - u, most are ruled out without a log.
+    # A token beats `best` only if -log u < exp(score - best); since -log u >= 1 - u, most are ruled out without a log.
     with np.errstate(over="ignore"):
         hopeful = 1.0 - _uniform(bits) <= np.exp(scaled[kept] - np.float32(best - 1e-3))
     scores = scaled[kept[hopeful]].astype(np.float64) + _gumbel(bits[hopeful])
@@ -95,7 +95,7 @@ def choose(log_probs: NDArray[np.float32], position: int, sampling: Sampling, an
 
 
 def candidates(scaled: NDArray[np.float32], sampling: Sampling) -> NDArray[np.int64]:
-    """Token ids that pass top-k, top-p and min-p, ascending.
+    """Return the token ids that pass top-k, top-p and min-p, ascending.
 
     Args:
         scaled: (V,) float32, log-probabilities divided by the temperature.
@@ -116,7 +116,7 @@ def _nucleus(scaled: NDArray[np.float32], kept: NDArray[np.int64], top_p: float)
     scores = scaled[kept]
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum(dtype=np.float64)
-    # Tokens below (1 - p) / n have less than 1 - p in all, so the nucleus lies among the others: sort only those.
+    # Tokens below (1 - p) / n have a total mass below 1 - p, so the nucleus lies among the others: sort only those.
     likely = np.flatnonzero(probabilities >= (1.0 - top_p) / kept.shape[0])
     order = likely[np.argsort(-probabilities[likely], kind="stable")]
     before = np.cumsum(probabilities[order], dtype=np.float64) - probabilities[order]
@@ -126,15 +126,15 @@ def _nucleus(scaled: NDArray[np.float32], kept: NDArray[np.int64], top_p: float)
 
 
 def gumbel(seed: int, position: int, token_ids: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Standard Gumbel noise for tokens at a position, a pure function of its arguments.
+    """Return standard Gumbel noise for tokens at a position; a pure function of its arguments.
 
-    Counter-based: token t gets the t-th number of a SplitMix64 stream (Steele et al. 2014) whose state is made from
-    seed and position, so any port gives the same numbers and only the candidates need theirs.
+    Counter-based: token t gets the t-th number of a SplitMix64 stream (Steele et al. 2014) whose state comes from seed
+    and position. So every port gives the same numbers, and only the candidates' numbers are computed.
 
     Args:
         seed: 0 .. 2^64 - 1.
         position: 0 .. 2^64 - 1.
-        token_ids: (n,) whole numbers.
+        token_ids: (n,) integers.
 
     Returns:
         (n,) float64.

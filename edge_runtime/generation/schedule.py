@@ -1,4 +1,4 @@
-"""At which steps of an answer the cloud is asked: by CoGenesis' P/K/T schedule, or as a combiner has learned."""
+"""Decides at which steps of an answer the cloud is asked: by CoGenesis' P/K/T schedule, or by a learned combiner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_runtime.fusion.combiner import Combiner
 class Schedule:
     """The cloud is asked at step s (from 0) if s < P, or if (s - K - 1) mod (K + T) < T.
 
-    So: the first P steps with the cloud, then turns of T steps with it and K without. The default asks always.
+    That is: P steps with the cloud, then turns of T steps with it and K without. The default always asks.
     """
 
     first: int = 0
@@ -49,13 +49,13 @@ class Schedule:
 
 
 COMPARED = 64
-"""Latest steps among which a step must be worth asking at, where a schedule keeps to a share of an answer's steps."""
+"""How many of the latest steps a step's worth is compared with, if the schedule has a share."""
 AHEAD = 4
-"""Steps by which it may run ahead of that share."""
+"""Steps by which the schedule may exceed its share."""
 
 
 class Decision(NamedTuple):
-    """What a learned schedule made of a step: the nats that it expected of the cloud, and whether it asked."""
+    """A learned schedule's decision for one step: the expected gain from the cloud in nats, and whether it asks."""
 
     worth: float
     asks: bool
@@ -63,17 +63,16 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LearnedSchedule:
-    """The cloud is asked where the edge's own rows tell that it will be worth it, and at the first step.
+    """Asks the cloud at the first step, and wherever the edge's own rows predict that its row is worth the request.
 
-    Without a share it is asked wherever its worth is expected to reach the combiner's threshold: seldom in easy texts,
-    often in hard ones. With a share it is asked where that is expected to be worth most of the answer's latest steps.
-    A model's own words surprise it less than people's do, so that worth is expected to be less than it is; a share
-    is kept to all the same.
+    Without a share, the cloud is asked wherever its expected worth reaches the combiner's threshold: rarely in easy
+    texts, often in hard ones. With a share, it is asked at those of the answer's latest steps where it is worth most.
+    A model's own words surprise it less than people's do, so the expected worth is too low; a share is unaffected.
 
     Attributes:
-        combiner: what knows its worth; None takes the bundle's, which the assistant puts here.
-        share: of an answer's steps at which the cloud may be asked, above 0 and at most 1, and `AHEAD` more; None asks
-            by the threshold.
+        combiner: predicts the worth of asking; None uses the bundle's combiner, which the assistant fills in.
+        share: fraction of an answer's steps at which the cloud may be asked, above 0 and at most 1, plus `AHEAD` steps;
+            None asks by the threshold.
     """
 
     combiner: Combiner | None = None
@@ -84,22 +83,22 @@ class LearnedSchedule:
             raise RequestError(f"The share of a learned `schedule` must be above 0 and at most 1, not {self.share:g}.")
 
     def asks(self, step: int) -> bool | None:
-        """Whether the cloud is asked at this step; None where the edge's row decides, see `decide`.
+        """Whether the cloud is asked at this step; None if the edge's row decides, see `decide`.
 
-        The first row's request travels while the edge still reads its prompt, and tells whether the cloud is there.
+        The first row is requested while the edge still prefills its prompt; its reply shows whether the cloud is there.
         """
         return True if step == 0 else None
 
     def decide(
         self, step: int, edge: NDArray[np.float32], recent: Sequence[float], earlier: Sequence[Decision]
     ) -> Decision:
-        """Whether the cloud is asked at this step.
+        """Decide whether the cloud is asked at this step.
 
         Args:
-            step: from 1.
+            step: index of the step, from 1.
             edge: (V,) float32, the edge's log-probs there.
-            recent: what its rows gave the tokens before, the latest last.
-            earlier: what was decided at the steps from 1 to the one before, with whatever became of it.
+            recent: log-probs that the edge's rows gave the tokens before, oldest first.
+            earlier: the decisions for the steps from 1 to the previous one, whether or not the cloud then replied.
 
         Raises:
             ValueError: there is no combiner.
@@ -109,7 +108,7 @@ class LearnedSchedule:
         return self.decide_by(self.combiner.expects(edge, recent, step), self.combiner.threshold, earlier)
 
     def decide_by(self, worth: float, threshold: float, earlier: Sequence[Decision]) -> Decision:
-        """The same where the worth is known already."""
+        """Decide from a known worth; see `decide`."""
         if self.share is None:
             return Decision(worth, worth >= threshold)
         latest = earlier[-COMPARED:]
@@ -122,7 +121,7 @@ def parse_schedule(text: str) -> Schedule | LearnedSchedule:
     """Read "P,K,T", "learned" or "learned:SHARE".
 
     Raises:
-        RequestError: it is none of them.
+        RequestError: the text is none of them.
     """
     kind, colon, share = text.strip().partition(":")
     if kind != "learned":

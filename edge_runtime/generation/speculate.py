@@ -1,17 +1,17 @@
-"""Speculative fused decoding, the part that decides: pure functions over arrays.
+"""The decisions of speculative fused decoding, as pure functions over arrays.
 
 One round of the algorithm (`edge_runtime.generation.loop` runs it):
 
-1. draft: the edge model writes tokens ahead, from its own rows;
+1. draft: the edge model drafts tokens from its own rows;
 2. verify: the cloud scores the whole draft in one pass;
-3. fuse: at each position both rows become one, and a token is chosen from it (`fused_row`, `choose`);
-4. settle: the draft is accepted up to the first position where another token is chosen, which is kept too (`settle`);
-5. rewind: both models forget what was drafted behind that token.
+3. fuse: at each position both rows are fused into one, and a token is chosen from it (`fused_row`, `choose`);
+4. settle: the draft is accepted up to the first position where another token is chosen; that token is kept (`settle`);
+5. rewind: both models drop the draft after that token.
 
-Drafts and choices use the same noise (`edge_runtime.generation.sampling`), so a choice depends on its position and its
-two rows alone: the answer is token for token that of one round trip per token, for any window. In speculative sampling
-(Leviathan et al. 2023, "Fast inference from transformers via speculative decoding") drafts are accepted by chance and
-the distribution is corrected afterwards. Here a rejected draft costs time and never changes the answer.
+Drafts and choices use the same noise (`edge_runtime.generation.sampling`), so a choice depends only on its position and
+its two rows. For any window, the answer is token for token the same as with one round trip per token. In speculative
+sampling (Leviathan et al. 2023, "Fast inference from transformers via speculative decoding"), drafts are accepted at
+random and the distribution is corrected afterwards. Here a rejected draft costs time but never changes the answer.
 
 V is the size of the vocabulary; all rows are natural log-probabilities.
 """
@@ -32,12 +32,12 @@ from edge_runtime.generation.sampling import Sampling, choose
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PositionRows:
-    """What the models say about one position of the answer.
+    """Both models' rows for one position of the answer.
 
     Attributes:
-        edge: (V,) float32, of the edge model with the private context.
-        cloud: the cloud's likeliest tokens; None where the edge decides alone.
-        without: (V,) float32, of the edge model without the private context, where the fusion needs it.
+        edge: (V,) float32, from the edge model with the private context.
+        cloud: the cloud's likeliest tokens; None if the edge decides alone.
+        without: (V,) float32, from the edge model without the private context, if the fusion needs it.
     """
 
     edge: NDArray[np.float32]
@@ -49,9 +49,9 @@ class Settled(NamedTuple):
     """The tokens that one round adds to the answer.
 
     Attributes:
-        tokens: the accepted part of the draft; then, unless the rows ended there, the choice that replaces the next
-            drafted token or goes beyond the draft.
-        accepted: how many of them were drafted.
+        tokens: the accepted part of the draft. Unless the rows ended there, one more choice follows: it replaces the
+            next drafted token or extends the draft.
+        accepted: number of them that were drafted.
     """
 
     tokens: tuple[int, ...]
@@ -59,7 +59,7 @@ class Settled(NamedTuple):
 
     @property
     def keeps_draft(self) -> bool:
-        """Whether the rest of the draft still stands, because nothing but drafted tokens was settled."""
+        """Whether the rest of the draft remains valid, because only drafted tokens were settled."""
         return self.accepted == len(self.tokens)
 
 
@@ -69,12 +69,12 @@ def settle(
     """Accept the draft up to the first position where the fused choice is another token.
 
     Args:
-        draft: tokens for the positions from len(answer) on.
-        rows: of the same positions, 1 to len(draft) + 1 of them. Row i was computed behind `answer` and the first i
-            tokens of the draft, so it holds only while these are accepted.
+        draft: tokens for the positions from len(answer) onwards.
+        rows: rows of the same positions, 1 to len(draft) + 1 of them. Row i was computed after `answer` and the first i
+            tokens of the draft, so it is valid only if these are accepted.
         answer: the tokens settled so far.
-        fusion: how the rows of a position become one.
-        sampling: how a token is chosen from it.
+        fusion: how the rows of a position are fused into one.
+        sampling: how a token is chosen from the fused row.
 
     Returns:
         1 to len(rows) tokens.
@@ -91,5 +91,5 @@ def settle(
 
 
 def fused_row(row: PositionRows, fusion: Fusion, position: int) -> NDArray[np.float32]:
-    """The row from which the token at `position` is chosen, (V,) float32; the edge's own where the cloud has none."""
+    """Return the (V,) float32 row for choosing the token at `position`; the edge's own if the cloud has none."""
     return row.edge if row.cloud is None else fuse(row.edge, row.cloud, fusion, row.without, position)

@@ -1,4 +1,4 @@
-"""The guarded cloud view of one answer: clean text passes token for token, private units become stand-ins."""
+"""Builds the guarded cloud view of one answer: it passes clean text token by token and replaces private units."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ STAND_INS: Mapping[str, str] = {
     "word": "such",
     "sequence": "such",
 }
-"""What a private unit of each kind is replaced by."""
+"""The stand-in for a private unit of each kind."""
 
-# Where the stand-in would itself be private, or make something private with what stands before it.
+# Used if the stand-in would itself be private, or would form a private unit with the text before it.
 _OTHERS = ("this", "that", "\u2026")
-# Where the first letters of a word have left already, the stand-in continues it and starts no new one.
+# If the first letters of a word were already sent, the stand-in continues that word.
 _LETTERS = "xqzjkvwyfhpbgdmcunlrsiaote"
 _DIGITS = "0123456789"
-# Each replacement takes letters away, so this is never reached; if it were, the view would end rather than leak.
+# Each replacement removes letters, so this limit is never reached; if it were, the view would end rather than leak.
 _MOST_REPLACEMENTS = 100
 
 
 class Guard:
-    """The cloud's view of one answer, kept token by token; a pure function of the answer's tokens.
+    """The cloud's view of one answer, updated token by token; a pure function of the answer's tokens.
 
-    Text is released once it is certain that it is no part of a private unit. Text that is one, or may become one with
-    the characters to come, is held back. When a private unit is complete, the view gets a stand-in for it. The view's
-    text never holds a private unit, whatever the tokens (see `edge_runtime.privacy.scanner` for what counts as one).
+    The guard releases text once it is certain that the text is not part of a private unit. It holds back text that is,
+    or may become, part of one. When a private unit is complete, the view gets a stand-in for it. The view's text never
+    contains a private unit, whatever the tokens (see `edge_runtime.privacy.scanner` for what counts as one).
     """
 
     def __init__(self, tokenizer: Tokenizer, instruction: PublicInstruction, context: PrivateContext) -> None:
-        """Read the context; takes about 50 ms for a profile and four past texts.
+        """Find the context's private units; takes about 50 ms for a profile and four past texts.
 
         Args:
-            tokenizer: of both models.
-            instruction: what the cloud knows.
-            context: what it must not get to know.
+            tokenizer: the tokenizer of both models.
+            instruction: the public instruction, which the cloud knows.
+            context: the private context, to be kept from the cloud.
         """
         self._tokenizer = tokenizer
         self._bytes = TokenBytes(tokenizer)
@@ -60,17 +60,17 @@ class Guard:
 
     @property
     def length(self) -> int:
-        """How many tokens of the answer were pushed."""
+        """Number of tokens pushed."""
         return len(self._states) - 1
 
     @property
     def released(self) -> Sequence[int]:
-        """The view: tokens that may leave. `push` only appends to it."""
+        """The view: tokens that may be sent. `push` only appends to it."""
         return self._released
 
     @property
     def asks(self) -> bool:
-        """Whether the cloud may be asked for the next row: nothing is held back."""
+        """Whether the cloud may be asked for the next row, because no text is held back."""
         state = self._states[-1]
         return not (state.held or state.partial or state.closed)
 
@@ -78,7 +78,7 @@ class Guard:
         """Go back to the first `length` tokens of the answer.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: the answer is shorter, or `length` is negative.
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"can't rewind {self.length} tokens to {length}")
@@ -89,11 +89,11 @@ class Guard:
         """Append one token of the answer."""
         state = self._states[-1]
         raw = self._bytes[token]
-        if raw is not None and not state.closed:  # control tokens never leave
+        if raw is not None and not state.closed:  # control tokens are never sent
             text, rest = _decode(state.rest + raw)
             tokens, text = (*state.partial, token), state.whole + text
             if rest:
-                # The view gets whole characters only, so a token waits for those that complete its last one.
+                # The view gets only whole characters, so a token waits until its last character is complete.
                 state = state._replace(partial=tokens, whole=text, rest=rest)
             else:
                 state = state._replace(partial=(), whole="", rest=b"")
@@ -101,7 +101,7 @@ class Guard:
         self._states.append(state._replace(released=len(self._released)))
 
     def _read(self, state: _State, piece: _Piece) -> _State:
-        """Scan one more piece of text and release what can leave."""
+        """Scan one more piece of text and release the text that may be sent."""
         scan = state.scan
         for at, character in enumerate(piece.text, start=state.end):
             scan, hit = self._scanner.step(scan, character, at)
@@ -121,7 +121,7 @@ class Guard:
         return state._replace(start=start, base=base, held=state.held[count:]) if count else state
 
     def _replace(self, state: _State, last: _Piece, hit: Hit) -> _State:
-        """Put a stand-in for the hit, which ends within the last piece, and read again what is held."""
+        """Replace the hit, which ends within the last piece, with a stand-in, and scan the held text again."""
         cut = self._cut(state, last, hit)
         if not cut.surface or last.reread > _MOST_REPLACEMENTS:
             return state._replace(closed=True)
@@ -137,7 +137,7 @@ class Guard:
         return self._read_again(state, pieces, last.reread + 1)
 
     def _cut(self, state: _State, last: _Piece, hit: Hit) -> _Cut:
-        """Part what is held where the hit begins and ends."""
+        """Split the held text where the hit begins and ends."""
         before: list[_Piece] = []
         surface, after, in_substitute = "", "", False
         at = state.start
@@ -155,7 +155,7 @@ class Guard:
         return _Cut(before, surface, after, in_substitute)
 
     def _without_space(self, before: list[_Piece]) -> tuple[list[_Piece], str]:
-        """Of " Lindqvist" the space belongs to the stand-in's token, as it did to the name's."""
+        """Move a space like that of " Lindqvist" to the stand-in, because it was part of the name's token."""
         if not before or before[-1].whole or not before[-1].text.endswith(" "):
             return before, ""
         rest = before[-1].text[:-1]
@@ -171,7 +171,7 @@ class Guard:
         return state
 
     def _stand_in(self, kind: str, surface: str, scan: Scan, at: int, *, continues: bool, plain: bool) -> str:
-        """The first stand-in that makes nothing private; `plain`: without letters, if that can be."""
+        """Return the first stand-in that forms no private unit; `plain` prefers one without letters."""
         options: Iterable[str]
         if continues:
             options = _DIGITS if scan.before is Kind.DIGIT else _LETTERS
@@ -198,8 +198,8 @@ class Guard:
         return _Piece(tokens, text, substitute=substitute, whole=False)
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        """Tokens that continue a text with this one; none where the tokenizer has none for exactly it."""
-        for anchor in ("", "\n"):  # some tokenizers put a space before a text's first word
+        """Return the tokens that continue a text with this one; empty if the tokenizer can't encode it exactly."""
+        for anchor in ("", "\n"):  # some tokenizers add a space before the first word
             tokens = self._tokenizer.encode(anchor + text)
             for skip in range(3 if anchor else 1):
                 pieces = [self._bytes[token] for token in tokens[skip:]]
@@ -209,14 +209,14 @@ class Guard:
 
 
 class _Piece(NamedTuple):
-    """Some of the view's text and the tokens that write it.
+    """A part of the view's text and its tokens.
 
     Attributes:
-        tokens: what is released for it.
-        text: what they say.
-        substitute: it has a stand-in.
-        whole: its tokens are the answer's own.
-        reread: how often it was read again because something in or before it was replaced.
+        tokens: tokens to release for it.
+        text: text of the tokens.
+        substitute: whether it contains a stand-in.
+        whole: whether its tokens are the answer's own.
+        reread: how often it was scanned again because of a replacement in or before it.
     """
 
     tokens: tuple[int, ...]
@@ -227,13 +227,13 @@ class _Piece(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """What is held, cut at a private unit.
+    """The held text, split at a private unit.
 
     Attributes:
-        before: what stands before it.
-        surface: the unit's text, as far as it was held back.
-        after: the text behind it.
-        in_substitute: a stand-in is part of the unit.
+        before: pieces before the unit.
+        surface: the part of the unit's text that was held back.
+        after: the text after the unit.
+        in_substitute: whether a stand-in is part of the unit.
     """
 
     before: list[_Piece]
@@ -243,26 +243,26 @@ class _Cut(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """A piece that is held back, and the scan after it."""
+    """A piece that is held back, and the scan state after it."""
 
     piece: _Piece
     after: Scan
 
 
 class _State(NamedTuple):
-    """All that depends on the answer so far; immutable, so that it can be returned to.
+    """The guard's state after some tokens; immutable, so the guard can return to it.
 
     Attributes:
-        released: tokens of the view.
+        released: number of tokens in the view.
         start: position in the view's text of the first character that is held back.
-        base: the scan there.
-        held: what follows.
-        end: position after it.
-        scan: the scan there.
+        base: the scan state at `start`.
+        held: the pieces from `start` on.
+        end: position after the held pieces.
+        scan: the scan state at `end`.
         partial: tokens that end within a character.
         whole: the whole characters in them.
-        rest: the bytes after those.
-        closed: nothing is released any more, since a stand-in that makes nothing private could not be found.
+        rest: the bytes after those characters.
+        closed: whether releasing has stopped, because every stand-in would have formed a private unit.
     """
 
     released: int = 0
@@ -278,7 +278,7 @@ class _State(NamedTuple):
 
 
 def _decode(data: bytes) -> tuple[str, bytes]:
-    """The whole characters, with U+FFFD for what is none, and the bytes that may still become one."""
+    """Return the whole characters, with U+FFFD for invalid bytes, and the trailing bytes of an incomplete character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data)
     return text, decoder.getstate()[0]

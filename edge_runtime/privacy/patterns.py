@@ -1,4 +1,4 @@
-"""Recognises what follows a pattern and is no word: e-mail and web addresses, handles, dates, telephone numbers."""
+"""Recognises private text by its pattern: e-mail and web addresses, handles, dates, telephone numbers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _MONTHS = (
 _MONTH = "(?:" + "|".join(f"{name}|{name[:3]}\\.?" for name in _MONTHS) + "|sept\\.?)"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_PHONE_SUFFIX = 7  # digits by which a telephone number is known without its prefixes
+_PHONE_SUFFIX = 7  # digits that identify a telephone number without its prefixes
 _DASHES = re.compile(r"[\u2010-\u2015\u2212]")
 _WEB_PREFIX = re.compile(r"\Ahttps?://(?:www\.)?|\Awww\.", re.IGNORECASE)
-_SURROUNDINGS = ".,;:!?)'"  # that a pattern takes along at the end of a sentence
+_SURROUNDINGS = ".,;:!?)'"  # that a pattern may include at the end of a sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What a pattern found.
+    """Text that a pattern matched.
 
     Attributes:
         kind: "email", "handle", "date" or "phone".
-        surface: as it is written.
-        key: its plain letters.
-        forms: the plain letters of all its forms.
+        surface: the text as written.
+        key: plain letters of the surface.
+        forms: plain letters of all its forms.
     """
 
     kind: str
@@ -42,12 +42,12 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """How a kind of entity is written, and the plain letters of the forms in which it may be written otherwise.
+    """How a kind of entity is written, and how to find its other forms.
 
     Attributes:
-        kind: of the entity.
-        regex: its named groups are free for `forms`.
-        forms: of a match and the entity's surface.
+        kind: kind of the entity.
+        regex: matches the entity; `forms` may use its named groups.
+        forms: returns the plain letters of the other forms, from the match and the entity's surface.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class _Pattern:
 
 
 def entities(text: str) -> Iterator[Entity]:
-    """Every e-mail address, web address, handle, date and telephone number of a text, in order.
+    """Yield every e-mail address, web address, handle, date and telephone number of a text, in order.
 
     Example: "Mail ada@example.org by 3 May." has the email "ada@example.org" and the date "3 May".
     """
@@ -69,29 +69,29 @@ def entities(text: str) -> Iterator[Entity]:
 
 
 def _email_forms(_match: re.Match[str], surface: str) -> set[str]:
-    """Also spoken: "ada at example dot org"."""
+    """Return the spoken form: "ada at example dot org"."""
     return {squeeze(surface.replace("@", " at ").replace(".", " dot "))}
 
 
 def _handle_forms(_match: re.Match[str], surface: str) -> set[str]:
-    """Also without its prefix: "example.org/ada" of "https://www.example.org/ada"."""
+    """Return the form without prefix: "example.org/ada" for "https://www.example.org/ada"."""
     return {squeeze(_WEB_PREFIX.sub("", surface))}
 
 
 def _phone_forms(_match: re.Match[str], surface: str) -> set[str]:
-    """With and without its prefixes, and digit by digit in words."""
+    """Return the number with and without its prefixes, and digit by digit in words."""
     digits = squeeze(surface)
     suffixes = {digits[start:] for start in range(max(len(digits) - _PHONE_SUFFIX, 0) + 1)}
     return suffixes | {"".join(_DIGITS[int(digit)] for digit in suffix) for suffix in suffixes}
 
 
 def _iso_date_forms(match: re.Match[str], _surface: str) -> set[str]:
-    """2024-05-03."""
+    """Return the forms of a date like 2024-05-03."""
     return _date_forms(match["y"], int(match["m"]), int(match["d"]))
 
 
 def _numeric_date_forms(match: re.Match[str], _surface: str) -> set[str]:
-    """3/5/24 or 3.5.2024: nobody knows which number is the month, so both are read."""
+    """Return the forms of a date like 3/5/24 or 3.5.2024; either number may be the month, so both are tried."""
     first, second, year = int(match["a"]), int(match["b"]), match["c"]
     if len(year) == 2:
         year = ("20" if int(year) < 50 else "19") + year
@@ -99,14 +99,14 @@ def _numeric_date_forms(match: re.Match[str], _surface: str) -> set[str]:
 
 
 def _written_date_forms(match: re.Match[str], _surface: str) -> set[str]:
-    """3 May, May 3rd, 2024."""
+    """Return the forms of a date like "3 May" or "May 3rd, 2024"."""
     name = (match["m1"] or match["m2"]).casefold()[:3]
     month = 1 + next(index for index, month in enumerate(_MONTHS) if month.startswith(name))
     return _date_forms(match["y1"] or "", month, int(re.sub(r"\D", "", match["d1"] or match["d2"])))
 
 
 def _date_forms(year: str, month: int, day: int) -> set[str]:
-    """A date in all orders, with the month as number, name or abbreviation; `year`: "" where it has none."""
+    """Return a date in all orders, with the month as number, name or abbreviation; `year` is "" if there is none."""
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return set()
     forms: set[str] = set()
@@ -126,7 +126,7 @@ def _date_forms(year: str, month: int, day: int) -> set[str]:
     return forms
 
 
-# A new kind of entity is one row and its forms. Where two rows match at the same place, the first one counts.
+# To add a kind of entity, add one row and its forms. If two rows match at the same place, the first one counts.
 _PATTERNS = {
     "email": _Pattern("email", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _email_forms),
     "handle": _Pattern(

@@ -1,13 +1,13 @@
-"""Recognises private units in a text that comes character by character, and says what may still become one.
+"""Recognises private units in a text, character by character, and reports text that may still become one.
 
-The scanner looks at plain letters (`edge_runtime.privacy.folding`), so case, accents, width, punctuation and spaces
-between letters change nothing. A form is recognised
+The scanner compares plain letters (`edge_runtime.privacy.folding`), so case, accents, width, punctuation and spaces
+between letters make no difference. A form is recognised
 
 - from the start of a word to the end of one, whatever separates its letters ("Lind-qvist", "L i n d q v i s t");
-- as one of several forms in a row ("adalindqvist");
-- if it has five letters or more (six digits), anywhere in a word ("mrlindqvistson").
+- as one of several adjoining forms ("adalindqvist");
+- anywhere in a word, if it has at least five letters or six digits ("mrlindqvistson").
 
-Words start and end at separators, where a capital follows a small letter, and between letters and digits.
+Words start and end at separators, where a capital follows a lower-case letter, and between letters and digits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edge_runtime.privacy.word_forms import listed
 _INSIDE_LETTERS = 5
 _INSIDE_DIGITS = 6
 _FREE = 2
-"""Letters of a form inside a word that may leave before the rest is held back."""
+"""Letters of a form inside a word that may be sent before the rest is held back."""
 
 _NOWHERE = 1 << 60
 
@@ -35,10 +35,10 @@ class Hit(NamedTuple):
     Attributes:
         start: position of its first character.
         hold: position of the first character that was held back for it; equals `start` for whole words.
-        end: position after its last.
+        end: position after its last character.
         unit: index of the unit.
-        form: its plain letters.
-        inside: it is part of a longer word.
+        form: plain letters of the recognised form.
+        inside: whether it is part of a longer word.
     """
 
     start: int
@@ -50,30 +50,30 @@ class Hit(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """Letters that may become a private unit: `hold` is _NOWHERE while they may leave."""
+    """Letters that may become a private unit; `hold` is _NOWHERE while they may still be sent."""
 
     table: int
     letters: str
     start: int
     hold: int
-    inside: bool = False  # starts within a word
-    crossed: bool = False  # has separators within
+    inside: bool = False  # whether it starts within a word
+    crossed: bool = False  # whether it contains separators
 
 
 class Scan(NamedTuple):
-    """Where the scanner stands; immutable, so that it can be returned to."""
+    """The scanner's state; immutable, so the caller can return to it."""
 
     before: Kind = Kind.SEPARATOR
     candidates: tuple[_Candidate, ...] = ()
 
     @property
     def hold(self) -> int:
-        """Position of the first character that can't leave yet; beyond any text where all may."""
+        """Position of the first character that must not be sent yet; beyond any text if all may be sent."""
         return min((candidate.hold for candidate in self.candidates), default=_NOWHERE)
 
 
 class _Table:
-    """Forms that one may look up letter by letter: which begin so, and which is this."""
+    """Forms, indexed for lookup letter by letter: by prefix and as a whole."""
 
     def __init__(self, forms: dict[str, int], free: int) -> None:
         self.forms = forms
@@ -94,15 +94,15 @@ _WORDS, _CAPITALISED, _INSIDE, _SEQUENCES = range(4)
 
 
 class Scanner:
-    """The forms of some units, ready to be recognised. Reading leaves it unchanged: `step` returns the next `Scan`."""
+    """Recognises the forms of some units. The scanner itself never changes: `step` returns the next `Scan`."""
 
     def __init__(self, units: Sequence[PrivateUnit], public: str = "") -> None:
         """Prepare the forms.
 
         Args:
-            units: what to recognise.
-            public: plain letters of the instruction. Forms that are part of it or of a common word ("heart" of
-                "sweetheart") are recognised as whole words alone.
+            units: units to recognise.
+            public: plain letters of the instruction. Forms that are part of it or of a common word ("heart" in
+                "sweetheart") are recognised only as whole words.
         """
         harmless = f"{_common()} {public}"
         words: dict[str, int] = {}
@@ -131,7 +131,7 @@ class Scanner:
         """Read the character at position `at`, unless a unit ends before it.
 
         Returns:
-            The next state; or the state as it was and, of the units that end here, the one that was held back first.
+            The next state and None; or the unchanged state and, of the units that end here, the one held back first.
         """
         after, hits = self.read(scan, character, at)
         if not hits:
@@ -156,7 +156,7 @@ class Scanner:
         return Scan(folded.kind, tuple(self._grow(scan, folded, at, parted))), hits
 
     def find(self, text: str) -> Iterator[Hit]:
-        """Every unit that is whole in a text, by its end; units may overlap."""
+        """Yield every complete unit of a text, ordered by its end; units may overlap."""
         scan = Scan()
         for at, character in enumerate(f"{text}\n"):
             scan, hits = self.read(scan, character, at)
@@ -171,7 +171,7 @@ class Scanner:
         return Scan(Kind.SEPARATOR, across)
 
     def _ended(self, scan: Scan, at: int, parted: bool) -> tuple[Hit, ...]:
-        """The units that end before position `at`; `parted`: a word ends there."""
+        """Return the units that end before position `at`; `parted`: whether a word ends there."""
         hits: list[Hit] = []
         if scan.before is not Kind.SEPARATOR:
             for table, letters, start, hold, inside, crossed in scan.candidates:

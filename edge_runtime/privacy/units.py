@@ -1,19 +1,19 @@
-"""Finds the private units of a context: names, numbers, dates, addresses, rare words, and runs of words of its own.
+"""Finds the private units of a context: names, numbers, dates, addresses, rare words and word sequences.
 
-Each kind has a function below, and `_RULES` names them in order. In short:
+Each kind has a rule below; the tables at the end list the rules in order. In short:
 
-- `email`, `handle` (web addresses and @handles), `phone`, `date` (weekdays and months too): where the context has one.
-- `number`: two digits or more, however separated, and numbers in words that are written with a hyphen.
-- `name`: every word of a profile line `Name:`; a word outside the list of common words that the context capitalises
-  inside a sentence; two capitalised words in a row, and all in a row, as one; a word with capitals or digits inside
-  ("TechTalk"). Only where it is capitalised: a common word that the context capitalises inside a sentence and never
-  writes small, introduces as a name ("named Pixel"), or capitalises in a line `Location:`, `Company:` and the like
-  ("Grace").
+- `email`, `handle` (web addresses and @handles), `phone`, `date` (also weekdays and months).
+- `number`: two or more digits, however separated, and hyphenated numbers in words.
+- `name`: every word of a profile line `Name:`; an uncommon word that the context capitalises inside a sentence;
+  two capitalised words in a row, and the whole row, as one unit; a word with capitals or digits inside ("TechTalk").
+  A common word is a name only where it is capitalised, and only in three cases. The context capitalises it inside a
+  sentence and never writes it in lower case; introduces it as a name ("named Pixel"); or capitalises it in a line
+  such as `Location:` or `Company:` ("Grace").
 - `word`: any other word of four letters or more outside the list of common words.
-- `sequence`: four words in a row within a line, parted at hyphens, with and without apostrophes, of which at least
-  two are no function words.
+- `sequence`: four words in a row within a line, split at hyphens, with and without apostrophes. At least two of them
+  are not function words.
 
-What the instruction says itself, in any regular form, is public and no unit.
+Anything that the instruction itself says, in any regular form, is public and not a unit.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from edge_runtime.privacy.reading import APOSTROPHES, Line, Word, lines_of, word
 from edge_runtime.privacy.word_forms import VALUES, inflections, is_common, is_function_word, number_words, stems
 
 SEQUENCE_WORDS = 4
-"""How many words in a row make a sequence."""
+"""Number of words in a sequence."""
 
-_CONTENT_WORDS = 2  # of a sequence
+_CONTENT_WORDS = 2  # minimum in a sequence
 _RARE_LETTERS = 4
 _CALENDAR = frozenset(
     (
@@ -40,9 +40,9 @@ _CALENDAR = frozenset(
         "april", "may", "june", "july", "august", "september", "october", "november", "december",
     )
 )  # fmt: skip
-_AMBIGUOUS = frozenset(("march", "may", "august"))  # words of their own where they are written small
-_TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # of possessives and contractions, parted off
-_JOINED_WORDS = 6  # of the instruction that may together read as one word
+_AMBIGUOUS = frozenset(("march", "may", "august"))  # ordinary words in lower case
+_TAILS = frozenset(("s", "t", "d", "m", "ll", "re", "ve"))  # split off from possessives and contractions
+_JOINED_WORDS = 6  # maximum words of the instruction that may read as one word when joined
 _DIGIT_WORDS = {value: word for word, value in VALUES.items() if value < 10}
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 _INTRODUCED = re.compile(r"\b(?:nick)?named?\s+(?:is\s+)?([^\W\d_a-z]\w*)|\bcalled\s+([^\W\d_a-z]\w*)")
@@ -54,15 +54,15 @@ _RUN_WORD_WHOLE = re.compile(rf"\d+(?:[.,:]\d+)*|[^\W_]+(?:[{APOSTROPHES}][^\W\d
 
 @dataclass(frozen=True, slots=True)
 class PrivateUnit:
-    """One thing that must not leave.
+    """A piece of text that must not be sent.
 
     Attributes:
         kind: "name", "number", "date", "email", "phone", "handle", "word" or "sequence".
-        surface: as the context writes it where it first appears.
-        key: its plain letters (see `edge_runtime.privacy.folding.squeeze`).
-        forms: plain letters of every form in which it is recognised; `key` is one of them.
-        capitalised: only where its first letter is a capital.
-        start: letters of the form that may leave before the rest is held back: those of a sequence's first three words.
+        surface: the text at its first appearance in the context.
+        key: plain letters of the surface (see `edge_runtime.privacy.folding.squeeze`).
+        forms: plain letters of every form in which the unit is recognised, including `key`.
+        capitalised: whether it counts only where its first letter is a capital.
+        start: letters of the form that may be sent before the rest is held back: a sequence's first three words.
     """
 
     kind: str
@@ -75,10 +75,10 @@ class PrivateUnit:
 
 @dataclass(frozen=True, slots=True)
 class Public:
-    """What the instruction says.
+    """The public words of the instruction.
 
     Attributes:
-        words: every form of its words and numbers.
+        words: every form of the instruction's words and numbers.
         letters: all of its letters, squeezed.
     """
 
@@ -97,7 +97,7 @@ class Public:
         for entity in entities(text):
             words |= entity.forms
         runs = [squeeze(match.group()) for match in _RUN_WORD.finditer(text)]
-        # "a new" says "anew" as well, for those who look at letters alone.
+        # "a new" also makes "anew" public, because the scanner compares letters only.
         words |= {"".join(runs[i : i + n]) for n in range(1, _JOINED_WORDS + 1) for i in range(len(runs))}
         return cls(frozenset(words), squeeze(text))
 
@@ -107,14 +107,14 @@ class Public:
 
 
 def private_units(context: PrivateContext, instruction: PublicInstruction) -> tuple[PrivateUnit, ...]:
-    """Private units of the context, without what the instruction says.
+    """Find the private units of the context that the instruction does not make public.
 
     Args:
-        context: what only the device may know.
-        instruction: what the cloud knows anyway.
+        context: the private context.
+        instruction: the public instruction.
 
     Returns:
-        The units by first appearance, each key once a kind.
+        The units in order of first appearance; each key appears once per kind.
     """
     lines = tuple(lines_of(context))
     known = _Known(Public.of(instruction), _written_small(lines))
@@ -132,11 +132,11 @@ def private_units(context: PrivateContext, instruction: PublicInstruction) -> tu
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a rule may know beside the line that it reads.
+    """What a rule knows besides the line it reads.
 
     Attributes:
-        public: what the instruction says.
-        small: words that the context writes small somewhere, and does not introduce as names.
+        public: words of the instruction.
+        small: words that the context somewhere writes in lower case, and does not introduce as names.
     """
 
     public: Public
@@ -151,13 +151,14 @@ def _by_rules(lines: Sequence[Line], known: _Known) -> Iterator[PrivateUnit]:
 
 
 def _written_small(lines: Sequence[Line]) -> frozenset[str]:
-    # What is introduced as a name is one, whatever the context writes small elsewhere ("a dog named Melody").
+    # An introduced name ("a dog named Melody") stays a name even if the context writes the word in lower case
+    # elsewhere.
     introduced = {squeeze(match[1] or match[2]) for line in lines for match in _INTRODUCED.finditer(line.text)}
     return frozenset(word.key for line in lines for word in line.words if not word.capital) - introduced
 
 
 def _patterned(line: Line, known: _Known) -> Iterator[PrivateUnit]:
-    """What follows a pattern: addresses, handles, dates, telephone numbers.
+    """Find text that follows a pattern: addresses, handles, dates, telephone numbers.
 
     Example: "Write to ada@example.org soon" has the email "ada@example.org".
     """
@@ -167,7 +168,7 @@ def _patterned(line: Line, known: _Known) -> Iterator[PrivateUnit]:
 
 
 def _single_words(line: Line, known: _Known) -> Iterator[PrivateUnit]:
-    """Words by themselves: the first of `_WORD_RULES` that makes a unit of a word decides what it is.
+    """Find single private words; the first of `_WORD_RULES` that makes a unit of a word wins.
 
     Example: "They visited Lindqvist" has the name "Lindqvist".
     """
@@ -192,7 +193,7 @@ def _calendar_day(word: Word, _line: Line, _known: _Known) -> PrivateUnit | None
 
 
 def _ordinary_name(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
-    """A common or short word in the place of a name; it is a name only where it is capitalised.
+    """A common or short word in the position of a name; it is a name only where it is capitalised.
 
     Example: "They saw Rose yesterday" has the name "Rose".
     """
@@ -206,7 +207,7 @@ def _ordinary_name(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
 
 
 def _unusual_name(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
-    """Any other word in the place of a name.
+    """Any other word in the position of a name.
 
     Example: "They visited Lindqvist" has the name "Lindqvist".
     """
@@ -221,7 +222,7 @@ def _unusual_name(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
 
 
 def _rare_word(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
-    """Any other word that is not common, from four letters on.
+    """Any other uncommon word of four or more letters.
 
     Example: "She plays the accordion" has the word "accordion".
     """
@@ -235,7 +236,7 @@ def _rare_word(word: Word, line: Line, known: _Known) -> PrivateUnit | None:
 
 
 def _compounds(line: Line, known: _Known) -> Iterator[PrivateUnit]:
-    """Words with capitals or digits inside.
+    """Find words with capitals or digits inside.
 
     Example: "It sold at TechTalk" has the name "TechTalk".
     """
@@ -247,7 +248,7 @@ def _compounds(line: Line, known: _Known) -> Iterator[PrivateUnit]:
 
 
 def _numbers(line: Line, known: _Known) -> Iterator[PrivateUnit]:
-    """Numbers of two digits or more, and those in words.
+    """Find numbers of two or more digits, and numbers in words.
 
     Example: "It has twenty-two colonies" has the number "twenty-two".
     """
@@ -257,7 +258,7 @@ def _numbers(line: Line, known: _Known) -> Iterator[PrivateUnit]:
 
 
 def _phrases(line: Line, known: _Known) -> Iterator[PrivateUnit]:
-    """Capitalised words in a row: all of them as one, and each two. They may be common, the whole is not.
+    """Find rows of capitalised words: the whole row, and each pair. The words may be common; their combination is not.
 
     Example: "They met at River Park" has the name "River Park".
     """
@@ -275,7 +276,7 @@ def _phrases(line: Line, known: _Known) -> Iterator[PrivateUnit]:
 
 
 def _sequences(line: Line, public: Public, own: frozenset[str]) -> Iterator[PrivateUnit]:
-    """Four words in a row, of which two say something, and none is a unit of the context's own by itself.
+    """Find four words in a row, at least two of them content words and none a unit by itself.
 
     Example: "She lost her job at the shop" has the sequence "lost her job at".
     """
@@ -286,15 +287,15 @@ def _sequences(line: Line, public: Public, own: frozenset[str]) -> Iterator[Priv
             keys = [key for key, _ in run]
             letters = "".join(keys)
             content = sum(not is_function_word(key) and key not in _TAILS for key in keys)
-            # A run with a word that never leaves by itself can't leave either.
+            # A sequence with a word that is never sent by itself can't be sent either.
             if content < _CONTENT_WORDS or letters in public.letters or any(key in own for key in keys):
                 continue
             surface = line.text[run[0][1].start() : run[-1][1].end()]
             yield PrivateUnit("sequence", surface, letters, frozenset({letters}), start=len(letters) - len(keys[-1]))
 
 
-# A new kind of unit is one function in one of these tables. Each pass reads all lines; of two units of one kind with
-# the same letters the first counts. Sequences come last, by themselves: they leave out what all others have found.
+# To add a kind of unit, add one function to one of these tables. Each pass reads all lines; of two units of one kind
+# with the same letters, the first counts. Sequences come last, because they skip the units that other rules found.
 _RULES: tuple[tuple[Callable[[Line, _Known], Iterator[PrivateUnit]], ...], ...] = (
     (_patterned,),
     (_single_words, _compounds, _numbers, _phrases),
@@ -305,18 +306,18 @@ _WORD_RULES: tuple[Callable[[Word, Line, _Known], PrivateUnit | None], ...] = (
 
 
 def _is_ordinary(word: Word, line: Line) -> bool:
-    """Whether a word says nothing of its user where it is written small; the user's own names always do."""
+    """Whether a word in lower case reveals nothing about the user; the user's own names always reveal something."""
     short = len(word.key) == 2 and not word.surface.isupper()
     return short or is_function_word(word.key) or (not line.named and is_common(word.key))
 
 
 def _stands_as_name(word: Word, line: Line) -> bool:
-    """Whether a word is written as a name is: capitalised inside a sentence, or in a line of names."""
+    """Whether a word is written like a name: capitalised inside a sentence, or in a line of names."""
     return line.named or (word.capital and not line.titled and (word.inside or line.placed))
 
 
 def _capitalised_runs(line: Line) -> Iterator[list[Word]]:
-    """Capitalised words in a row, from the first that neither starts a sentence nor is a function word."""
+    """Yield rows of capitalised words; none begins at a sentence's start or with a function word."""
     run: list[Word] = []
     for word in line.words:
         capitalised = word.capital and not word.key.isdecimal()
@@ -333,7 +334,7 @@ def _from_name(run: Sequence[Word]) -> list[Word]:
 
 
 def _written_numbers(text: str) -> Iterator[PrivateUnit]:
-    """Every number of a text: two digits or more, and tens and ones in words."""
+    """Find every number of a text: two or more digits, and tens and ones in words."""
     for match in _NUMBER.finditer(text):
         key = squeeze(match.group())
         if len(key) > 1:
@@ -345,7 +346,7 @@ def _written_numbers(text: str) -> Iterator[PrivateUnit]:
 
 
 def _number_forms(key: str) -> frozenset[str]:
-    """The digits, the number in words, and digit by digit in words."""
+    """Return the digits, the number in words, and the digits one by one in words."""
     forms = {key}
     number = int(key) if len(key) < 16 else 0
     if number and str(number) == key:
@@ -356,7 +357,7 @@ def _number_forms(key: str) -> frozenset[str]:
 
 
 def _transliterated(surface: str) -> set[str]:
-    """Umlauts in two letters: Mueller."""
+    """Return the surface with umlauts as two letters ("Mueller")."""
     plain = surface.casefold()
     spelled = plain.translate(_UMLAUTS)
     return {squeeze(spelled)} if spelled != plain else set()

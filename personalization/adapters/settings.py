@@ -1,4 +1,4 @@
-"""How an adapter is trained: everything, beside base and data, that its bytes depend on."""
+"""Defines all settings for training an adapter; with base model and data they determine its bytes."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from personalization.training.rate_schedule import RateSchedule, parse_rate_sche
 
 @dataclass(frozen=True, slots=True)
 class AdapterSettings:
-    """Settings of a training.
+    """Settings for training an adapter.
 
-    Defaults are for some 4 to 50 short texts of a user; docs/adapters.md says what they were chosen by.
+    The defaults suit 4 to 50 short texts per user; docs/adapters.md explains how they were chosen.
 
     Attributes:
-        rank: of the matrices A and B.
+        rank: rank of the matrices A and B.
         alpha: the update is scaled by alpha / rank.
-        dropout: share of the inputs of A that is dropped in training.
-        targets: "qv", "attention", "all" (linear layers), or names of modules, by commas.
-        epochs: passes over the user's items.
-        steps: optimizer steps instead of epochs.
-        rate: highest learning rate, of AdamW.
+        dropout: dropout rate on the inputs of A in training.
+        targets: "qv", "attention", "all" (linear layers), or module names separated by commas.
+        epochs: number of passes over the user's items.
+        steps: number of optimizer steps, instead of epochs.
+        rate: peak learning rate of AdamW.
         schedule: see `RateSchedule`.
         warmup: share of the steps in which the rate rises from zero.
-        batch: items of an optimizer step.
-        pass_tokens: most tokens, padding included, of a pass through the model; a step makes as many passes as it needs
-            (gradient accumulation), each over items of about the same length. Bounds the memory.
-        weight_decay: of AdamW.
-        clip: highest norm of a step's gradient; 0 for none.
+        batch: items per optimizer step.
+        pass_tokens: maximum tokens, including padding, per pass through the model; limits the memory. A step runs as
+            many passes as needed (gradient accumulation), each over items of similar length.
+        weight_decay: weight decay of AdamW.
+        clip: maximum norm of a step's gradient; 0 means no limit.
         held_out: share of a user's items that is held out for early stopping; see `personalization.users.held_out`.
-        patience: epochs without a lower loss on those before training stops.
-        max_length: most tokens of prompt and answer; longer items are cut.
-        with_context: train on prompts with the user's profile and other items, instead of the task alone.
-        seed: of initial weights, order and dropout, together with the user's id.
-        threads: of the processor. Sums are taken in another order with another number, so it is a setting like others.
+        patience: training stops after this many epochs without a lower loss on the held-out items.
+        max_length: maximum tokens of prompt and answer; longer items are truncated.
+        with_context: whether to train on prompts with the user's profile and other items, instead of the task alone.
+        seed: seed of initial weights, order and dropout, together with the user's id.
+        threads: CPU threads. Their number changes the order of sums, so it counts as a setting.
     """
 
     rank: int = 8
@@ -82,9 +82,9 @@ class AdapterSettings:
         check_setting("threads", self.threads, self.threads >= 1, "at least 1")
 
     def document(self) -> dict[str, Any]:
-        """The settings as JSON."""
+        """Return the settings as JSON."""
         return asdict(self)
 
 
 SHORTEST = 16
-"""Fewest tokens of prompt and answer that a length may allow."""
+"""Minimum value of `max_length`, in tokens."""

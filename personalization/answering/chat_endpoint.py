@@ -1,4 +1,4 @@
-"""Asks any OpenAI-compatible endpoint; what can pass (limits, silence, nonsense) is tried again, the use is counted."""
+"""Sends questions to an OpenAI-compatible endpoint, retries transient failures, and counts usage."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import httpx
 
 KEY_VARIABLE = "COGENESIS_CHAT_API_KEY"
-"""Environment variable with the key; there is no option, since others can read a process' arguments."""
+"""Environment variable with the key; there is no option, because other users can read a process's arguments."""
 
 _MOST_BYTES = 16 << 20
 _LONGEST_WAIT = 120.0
-"""Seconds that an endpoint may ask us to wait for; one that asks for more is waited for so long."""
+"""Maximum retry delay in seconds; longer delays requested by an endpoint are shortened to this."""
 _MAY_PASS = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.CONFLICT,
@@ -37,21 +37,21 @@ _NO_USE = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
 class EndpointError(PersonalizationError):
-    """One question got no answer, however often it was asked; others may."""
+    """One question got no answer after all attempts; other questions may succeed."""
 
 
 class EndpointRefusedError(EndpointError):
-    """The endpoint refuses every question: wrong key, wrong address or no such model."""
+    """The endpoint rejects every question: wrong key, wrong address or unknown model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What questions cost.
+    """The usage of questions.
 
     Attributes:
-        calls: requests that were sent, failed ones included.
-        prompt_tokens: as the endpoint counts them; 0 where it does not say.
-        answer_tokens: likewise.
+        calls: requests sent, including failed ones.
+        prompt_tokens: prompt tokens as counted by the endpoint; 0 if it gives no count.
+        answer_tokens: answer tokens, counted likewise.
     """
 
     calls: int = 0
@@ -71,9 +71,9 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: without white space around it; never empty.
-        usage: what it cost, failed attempts included.
-        cut: it ended because of its length.
+        text: the text without surrounding white space; never empty.
+        usage: usage, including failed attempts.
+        cut: whether it was truncated at the maximum length.
     """
 
     text: str
@@ -83,13 +83,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ChatEndpoint:
-    """Which model answers, and how long to try; it travels to other processes, the key does not.
+    """An endpoint's model and retry limits. Unlike the key, this is sent to other processes.
 
     Attributes:
-        url: base of the API, such as `http://127.0.0.1:8000/v1`.
-        model: the name that the endpoint knows it by.
-        timeout: seconds that one attempt may take in all.
-        attempts: the most for a question.
+        url: base URL of the API, such as `http://127.0.0.1:8000/v1`.
+        model: name of the model at the endpoint.
+        timeout: total seconds that one attempt may take.
+        attempts: maximum attempts per question.
     """
 
     url: str
@@ -108,17 +108,17 @@ class ChatEndpoint:
 
 
 class ChatClient:
-    """Asks an endpoint; safe to share between threads, which then wait together when the endpoint is busy."""
+    """A client of an endpoint. Threads may share it; they then wait together when the endpoint is busy."""
 
     def __init__(self, endpoint: ChatEndpoint, environment: Mapping[str, str] = os.environ) -> None:
-        """Take the key from the environment; the network is first touched by the first question.
+        """Read the key from the environment; the first question opens the first connection.
 
         Raises:
-            SettingsError: the key has characters that no key has, or would travel in the clear.
-            MissingExtraError: the package that speaks HTTP is not installed.
+            SettingsError: the key has invalid characters, or would be sent unencrypted.
+            MissingExtraError: the HTTP package is not installed.
         """
         require_packages("Asking an endpoint", "httpx", extra="endpoint")
-        from cloud_bridge.client.channel import is_loopback  # loads gRPC, which a help page need not wait for
+        from cloud_bridge.client.channel import is_loopback  # imported late because it loads gRPC
 
         self.endpoint = endpoint
         parts = urlsplit(endpoint.url)
@@ -128,13 +128,13 @@ class ChatClient:
         if key and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise SettingsError(f"The key would travel to {parts.hostname} in the clear. Use an https:// address.")
         self._url = endpoint.url.rstrip("/") + "/chat/completions"
-        # What a compressed response unpacks to could not be bounded.
+        # The size of a decompressed response could not be limited.
         self._headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
         }
-        self._trusted = ssl.create_default_context()  # the system's certificates, not those of a package
+        self._trusted = ssl.create_default_context()  # the system's CAs, not a package's
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
         self._lock = threading.Lock()
@@ -153,14 +153,14 @@ class ChatClient:
 
         Args:
             messages: the chat, each `{"role", "content"}`.
-            most_tokens: of the answer.
-            temperature: 0 for the likeliest answer.
-            top_p: sample within this likeliest mass.
-            seed: of the sampler, where the endpoint has one; the same one gives the same answer.
+            most_tokens: maximum tokens of the answer.
+            temperature: sampling temperature; 0 for the likeliest answer.
+            top_p: sample from the likeliest tokens with this probability mass.
+            seed: seed of the sampler, if the endpoint supports it; the same seed gives the same answer.
 
         Raises:
-            EndpointRefusedError: no question will be answered.
-            EndpointError: this one was not.
+            EndpointRefusedError: the endpoint rejects every question.
+            EndpointError: this question got no answer.
         """
         body = self.encode(messages, most_tokens=most_tokens, temperature=temperature, top_p=top_p, seed=seed)
         return self.send(lambda: body)
@@ -174,20 +174,20 @@ class ChatClient:
         top_p: float = 1.0,
         seed: int | None = None,
     ) -> bytes:
-        """The body of a request; see `ask`."""
+        """Return the body of a request; see `ask`."""
         body: dict[str, Any] = {"model": self.endpoint.model, "messages": [dict(one) for one in messages]}
         body |= {"max_tokens": most_tokens, "temperature": temperature, "top_p": top_p}
         return json.dumps(body if seed is None else body | {"seed": seed}).encode()
 
     def send(self, body: Callable[[], bytes]) -> Reply:
-        """Send a request until it is answered.
+        """Send a request, and retry it after transient failures.
 
         Args:
-            body: called for each attempt, so that a ledger can note each.
+            body: called for each attempt, so that a ledger can record each.
 
         Raises:
-            EndpointRefusedError: no question will be answered.
-            EndpointError: this one was not.
+            EndpointRefusedError: the endpoint rejects every question.
+            EndpointError: this question got no answer.
         """
         backoff = Backoff()
         for attempt in range(1, self.endpoint.attempts + 1):
@@ -198,7 +198,7 @@ class ChatClient:
                 failure = error
             if attempt < self.endpoint.attempts:
                 pause = backoff.next_seconds(failure.retry_after)
-                if failure.busy:  # for all of us
+                if failure.busy:  # delay all threads
                     with self._lock:
                         self._not_before = max(self._not_before, time.monotonic() + pause)
                 else:
@@ -214,14 +214,14 @@ class ChatClient:
         return f"The endpoint {self.endpoint.url}"
 
     def _post(self, body: bytes) -> bytes:
-        """One attempt: the content of a good response."""
-        import httpx  # a tenth of a second, which a help page need not wait for
+        """Make one attempt and return the content of a successful response."""
+        import httpx  # imported late because it takes a tenth of a second
 
         try:
             response, content = asyncio.run(self._exchange(body))
         except TimeoutError:
             raise _PassingError(f"it takes longer than {self.endpoint.timeout:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last of a host's name
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: bad host name
             cause = _cause(error)
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise EndpointRefusedError(
@@ -245,10 +245,11 @@ class ChatClient:
         raise EndpointError(f"{self._named} refuses this question ({status}{said}).")
 
     async def _exchange(self, body: bytes) -> tuple[httpx.Response, bytes]:
-        """Send one request, and read at most a byte more than `_MOST_BYTES`; the timeout holds for all of it."""
+        """Send one request and read at most `_MOST_BYTES` + 1 bytes; the timeout covers the whole exchange."""
         import httpx
 
-        # httpx' own timeouts hold for one piece each. Proxies and keys of the environment are none of our endpoint's.
+        # httpx's own timeouts apply to each operation. Proxies and keys from the environment don't concern our
+        # endpoint.
         async with (
             asyncio.timeout(self.endpoint.timeout),
             httpx.AsyncClient(verify=self._trusted, trust_env=False, follow_redirects=False, timeout=None) as client,
@@ -267,7 +268,7 @@ class ChatClient:
 
 
 class _PassingError(Exception):
-    """What may be otherwise the next time."""
+    """A transient failure, which a retry may resolve."""
 
     def __init__(self, what: str, *, busy: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(what)
@@ -275,16 +276,16 @@ class _PassingError(Exception):
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an error of httpx came from: of the system, of TLS, or of the protocol."""
+    """Return the cause of an httpx error: a system, TLS or protocol error."""
     while isinstance(inner := error.__cause__ or error.__context__, Exception):
-        # One of several addresses of a host stands for all.
+        # If a host has several addresses, the first one's error stands for all.
         error = inner.exceptions[0] if isinstance(inner, ExceptionGroup) else inner
     return error
 
 
 def _in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
-        # asyncio puts an address in the place of the system's words; other errors have numbers and words of their own.
+        # asyncio replaces the system's message with an address; other errors have their own numbers and messages.
         return os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
     return str(error) or type(error).__name__
 
@@ -311,7 +312,7 @@ def _count(body: Mapping[str, Any], key: str) -> int:
 
 
 def _explanation(content: bytes) -> str:
-    """What an endpoint says of its refusal, as `: ...`, one short line."""
+    """Return an endpoint's reason for rejecting a request, as `: ...` on one short line."""
     try:
         error = json.loads(content)["error"]
         said = str(error["message"] if isinstance(error, dict) else error)
@@ -321,7 +322,7 @@ def _explanation(content: bytes) -> str:
 
 
 def _seconds(header: str | None) -> float:
-    """Of a `Retry-After` in seconds; 0 for none, and for a date, which nobody sends here."""
+    """Parse a `Retry-After` in seconds; return 0 if it is missing or a date, which these endpoints don't send."""
     try:
         seconds = float(header or 0)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a model's own weights are trained: everything, beside weights and data, that the result's bytes depend on."""
+"""Defines all settings for training a model's own weights; with weights and data they determine the result's bytes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from personalization.training.rate_schedule import RateSchedule
 
 @dataclass(frozen=True, slots=True)
 class TuningSettings:
-    """Settings of a training of a retriever, a selector or a language model.
+    """Settings for training a retriever, a selector or a language model.
 
     Attributes:
-        epochs: passes over the examples.
-        batch: examples of an optimizer step, over all processes.
-        rate: highest learning rate, of AdamW.
+        epochs: number of passes over the examples.
+        batch: examples per optimizer step, over all processes.
+        rate: peak learning rate of AdamW.
         schedule: see `RateSchedule`.
         warmup: share of the steps in which the rate rises from zero.
-        clip: highest norm of a step's gradient; 0 for any.
-        weight_decay: of AdamW; with 0 it is Adam.
-        temperature: of the softmaxes; see `personalization.retrievers.losses`.
-        save_every: steps after which the run is saved, beside the ends of epochs.
-        seed: of order, dropout and draws.
-        threads: of the processor, in a process. Sums are taken in another order with another number.
+        clip: maximum norm of a step's gradient; 0 means no limit.
+        weight_decay: weight decay of AdamW; 0 makes it Adam.
+        temperature: temperature of the softmaxes; see `personalization.retrievers.losses`.
+        save_every: steps between checkpoints; each epoch also ends with one.
+        seed: seed of order, dropout and sampling.
+        threads: CPU threads per process. Their number changes the order of sums, and so the last bits.
     """
 
     epochs: int = 10
@@ -52,7 +52,7 @@ class TuningSettings:
         check_setting("threads", self.threads, self.threads >= 1, "at least 1")
 
     def document(self) -> dict[str, Any]:
-        """The settings as JSON, without those that change no bit of the result."""
+        """Return the settings as JSON, without those that never change the result."""
         body = asdict(self)
         del body["save_every"]
         return body

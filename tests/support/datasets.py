@@ -1,8 +1,8 @@
-"""The data sets that tests read: our own, which every clone has, and the authors', which lie beside the project.
+"""Defines the data sets that tests read: our own, which every clone has, and the authors', stored beside the project.
 
-A test that asks for the fixture `dataset`, or for one made of it, runs on both. Its case on the authors' data has the
-marker `shared_data`; it is skipped where the data are missing, and the end of the run names it. A test with the marker
-`slow_on_shared_data` takes so long that its case on the authors' data is left to `make test-slow`.
+A test that uses the fixture `dataset`, or a fixture built from it, runs on both. Its case on the authors' data has the
+marker `shared_data`; it is skipped if the data are missing, and named at the end of the run. A test with the marker
+`slow_on_shared_data` is slow, so its case on the authors' data runs only in `make test-slow`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Dataset:
     """Files in the formats of both systems.
 
     Attributes:
-        root: their directory, with `cogenesis/` and `lamp/LaMP_5/`.
-        tasks: how many writing tasks it has.
-        paper_users: how many people wrote the papers of `paper_dev.json`.
-        questions: how many LaMP questions it has.
+        root: directory with `cogenesis/` and `lamp/LaMP_5/`.
+        tasks: number of writing tasks.
+        paper_users: number of authors of the papers in `paper_dev.json`.
+        questions: number of LaMP questions.
     """
 
     root: Path
@@ -44,7 +44,7 @@ class Dataset:
         return self.root / "lamp" / "LaMP_5"
 
     def read(self, name: str) -> Any:
-        """The body of one of its JSON files."""
+        """Return the content of one of its JSON files."""
         return json.loads((self.root / name).read_text(encoding="utf-8"))
 
 
@@ -53,7 +53,7 @@ SHARED = Dataset(SHARED_DATA, tasks=150, paper_users=158, questions=161)
 
 
 def left_out(node_ids: Iterable[str], missing: Path) -> str:
-    """One line that names the tests that a run left out because data are missing; "" if there are none."""
+    """Return one line that names the tests skipped because data are missing; "" if there are none."""
     cases = Counter(node_id.rpartition("::")[2].partition("[")[0] for node_id in node_ids)
     if not cases:
         return ""

@@ -1,6 +1,6 @@
-"""What most commands import. A process that has it loaded is copied for each command (`warm_process`).
+"""Imports the modules that most commands need; `warm_process` forks a process with them for each command.
 
-Nothing here may start a thread, because copies of a process have one thread alone.
+No import here may start a thread, because a fork has only one thread.
 """
 
 import cloud_bridge.server.engines.transformers_engine  # noqa: F401

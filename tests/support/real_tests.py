@@ -1,4 +1,4 @@
-"""Which tests `make test-fast` leaves out: those marked `real`."""
+"""Marks the tests that `make test-fast` leaves out as `real`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Whole programs, clusters, lowered programs, and networks that are trained until they have learnt something.
+# Tests with whole programs, clusters, lowered programs, or networks trained until they have learned something.
 PLACES = (
     "tests/end_to_end",
     "tests/cogenesis",

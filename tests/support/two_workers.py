@@ -1,7 +1,7 @@
 """Hooks for conftest.py that distribute the tests over several workers of pytest-xdist (`pytest -n 2`).
 
-Each worker has its own CPU cores. The tests of a file stay together, so its fixtures are made once. The files that take
-longest are started first.
+Each worker has its own CPU cores. The tests of a file stay together, so its fixtures are set up once. The slowest files
+start first.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileByFil
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Pin a worker and its child processes to its own cores; threads of two workers on one core only take turns."""
+    """Pin a worker and its child processes to its own cores; two workers on one core would only take turns."""
     name = os.environ.get("PYTEST_XDIST_WORKER")
     if name is None or not hasattr(os, "sched_setaffinity"):
         return

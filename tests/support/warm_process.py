@@ -1,7 +1,7 @@
-"""Processes of the command line that start at once, because they are copies of one that has the libraries loaded.
+"""Starts command-line processes quickly, by forking a process that has already loaded the libraries.
 
-Importing transformers takes a process ten seconds. Here one process imports it and copies itself for each command. A
-copy has its own output, environment, limits, signals and exit code, as `python -m cogenesis` has.
+Importing transformers takes ten seconds. Here one process imports it once and forks for each command. Each fork has its
+own output, environment, limits, signals and exit code, like `python -m cogenesis`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class WarmProcess:
     """A running command, with the methods of `subprocess.Popen` that tests need.
 
     Args:
-        arguments: of the command line.
-        env: its environment; by default that of this process.
-        log: a file for its standard error; by default this can be read as `stderr`.
-        file_limit: largest size of a file, in bytes: the kernel refuses to let one grow further, as on a full disk.
+        arguments: arguments of the command line.
+        env: environment of the command; None uses this process's.
+        log: file for its standard error; None makes it readable as `stderr`.
+        file_limit: maximum file size in bytes; the kernel lets no file grow further, as on a full disk.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WarmProcess:
         self._process = _CONTEXT.Process(
             target=_run, args=(self.args, out_end, errors_end, dict(env or os.environ), log, file_limit)
         )
-        with chdir(ROOT):  # where the process that is copied finds these modules
+        with chdir(ROOT):  # so that the forked process finds these modules
             forkserver.ensure_running()
         self._process.start()
         out_end.close()
@@ -58,13 +58,13 @@ class WarmProcess:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """Process id."""
         assert self._process.pid is not None
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, or minus the signal that ended it; None while it runs."""
+        """Exit code, or the negative number of the signal that ended it; None while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
@@ -72,27 +72,27 @@ class WarmProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it has ended, and give its exit code."""
+        """Wait until the command ends and return its exit code."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the command has ended."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait until it has ended, and give all that it wrote and said."""
+        """Wait until the command ends and return its standard output and standard error."""
         with ThreadPoolExecutor(2) as pool:
             texts = [pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
             try:
@@ -104,7 +104,7 @@ class WarmProcess:
         return texts[0].result(), texts[1].result()
 
     def close(self) -> None:
-        """Read no more of its output."""
+        """Stop reading its output."""
         self.stdout.close()
         self.stderr.close()
 

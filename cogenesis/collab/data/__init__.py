@@ -1,4 +1,4 @@
-"""`cogenesis collab data`: records of writing tasks, from their source to their parts."""
+"""`cogenesis collab data`: imports, generates, counts and splits records of writing tasks."""
 
 from __future__ import annotations
 

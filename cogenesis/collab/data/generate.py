@@ -1,4 +1,4 @@
-"""`cogenesis collab data generate`: a data set of people who never lived, their tasks and their texts."""
+"""`cogenesis collab data generate`: makes a data set of invented people, their tasks and their texts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _AUTHOR = SourceOptions(max_new_tokens=2048, temperature=0.8, tries=4)
 def generate(
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Directory of records.jsonl, and of the progress.", show_default=False),
+        typer.Option("--out", "-o", help="Directory for records.jsonl and the progress.", show_default=False),
     ],
     who: SourceOptions = _AUTHOR,
     portraits: Annotated[int, typer.Option(help="Number of groups of people.")] = 10,
     people: Annotated[int, typer.Option(help="Number of people in each group.")] = 2,
-    tasks: Annotated[int, typer.Option(help="Number of texts of each person.")] = 8,
+    tasks: Annotated[int, typer.Option(help="Number of texts per person.")] = 8,
     history: Annotated[
-        int, typer.Option(help="Number of those texts that become past texts; each of the others is a record.")
+        int, typer.Option(help="Number of those texts that become past texts. Each other text becomes a record.")
     ] = 4,
     seed: SeedOption = 0,
     force: ForceOption = False,
@@ -43,8 +43,8 @@ def generate(
 ) -> None:
     """Make records with a large model in four steps: groups of people, people, their tasks, their texts.
 
-    The command checks and repairs replies, or asks again. It names what fails and leaves it out; run it again to ask
-    for that alone. It keeps all replies, so it can be stopped at any time.
+    The command checks and repairs replies, or asks again. It names and leaves out failed questions; run it again to
+    retry only those. It keeps all replies, so you can stop it at any time.
 
     Example:
       cogenesis collab data generate --endpoint http://127.0.0.1:8000/v1 --endpoint-model mine --out made

@@ -1,4 +1,4 @@
-"""`cogenesis collab data import`: makes records of the CoGenesis authors' data."""
+"""`cogenesis collab data import`: converts the CoGenesis authors' data to records."""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ def import_records(
     out: Annotated[Path, typer.Option("--out", "-o", help="File of records to write.", show_default=False)],
     without_users_of: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Leave out the users of these records; may be given again.", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Records whose users to leave out; may be given again.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make records of the CoGenesis authors' data, with the public instruction apart from the private context.
+    """Convert the CoGenesis authors' data to records, which separate the public instruction from the private context.
 
     Example:
       cogenesis collab data import ctx_dev.json --out ctx.jsonl

@@ -1,4 +1,4 @@
-"""`cogenesis collab data split`: divides records into parts that share no user."""
+"""`cogenesis collab data split`: splits records into parts that share no user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def split(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Divide records into parts that share no user.
+    """Split records into parts that share no user.
 
     Example:
       cogenesis collab data split ctx.jsonl --part tune=0.5 --part fuse=0.25 --part test=0.25 --out parts

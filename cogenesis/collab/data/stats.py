@@ -1,4 +1,4 @@
-"""`cogenesis collab data stats`: counts what a file of records holds."""
+"""`cogenesis collab data stats`: counts the contents of a file of records."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ def stats(records: RecordsArgument, as_json: JsonOption = False) -> None:
     )
     print_table([{"words of": part, **summary} for part, summary in counts["words"].items()])
     kinds = ", ".join(f"{count} x {kind}" for kind, count in private["by_kind"].items())
-    print(f"{private['records']} public instructions have something of their user's context ({kinds or 'nothing'})")
+    print(f"{private['records']} public instructions contain private units of their user's context ({kinds or 'none'})")

@@ -1,4 +1,4 @@
-"""How a combiner is trained."""
+"""Defines the settings for training a combiner."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class CombinerSettings:
     """Settings of the compact combiner.
 
     Attributes:
-        without: read the edge's rows without context, too; the device then runs a second sequence.
+        without: whether to also read the edge's rows without context; the device then runs a second sequence.
         calls: share of the steps at which the learned schedule may ask the cloud.
-        members: networks whose mean the combiner is.
-        hidden: width of each.
-        gain_hidden: width of the schedule's.
-        epochs: at most.
-        patience: epochs without a better one after which training ends.
-        batch: rows of a step.
-        rate: highest learning rate.
-        decay: of the weights.
-        seed: of all that is random.
-        threads: of the processor.
+        members: number of networks; the combiner averages them.
+        hidden: width of each network.
+        gain_hidden: width of the schedule's network.
+        epochs: maximum number of epochs.
+        patience: training ends after this many epochs without improvement.
+        batch: rows per step.
+        rate: peak learning rate.
+        decay: weight decay.
+        seed: random seed.
+        threads: CPU threads.
     """
 
     without: bool = False
@@ -48,5 +48,5 @@ class CombinerSettings:
         check_setting("decay", self.decay, self.decay >= 0.0, "at least 0")
 
     def document(self) -> dict[str, Any]:
-        """The settings as JSON."""
+        """Return the settings as JSON."""
         return asdict(self)

@@ -1,1 +1,1 @@
-"""Measures every way to write, and reports it."""
+"""Measures all systems that write answers, and reports the results."""

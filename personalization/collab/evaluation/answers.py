@@ -1,4 +1,4 @@
-"""Has records' tasks answered by one system on the edge runtime, just as a device would, and notes what each costs."""
+"""Answers records' tasks with one system on the edge runtime, as a device would, and records each answer's cost."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _MODES = {
     Writer.CLOUD: Mode.CLOUD,
     Writer.SKETCH: Mode.SKETCH,
     Writer.FUSED: Mode.FUSED,
-}  # all others: the device alone
+}  # for all others, the device writes alone
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """How answers are written, whoever writes them.
+    """How answers are written, by any system.
 
     Attributes:
-        most_tokens: of an answer.
-        sampling: how a token is chosen; the paper's own temperature and top-p.
-        policy: what may leave besides the instruction.
-        rows: how the cloud cuts and codes its rows; None: see `Options`.
-        threads: of the device's model; None: as many as there are cores.
+        most_tokens: maximum tokens of an answer.
+        sampling: how a token is chosen; the default is the paper's temperature and top-p.
+        policy: what the device may send besides the instruction.
+        rows: how the cloud truncates and encodes its rows; None: see `Options`.
+        threads: threads of the device's model; None uses one per core.
     """
 
     most_tokens: int = 256
@@ -51,7 +51,7 @@ class AnswerSettings:
     threads: int | None = None
 
     def options(self, system: System) -> Options:
-        """Settings of one answer."""
+        """Return the options of one answer."""
         return Options(
             max_new_tokens=self.most_tokens,
             sampling=self.sampling,
@@ -64,13 +64,13 @@ class AnswerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Who can write.
+    """The models that can write.
 
     Attributes:
         edge: the device's bundle.
-        cloud: a connection to the cloud; None where no system needs one.
-        large: a bundle of the cloud's model, for what only it would write if it could see the private context; None
-            where no system needs it.
+        cloud: a connection to the cloud; None if no system needs one.
+        large: a bundle of the cloud's model, for the system in which it sees the private context; None if no system
+            needs it.
     """
 
     edge: Path
@@ -78,10 +78,10 @@ class Models:
     large: Path | None = None
 
     def of(self, system: System) -> Path:
-        """The bundle that writes for a system on this side.
+        """Return the bundle that writes for a system on this machine.
 
         Raises:
-            SettingsError: it was not given.
+            SettingsError: the bundle was not given.
         """
         if system.writer is Writer.CLOUD_WITH:
             if self.large is None:
@@ -94,15 +94,15 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class CollabAnswer:
-    """What a system wrote, and what that cost.
+    """A system's answer and its cost.
 
     Attributes:
         text: the answer.
-        tokens: of it.
-        seconds: from the call to the last token.
+        tokens: number of tokens in it.
+        seconds: time from the call to the last token.
         round_trips: replies of the cloud.
-        bytes_up, bytes_down: of messages to and from the cloud.
-        fused_tokens: in which the cloud had a part.
+        bytes_up, bytes_down: message bytes to and from the cloud.
+        fused_tokens: number of tokens chosen with a row of the cloud.
     """
 
     text: str = field(repr=False)
@@ -118,10 +118,10 @@ class SystemWriter:
     """Answers records for one system."""
 
     def __init__(self, system: System, models: Models, settings: AnswerSettings) -> None:
-        """Load what writes.
+        """Load the system's model.
 
         Raises:
-            CogenesisError: it can't be loaded, or was not given.
+            CogenesisError: the model can't be loaded, or was not given.
         """
         self._system, self._cloud = system, models.cloud
         self._options = settings.options(system)
@@ -134,9 +134,9 @@ class SystemWriter:
             A `CollabAnswer` as JSON.
 
         Raises:
-            CogenesisError: it could not be answered as the system should.
+            CogenesisError: the system could not answer the record in its own way.
         """
-        # What is in the cache was computed in parts of other lengths, which round otherwise.
+        # Clear the cache: its rows were computed in chunks of other lengths, which round differently.
         self._assistant.decoder.rewind(0)
         unaware = self._system.writer in (Writer.EDGE_WITHOUT, Writer.CLOUD)
         result = self._assistant.generate(
@@ -149,7 +149,7 @@ class SystemWriter:
         ).finish()
         stats = result.stats
         if result.cloud_error or stats.interruptions:
-            # An answer that the device finished alone is another system's.
+            # An answer that the device finished alone belongs to another system.
             reason = result.cloud_error or "it was too slow for a while"
             raise CloudUnavailableError(f"The cloud fell away while '{record.id}' was answered: {reason}")
         return asdict(
@@ -175,23 +175,23 @@ def answer_records(
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> tuple[CollabAnswer, ...]:
-    """Have records answered by a system, those excepted that an earlier run has answered.
+    """Answer records with a system, except those that an earlier run has answered.
 
     Args:
-        records: with context.
-        system: who answers.
-        models: what it is made of.
-        settings: how.
-        directory: answers are kept here, in a file for each system.
-        force: begin anew where an earlier run was another.
-        report: called after each with how many are done, and of how many.
+        records: records with context.
+        system: the system that answers.
+        models: the system's models.
+        settings: how answers are written.
+        directory: directory for the answers, with one file per system.
+        force: whether to start over if an earlier run had other settings.
+        report: called after each record with the number of finished records and the total.
 
     Returns:
         The answers, in the order of the records.
 
     Raises:
-        SettingsError: an earlier run was another and `force` is not set, or a model is missing.
-        PersonalizationError: some records could not be answered; the others' answers are kept.
+        SettingsError: an earlier run had other settings and `force` is not set, or a model is missing.
+        PersonalizationError: some records could not be answered; the other answers are kept.
     """
     journal = Journal(
         directory / f"{file_stem(system.name)}.jsonl", _document(records, system, models, settings), force=force
@@ -204,7 +204,7 @@ def answer_records(
 def _document(
     records: Sequence[CollabRecord], system: System, models: Models, settings: AnswerSettings
 ) -> dict[str, Any]:
-    """Everything that the answers depend on, as JSON."""
+    """Return everything that the answers depend on, as JSON."""
     bundle = open_bundle(models.of(system), verify=False)
     cloud = models.cloud if system.writer in _MODES else None
     info = None if cloud is None else cloud.info(Gate(settings.policy, Ledger()).info())
@@ -219,7 +219,7 @@ def _document(
     }
     if system.writer is not Writer.FUSED:
         return body
-    # The bundle's combiner, where the system uses it; it is no matter of the decoder's fingerprint.
+    # The bundle's combiner, if the system uses it; the decoder's fingerprint does not cover it.
     learned = system.fusion.strategy is Strategy.LEARNED or isinstance(system.schedule, LearnedSchedule)
     fitted = [one.sha256 for one in bundle.manifest.files if learned and one.path.startswith("fusion/")]
     rows = settings.rows and asdict(settings.rows)

@@ -1,4 +1,4 @@
-"""Evaluates all that is asked for on some records: likelihood of the references, answers, a judge's verdicts."""
+"""Runs an evaluation plan on some records: likelihoods of the references, answers, and a judge's verdicts."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from personalization.collab.records.records import CollabRecord
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """Which answers are written.
+    """The answers to write.
 
     Attributes:
         edge: the device's bundle.
-        systems: who writes besides the device alone.
-        settings: how; where likelihoods are measured too, `rows` are those of the log-prob file.
-        connect: opens a connection to the cloud; None where no system needs one.
+        systems: systems that write besides the device alone.
+        settings: how answers are written; if likelihoods are also measured, `rows` comes from the log-prob file.
+        connect: opens a connection to the cloud; None if no system needs one.
         large: a bundle of the cloud's model, see `Models`.
-        limit: answer only the first so many records; None answers all.
+        limit: maximum number of records to answer, from the first; None answers all.
     """
 
     edge: Path
@@ -49,7 +49,7 @@ class AnswerPlan:
 
 @dataclass(frozen=True, slots=True)
 class JudgePlan:
-    """Who judges the answers, and by what."""
+    """The judge of the answers, and its criteria."""
 
     source: Source
     criteria: tuple[Criterion, ...]
@@ -57,16 +57,16 @@ class JudgePlan:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """All that is measured, on which records.
+    """The measurements to make, and the records.
 
     Attributes:
-        name: of the records in the report.
-        records: with context.
-        out: directory of what is done so far.
-        likelihood: how likely the references are; None does not measure it.
-        answers: what systems write; None writes nothing.
-        judge: who judges these answers; None: nobody.
-        force: begin anew where an earlier run was another.
+        name: name of the records in the report.
+        records: records with context.
+        out: directory for the progress.
+        likelihood: plan for the likelihoods of the references; None skips them.
+        answers: plan for the answers; None skips them.
+        judge: plan for judging these answers; None skips it.
+        force: whether to start over if an earlier run had other settings.
     """
 
     name: str
@@ -79,15 +79,15 @@ class EvaluationPlan:
 
 
 def evaluate_records(plan: EvaluationPlan, report: Report) -> Evaluation:
-    """Measure what a plan asks for; what an earlier run of it has done is not done again.
+    """Run a plan; an interrupted run resumes.
 
     Args:
-        plan: what is measured.
-        report: called with what is being done, how much of it is done, and of how much.
+        plan: the measurements to make.
+        report: called with the name of the current step, the amount done, and the total.
 
     Raises:
-        SettingsError: an earlier run was another and `force` is not set, or a model that a system needs is missing.
-        DataError: the log-probs can't be read, or are of other records.
+        SettingsError: an earlier run had other settings and `force` is not set, or a system lacks a model.
+        DataError: the log-probs can't be read, or belong to other records.
         CogenesisError: a model can't be used, or records could not be scored, answered or judged.
     """
     likelihood, form, answered, judged = None, None, None, {}

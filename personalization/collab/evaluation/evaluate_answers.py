@@ -1,4 +1,4 @@
-"""Measures the answers that systems write, and has a judge compare them with those of the device alone."""
+"""Measures systems' answers, and lets a judge compare them with those of the device alone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from personalization.collab.records.records import CollabRecord
 from personalization.measures.by_user import Measured, Sum
 
 REFERENCE = "reference"
-"""What the users' own texts are called among systems."""
+"""Name of the users' own texts among the systems."""
 
 Answers = Mapping[str, Sequence[CollabAnswer]]
-"""By system, an answer a record; the one that the others are compared with first."""
+"""One answer per record, by system; the first system is the baseline."""
 
 Report = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and of how much."""
+"""Called with the name of the step, the amount done, and the total."""
 
 
 def write_answers(
@@ -34,15 +34,15 @@ def write_answers(
     force: bool = False,
     report: Report,
 ) -> Answers:
-    """Have every system answer every record; the device alone, which all are compared with, is always among them.
+    """Answer every record with every system, always including the baseline, which is the device alone.
 
     Raises:
-        SettingsError: a system lacks a model, or an earlier run was another and `force` is not set.
+        SettingsError: a system lacks a model, or an earlier run had other settings and `force` is not set.
         CogenesisError: records could not be answered.
     """
     ordered = {system.name: system for system in (System(Writer.EDGE, Writer.EDGE), *systems)}
     for system in ordered.values():
-        models.of(system)  # what is missing is said before hours of work, not after
+        models.of(system)  # report a missing model before hours of work, not after
     return {
         name: answer_records(
             records, system, models, settings, out, force=force, report=_reporting(report, f"{name} answered")
@@ -52,7 +52,7 @@ def write_answers(
 
 
 def measure_answers(records: Sequence[CollabRecord], answers: Answers) -> Answered:
-    """Hold answers to the references, which are in the table, too."""
+    """Measure answers against the references; the table also contains the references."""
     measures = AnswerMeasures(records)
     found: dict[str, Sequence[Measured]] = {name: measures.of_answers(own) for name, own in answers.items()}
     return Answered(len(records), table({**found, REFERENCE: measures.of_references()}, next(iter(answers))))
@@ -68,11 +68,11 @@ def judge_answers(
     force: bool = False,
     report: Report,
 ) -> Judged:
-    """Have a judge compare every system's answers with those of the first.
+    """Let a judge compare every system's answers with those of the first system.
 
     Raises:
-        SettingsError: an earlier run was another, and `force` is not set.
-        EndpointRefusedError: the judge answers nothing at all.
+        SettingsError: an earlier run had other settings and `force` is not set.
+        EndpointRefusedError: the judge rejects every request.
     """
     baseline, *systems = answers
     verdicts: dict[str, tuple[Verdict | None, ...]] = {}
@@ -95,7 +95,7 @@ def _ours(record: CollabRecord, verdict: Verdict | None) -> Measured | None:
 
 
 def _baseline(record: CollabRecord, verdicts: Sequence[Verdict | None]) -> Measured | None:
-    """What the first system's answer got, beside all others."""
+    """Return the first system's mean scores over its comparisons with all others."""
     theirs = [verdict.theirs for verdict in verdicts if verdict]
     return Measured(record.user, {SCORE: Sum(sum(theirs) / len(theirs))}) if theirs else None
 

@@ -1,4 +1,4 @@
-"""Measures how likely reference answers are: by each model, by every fusion, and when the cloud is asked less often."""
+"""Measures the likelihood of reference answers: by model, by fusion, and by how often the cloud is asked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WRITERS = (Writer.EDGE, Writer.CLOUD, SENT)
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A model that is measured by itself: its name, who it is, and what its prompt shows."""
+    """A model to measure alone: its name, its specification, and the content of its prompt."""
 
     name: str
     model: ModelSpec
@@ -43,12 +43,12 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodPlan:
-    """Whose likelihoods are measured.
+    """The systems whose likelihoods are measured.
 
     Attributes:
         rows: file of the records' log-probs.
-        combiner: directory of trained combiners; None measures fixed mixes alone.
-        beside: models by themselves.
+        combiner: directory of trained combiners; None measures only fixed mixes.
+        beside: models to measure alone.
     """
 
     rows: Path
@@ -65,19 +65,19 @@ def measure_likelihood(
     force: bool = False,
     report: Callable[[str, int, int], None],
 ) -> Likelihoods:
-    """Measure every system; all are compared with the trained combiner or, without one, with the best fixed mix.
+    """Measure every system; the baseline is the trained combiner or, without one, the best fixed mix.
 
     Args:
-        records: that the rows are of; others are not scored.
-        rows: of edge and cloud, as the plan's file has them.
-        plan: whose likelihoods.
-        out: directory of what is known so far of the models by themselves.
-        force: begin anew where an earlier run was another.
-        report: called with what is scored, how many records are, and of how many.
+        records: the records of the rows; others are not scored.
+        rows: rows of edge and cloud from the plan's file.
+        plan: the systems to measure.
+        out: directory for the progress of models measured alone.
+        force: whether to start over if an earlier run had other settings.
+        report: called with the name of the step, the number of scored records, and the total.
 
     Raises:
-        DataError: the rows are of other records, or sketches are missing.
-        SettingsError: two systems have one name.
+        DataError: the rows belong to other records, or sketches are missing.
+        SettingsError: two systems have the same name.
         CogenesisError: a model can't be used.
     """
     known = {record.id: record for record in records}
@@ -108,7 +108,7 @@ def measure_likelihood(
 
 
 def _trained(rows: LogProbs, directory: Path) -> tuple[list[Likelihood], list[Likelihood]]:
-    """What trained combiners say: the one that ships first, and that one where it asks less often."""
+    """Return the likelihoods of trained combiners, the shipped one first, and the same for the shipped schedule."""
     from personalization.collab.combiner.reference import reference_nll
     from personalization.collab.combiner.train import COMBINER_NAME, REFERENCE_NAME, read_reference
 

@@ -1,4 +1,4 @@
-"""How likely reference answers are under every way to fuse, from a log-prob file: per record, per weight, per call."""
+"""Computes the likelihood of reference answers under every fusion, weight and schedule, from a log-prob file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from personalization.collab.logprobs.file import STEERING, LogProbs
 from personalization.measures.by_user import Measured, Sum
 
 NLL = "nll"
-"""Name of the measure: negative log-likelihood, nats a token of the reference."""
+"""Name of the measure: negative log-likelihood, in nats per token of the reference."""
 
 SENT = "cloud-sent"
-"""What the cloud alone is called where nothing is known of its rows but what it sends."""
+"""Name of the cloud alone if only the sent part of its rows is known."""
 
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Of the fixed mixes that are tried."""
+"""Weights of the fixed mixes to try."""
 
 _SCHEDULES = (Schedule(0, 3, 1), Schedule(0, 2, 1), Schedule(0, 1, 1), Schedule(0, 1, 2), Schedule(0, 1, 3))
 
@@ -33,11 +33,11 @@ _BUDGETS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """What one system says of the references.
+    """The likelihood of the references under one system.
 
     Attributes:
-        system: its name.
-        nll: (n,) float64, nats a row.
+        system: name of the system.
+        nll: (n,) float64, nats per row.
         calls: share of the rows for which the cloud is asked.
     """
 
@@ -47,13 +47,13 @@ class Likelihood:
 
     @property
     def mean(self) -> float:
-        """Nats a token over all records."""
+        """Nats per token over all records."""
         return float(self.nll.mean())
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Means of one strategy by its weight: nats a token."""
+    """Mean nats per token of one strategy, by its weight."""
 
     strategy: Strategy
     weights: tuple[float, ...]
@@ -61,9 +61,10 @@ class Sweep:
 
 
 def single_models(rows: LogProbs) -> list[Likelihood]:
-    """Each model alone: the edge with the context, where it was scored the edge without, and the cloud.
+    """Return each model alone: the edge with the context, the edge without it (if scored), and the cloud.
 
-    The cloud is there by its whole rows, which a bridge does not tell, and by what it sends, with the edge's tail.
+    The cloud appears with its complete rows, if known (a served cloud does not send them), and with the rows that it
+    sends, completed with the edge's tail.
     """
     found = [Likelihood(Writer.EDGE, rows.edge_nll)]
     if (bare := rows.without_nll) is not None:
@@ -75,7 +76,7 @@ def single_models(rows: LogProbs) -> list[Likelihood]:
 
 
 def sweeps(rows: LogProbs) -> tuple[Sweep, ...]:
-    """Every strategy with a weight, at all of `WEIGHTS` (delta steering: `STEERING`)."""
+    """Return every weighted strategy at each of `WEIGHTS` (delta steering: `STEERING`)."""
     tried = [(Strategy.GEOMETRIC, WEIGHTS), (Strategy.ARITHMETIC, WEIGHTS)]
     if rows.without is not None:
         tried.append((Strategy.DELTA, STEERING))
@@ -86,9 +87,9 @@ def sweeps(rows: LogProbs) -> tuple[Sweep, ...]:
 
 
 def fixed_mixes(rows: LogProbs, found: Sequence[Sweep]) -> list[Likelihood]:
-    """Each strategy with the weight that is best on these very rows, which no real system could know, and the maximum.
+    """Return each strategy with its best weight on these very rows, which no real system could know, and the maximum.
 
-    They are what a trained combiner is held against: with weights chosen on other users they are worse.
+    They are the reference for a trained combiner: with weights chosen on other users they are worse.
     """
     best = [Fusion(one.strategy, one.weights[int(np.argmin(one.means))]) for one in found]
     mixes = [Likelihood(f"{mix.strategy}:{mix.weight:g}", fused_nll(rows, mix), 1.0) for mix in best]
@@ -96,12 +97,12 @@ def fixed_mixes(rows: LogProbs, found: Sequence[Sweep]) -> list[Likelihood]:
 
 
 def best_of(likelihoods: Sequence[Likelihood]) -> Likelihood:
-    """The one under which the references are likeliest."""
+    """Return the system under which the references are likeliest."""
     return min(likelihoods, key=lambda one: one.mean)
 
 
 def by_schedule(rows: LogProbs, fused: Likelihood) -> list[Likelihood]:
-    """The same fusion where turns of the P/K/T schedule leave the edge alone."""
+    """Return the same fusion under P/K/T schedules that leave some steps to the edge alone."""
     found = []
     for schedule in _SCHEDULES:
         asked = asks(rows, schedule)
@@ -111,15 +112,16 @@ def by_schedule(rows: LogProbs, fused: Likelihood) -> list[Likelihood]:
 
 
 def learned(rows: LogProbs, combiner: Combiner) -> Likelihood:
-    """A trained combiner, asking always."""
+    """Return the likelihood of a trained combiner that always asks the cloud."""
     return Likelihood(Strategy.LEARNED, fused_nll(rows, Fusion(Strategy.LEARNED, combiner=combiner)), 1.0)
 
 
 def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -> list[Likelihood]:
-    """The same fusion where the combiner's schedule leaves the edge alone: as it ships, and with shares to keep to.
+    """Return the same fusion under the combiner's schedule: as shipped, and with several shares.
 
-    Beside them stands what asking at the same share of all rows would keep where the worth is largest, as it is
-    predicted and as it is, KL(fused || edge), which bounds every prediction: no answer has to keep to the share then.
+    For comparison, each share is also tried over all rows at once: the cloud is asked where the worth is largest, by
+    the predicted worth, and by the true worth, KL(fused || edge). The true worth bounds every prediction, because no
+    answer then has to keep to the share.
     """
     found = list(combiner_rows(rows, without=combiner.uses_without))
     worths = np.array([combiner.worth(row.of_edge) for row in found])
@@ -140,7 +142,7 @@ def by_learned_schedule(rows: LogProbs, fused: Likelihood, combiner: Combiner) -
 
 
 def measured(rows: LogProbs, likelihood: Likelihood) -> list[Measured]:
-    """The same by record, in the order of the file."""
+    """Return the likelihood by record, in the order of the file."""
     nats = np.bincount(rows.record_of, likelihood.nll, len(rows.records))
     return [
         Measured(record.user, {NLL: Sum(float(total), record.rows)})

@@ -1,7 +1,7 @@
-"""Has a language model judge two answers beside each other, twice, the second time the other way round.
+"""Lets a language model judge two answers side by side, in both orders.
 
-Judges prefer what they read first (Zheng et al., 2023, "Judging LLM-as-a-judge"), so both orders are asked and each
-answer's score is the mean of both.
+Judges prefer the answer they read first (Zheng et al., 2023, "Judging LLM-as-a-judge"), so each answer's score is the
+mean over both orders.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCORE = "score"
 """Name of the measure."""
 
 JUDGE_TOKENS = 512
-"""Most of a verdict."""
+"""Maximum tokens of a verdict."""
 
 LOWEST, HIGHEST = 1, 10
 _SCORE = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
@@ -32,10 +32,10 @@ _TRIES = 3
 
 
 class Criterion(StrEnum):
-    """What is judged, as in CoGenesis.
+    """The criterion of a judgement, as in CoGenesis.
 
-    OVERALL and PERSONALIZATION: the whole, and the fit to the user, with profile and past texts at hand. PUBLIC: the
-    text by itself, where the judge gets nothing but the public task.
+    OVERALL and PERSONALIZATION: the whole answer, and its fit to the user; the judge sees profile and past texts.
+    PUBLIC: the text alone; the judge sees only the public task.
     """
 
     OVERALL = "overall"
@@ -44,7 +44,7 @@ class Criterion(StrEnum):
 
     @property
     def sees_context(self) -> bool:
-        """Whether the judge gets the private context."""
+        """Whether the judge sees the private context."""
         return self is not Criterion.PUBLIC
 
 
@@ -77,7 +77,7 @@ class Pair:
 
     Attributes:
         instruction: the public task.
-        context: for criteria that need it.
+        context: the private context, for criteria that need it.
         ours, theirs: the answers.
     """
 
@@ -89,7 +89,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Scores of both answers, each the mean over both orders, and what asking cost."""
+    """Scores of both answers, each the mean over both orders, and the usage."""
 
     ours: float
     theirs: float
@@ -100,8 +100,8 @@ def judge_pair(source: Source, pair: Pair, criterion: Criterion) -> Verdict:
     """Judge one pair.
 
     Raises:
-        EndpointRefusedError: the judge answers nothing at all.
-        EndpointError: it gave no verdict on this pair.
+        EndpointRefusedError: the judge rejects every request.
+        EndpointError: the judge gave no verdict on this pair.
     """
     (ours, theirs), there = _scores(source, pair, criterion, pair.ours, pair.theirs)
     (second, first), back = _scores(source, pair, criterion, pair.theirs, pair.ours)
@@ -117,22 +117,22 @@ def judge_pairs(
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> tuple[Verdict | None, ...]:
-    """Judge pairs, those excepted that an earlier run has judged.
+    """Judge pairs, except those that an earlier run has judged.
 
     Args:
-        source: of verdicts.
-        pairs: what is judged.
-        criterion: by what.
-        path: of the journal.
-        force: begin anew where an earlier run was another.
-        report: called after each with how many are done, and of how many.
+        source: the judge.
+        pairs: the pairs to judge.
+        criterion: the criterion.
+        path: path of the journal.
+        force: whether to start over if an earlier run had other settings.
+        report: called after each pair with the number of finished pairs and the total.
 
     Returns:
-        For each its verdict, None where the judge gave none; a later run asks for that again.
+        A verdict per pair; None if the judge gave none, which a later run retries.
 
     Raises:
-        SettingsError: an earlier run was another, and `force` is not set.
-        EndpointRefusedError: the judge answers nothing at all; what is done is kept.
+        SettingsError: an earlier run had other settings and `force` is not set.
+        EndpointRefusedError: the judge rejects every request; verdicts so far are kept.
     """
 
     def work(_number: int, pair: Pair) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _verdict(result: dict[str, Any]) -> Verdict:
 def _scores(
     source: Source, pair: Pair, criterion: Criterion, first: str, second: str
 ) -> tuple[tuple[float, float], Usage]:
-    # The form of the device's own prompt, so that the judge sees what the writer saw.
+    # The format of the device's own prompt, so that the judge sees the same text as the writer.
     context = pair.context if criterion.sees_context else PrivateContext()
     shown = user_message(pair.instruction, context, None, range(len(context.history)))
     task = shown if criterion.sees_context else f"## Task\n{shown}"
@@ -167,10 +167,10 @@ def _scores(
 
 
 def _read_scores(reply: Reply) -> tuple[float, float]:
-    """The last two scores of a reply.
+    """Return the last two scores of a reply.
 
     Raises:
-        ValueError: there are none, or they are out of range; the text says which.
+        ValueError: the scores are missing or out of range; the message says which.
     """
     found = [float(score) for score in _SCORE.findall(reply.text)[-2:]]
     if len(found) < 2:

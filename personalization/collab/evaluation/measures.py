@@ -1,4 +1,4 @@
-"""What is measured of answers: words and facts shared with the reference, the user's style, length, and cost."""
+"""Measures answers: words and facts shared with the reference, the user's style, length, and cost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from personalization.measures.style_similarity import StyleSpace
 ROUGE_1, ROUGE_L, FACTS, STYLE, WORDS = "rouge-1", "rouge-l", "private facts", "style", "words"
 SECONDS, TRIPS, UP, DOWN, FUSED = "seconds", "round trips", "bytes up", "bytes down", "fused"
 QUALITY = (ROUGE_1, ROUGE_L, FACTS, STYLE)
-"""Measures of which more is better; of the others an answer has as much as it takes."""
+"""Measures for which more is better; the others are neutral."""
 
 
 class AnswerMeasures:
-    """All that answers to some records are held against; made once, for all systems."""
+    """The references, facts and styles that answers are measured against; computed once for all systems."""
 
     def __init__(self, records: Sequence[CollabRecord]) -> None:
-        """Read what is wanted: each reference's private facts, and how the users of these records write."""
+        """Collect each reference's private facts and the writing style of the records' users."""
         self._records = records
         self._facts = [PrivateFacts(one.device_context, one.instruction, one.reference) for one in records]
         self._own = [[item.text for item in one.context.history] if one.context else [] for one in records]
@@ -30,11 +30,11 @@ class AnswerMeasures:
         self._words = [rouge_words(one.reference) for one in records]
 
     def of_answers(self, answers: Sequence[CollabAnswer]) -> list[Measured]:
-        """Measures of a system's answers, an answer a record."""
+        """Measure a system's answers, one per record."""
         return [self._measured(number, answer.text, _cost(answer)) for number, answer in enumerate(answers)]
 
     def of_references(self) -> list[Measured]:
-        """The same of the references themselves: what could be reached."""
+        """Measure the references themselves, as an upper limit."""
         return [self._measured(number, record.reference, {}) for number, record in enumerate(self._records)]
 
     def _measured(self, number: int, text: str, cost: Mapping[str, Sum]) -> Measured:

@@ -1,4 +1,4 @@
-"""Draws an evaluation, from the JSON that `collab evaluate` keeps; the same numbers give the same file."""
+"""Draws the plots of an evaluation from the JSON of `collab evaluate`; the same numbers give the same file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FUSION_PLOT, ANSWERS_PLOT = "fusion.svg", "answers.svg"
 
 
 def draw_evaluation(body: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Write the plots of what an evaluation has.
+    """Write the plots of an evaluation.
 
     Args:
-        body: as `evaluation_report.read_evaluation` gives it.
-        directory: where to.
+        body: the result of `report.read_evaluation`.
+        directory: directory for the plots.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -43,7 +43,7 @@ def _fusion(found: Mapping[str, Any]) -> Any:
     for strategy, points in found["sweeps"].items():
         weights.plot(*zip(*points, strict=True), marker=".", label=strategy)
     for name in (Writer.EDGE, Writer.CLOUD, found["baseline"]):
-        if name not in nll:  # a bridge does not tell the cloud's
+        if name not in nll:  # a served cloud does not send complete rows
             continue
         weights.axhline(nll[name], linestyle="--", linewidth=0.9, color="0.3")
         weights.annotate(
@@ -65,7 +65,7 @@ def _fusion(found: Mapping[str, Any]) -> Any:
 
 
 def _schedule(system: str) -> str:
-    """The kind of a system's schedule, by its name."""
+    """Return the kind of a system's schedule, from its name."""
     when = system.partition("@")[2]
     if when.startswith("known"):
         return "if the worth were known"
@@ -82,7 +82,7 @@ def _answers(found: Mapping[str, Any]) -> Any:
         for place, row in zip(places, systems, strict=True):
             score = row["scores"][name]
             against = row.get("against", {}).get(name)
-            # The interval is the difference's, so it is drawn around the score.
+            # The interval belongs to the difference, so it is drawn around the score.
             reach = (
                 [[against["difference"] - against["low"]], [against["high"] - against["difference"]]]
                 if against

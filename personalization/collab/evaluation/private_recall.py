@@ -1,4 +1,4 @@
-"""How many of the private facts that a reference answer tells, an answer tells as well."""
+"""Counts how many private facts of a reference answer another answer also contains."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.privacy.scanner import Scanner
 from edge_runtime.privacy.units import Public, private_units
 
-_WORDING = "sequence"  # a run of words is how a thing was said, not what
+_WORDING = "sequence"  # word sequences show wording, not facts
 
 
 class PrivateFacts:
-    """The private units of a context that a reference answer has; see `edge_runtime.privacy.units`."""
+    """The private units of a context that a reference answer contains; see `edge_runtime.privacy.units`."""
 
     def __init__(self, context: PrivateContext, instruction: PublicInstruction, reference: str) -> None:
         units = [unit for unit in private_units(context, instruction) if unit.kind != _WORDING]
@@ -21,7 +21,7 @@ class PrivateFacts:
         return len(self._wanted)
 
     def told(self, answer: str) -> int:
-        """How many of them an answer has, in any form that the guard would recognise."""
+        """Count the facts in an answer, in any form that the guard would recognise."""
         return len(self._wanted & self._units(answer))
 
     def _units(self, text: str) -> set[int]:

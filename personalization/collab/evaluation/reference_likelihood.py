@@ -1,4 +1,4 @@
-"""How likely a model by itself finds reference answers, with context, without, or with a sketch in the prompt."""
+"""Measures a single model's likelihood of reference answers, with context, without it, or with a sketch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from personalization.measures.by_user import Measured, Sum
 
 @dataclass(frozen=True, slots=True)
 class ReferencePlan:
-    """Who scores, and behind which prompt.
+    """The scoring model and its prompt.
 
     Attributes:
-        model: who.
-        shown: what the prompt holds.
-        tokens: of each record's reference, by its id: what the log-prob file has of it.
+        model: the model.
+        shown: the content of the prompt.
+        tokens: tokens of each record's reference by the record's id, as in the log-prob file.
     """
 
     model: ModelSpec
@@ -37,19 +37,19 @@ class ReferencePlan:
 
 
 class ReferenceScorer:
-    """Scores records."""
+    """Scores records with one model."""
 
     def __init__(self, plan: ReferencePlan) -> None:
         """Load the model.
 
         Raises:
-            CogenesisError: it can't be loaded.
+            CogenesisError: the model can't be loaded.
         """
         self._plan = plan
         self._scorer = open_scorer(plan.model)
 
     def __call__(self, record: CollabRecord) -> float | None:
-        """Nats of a record's reference; None where prompt and reference don't fit, or its sketch is missing."""
+        """Return the nats of a record's reference; None if prompt and reference don't fit, or its sketch is missing."""
         if self._plan.shown is Shown.SKETCH and not record.sketch:
             return None
         answer = self._scorer.tokenizer.encode(record.reference)[: self._plan.tokens[record.id]]
@@ -70,20 +70,20 @@ def score_references(
     force: bool = False,
     report: Callable[[int, int], None],
 ) -> list[Measured | None]:
-    """Score records, those excepted that an earlier run has scored.
+    """Score records, except those that an earlier run has scored.
 
     Args:
-        records: each in `plan.tokens`.
-        plan: by whom, and how.
-        journal: file of what is known so far.
-        force: begin anew where an earlier run was another.
-        report: called after each record with how many are done, and of how many.
+        records: records, each in `plan.tokens`.
+        plan: the model and its prompt.
+        journal: file for the progress.
+        force: whether to start over if an earlier run had other settings.
+        report: called after each record with the number of finished records and the total.
 
     Returns:
-        For each its nats and tokens, None where it has none.
+        Nats and tokens per record; None if a record has no score.
 
     Raises:
-        SettingsError: an earlier run was another, and `force` is not set.
+        SettingsError: an earlier run had other settings and `force` is not set.
         PersonalizationError: records could not be scored.
     """
     run: dict[str, Any] = {

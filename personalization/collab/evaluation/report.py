@@ -1,4 +1,4 @@
-"""Writes an evaluation for people: Markdown with its tables, from the JSON that `collab evaluate` keeps."""
+"""Writes an evaluation as Markdown with tables, from the JSON of `collab evaluate`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _COSTS = (WORDS, SECONDS, TRIPS, UP, DOWN, FUSED)
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """Read what `collab evaluate` kept.
+    """Read the JSON of `collab evaluate`.
 
     Raises:
-        DataError: it can't be read, or is something else.
+        DataError: the file can't be read, or has another format.
     """
     try:
         body = json.loads(path.read_bytes())
@@ -44,7 +44,7 @@ def write_evaluation(body: Mapping[str, Any], directory: Path) -> None:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        WriteError: they can't be written.
+        WriteError: the files can't be written.
     """
     from personalization.collab.evaluation.plots import draw_evaluation
 
@@ -57,12 +57,12 @@ def write_evaluation(body: Mapping[str, Any], directory: Path) -> None:
 
 
 def evaluation_markdown(body: Mapping[str, Any], pictures: str, level: int = 2) -> str:
-    """An evaluation in Markdown.
+    """Return an evaluation as Markdown.
 
     Args:
-        body: as `read_evaluation` gives it.
-        pictures: what stands before the names of the pictures in links, such as "" or "collab/ctx/".
-        level: of its heading.
+        body: the result of `read_evaluation`.
+        pictures: prefix of picture names in links, such as "" or "collab/ctx/".
+        level: level of the heading.
     """
     mark = "#" * level
     parts = [
@@ -80,7 +80,7 @@ def evaluation_markdown(body: Mapping[str, Any], pictures: str, level: int = 2) 
 
 
 def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown whose first column is text and whose others are numbers; without an end of line."""
+    """Return a Markdown table with text in the first column and numbers in the others, without a final newline."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *lines])
 
 

@@ -1,4 +1,4 @@
-"""Puts what the steps of examples/collab/run.sh found into one report, and that into a document."""
+"""Collects the results of examples/collab/run.sh in one report, and writes it into a document."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from personalization.collab.records.shown import Shown
 from personalization.errors import DataError
 
 BEGIN, END = "<!-- results: written by `cogenesis collab report`, from here -->", "<!-- to here -->"
-"""Lines of a document between which a report stands."""
+"""Lines of a document that enclose the report."""
 
 
 def write_report(run: Path, document: Path) -> list[str]:
-    """Put a run's report between a document's marks, and its pictures beside the document.
+    """Write a run's report between a document's marks, and its pictures beside the document.
 
     Args:
-        run: directory of the run (OUT of run.sh): `shrink.json` and `begin.json`, of benchmarks `pair.json` and
-            `combiner.json`, and for each data set a directory with `tune-*.json`, `fuse.json` and `evaluation/`;
-            what is not there is left out.
-        document: a file with both marks; its pictures come into a directory of its name.
+        run: directory of the run (OUT of run.sh). It has `shrink.json` and `begin.json`, the benchmarks' `pair.json`
+            and `combiner.json`, and a directory per data set with `tune-*.json`, `fuse.json` and `evaluation/`.
+            Missing files are left out of the report.
+        document: a file with both marks; its pictures go into a directory of the same name.
 
     Returns:
-        The data sets that are in it.
+        The data sets in the report.
 
     Raises:
         DataError: there is no evaluation, a file can't be read, or the document has no marks.
-        WriteError: something can't be written.
+        WriteError: a file can't be written.
     """
     sets = sorted(path.parent.parent.name for path in run.glob(f"*/evaluation/{EVALUATION_NAME}"))
     if not sets:
@@ -82,7 +82,7 @@ def _pair(run: Path) -> Iterator[str]:
 
 
 def _speed(run: Path) -> str:
-    """What benchmarks/pair.py found."""
+    """Return the results of benchmarks/pair.py."""
     found = _read(run / "pair.json")
     if found is None:
         return ""
@@ -95,7 +95,7 @@ def _speed(run: Path) -> str:
 
 
 def _begun(run: Path) -> str:
-    """What it was tuned on before it saw any context."""
+    """Describe the tuning of the edge model before it saw any context."""
     found = _read(run / "begin.json")
     if found is None:
         return ""
@@ -106,7 +106,7 @@ def _begun(run: Path) -> str:
 
 
 def _tuning(directory: Path) -> Iterator[str]:
-    """What tuning was worth on the development users."""
+    """Yield the gain from tuning on the development users."""
     tuned = {shown: _read(directory / f"tune-{shown}.json") for shown in Shown}
     lines = [
         [
@@ -126,7 +126,7 @@ def _tuning(directory: Path) -> Iterator[str]:
 
 
 def _combiner(directory: Path) -> Iterator[str]:
-    """How large the trained combiners are, and what the development users' texts are worth to them."""
+    """Yield the sizes of the trained combiners and their losses on the development users' texts."""
     found = _read(directory / "fuse.json")
     if found is None:
         return
@@ -151,17 +151,17 @@ def _size(count: int) -> str:
 
 
 def _milliseconds(run: Path) -> Mapping[str, str]:
-    """What benchmarks/combiner.py found of the smallest vocabulary with thin rows."""
+    """Return the results of benchmarks/combiner.py for the smallest vocabulary with thin rows."""
     found = _read(run / "combiner.json")
     row = {} if found is None else found["rows"][0]
     return {what: f"{row[f'{what}_us'] / 1e3:.3f}" if row else "" for what in ("whole", "reference", "geometric")}
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A step's JSON; None where the step was not made.
+    """Return a step's JSON; None if the step did not run.
 
     Raises:
-        DataError: it is no JSON.
+        DataError: the file is not valid JSON.
     """
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""The ways to write an answer that `collab evaluate` compares, by names that a command line can carry."""
+"""Defines the systems that `collab evaluate` compares, and their names on the command line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from personalization.errors import SettingsError
 
 
 class Writer(StrEnum):
-    """Who writes.
+    """The model that writes.
 
-    EDGE: the device with the private context, as it writes when there is no cloud. EDGE_WITHOUT: from the public
-    instruction alone. CLOUD: the cloud from the public instruction. CLOUD_WITH: the cloud's model with the private
-    context, which no real cloud may ever see: what could be had at most. SKETCH: the device with the private context
-    and an outline by the cloud. FUSED: both, token by token.
+    EDGE: the device with the private context, as without a cloud. EDGE_WITHOUT: the device from the public instruction
+    alone. CLOUD: the cloud from the public instruction. CLOUD_WITH: the cloud's model with the private context, which
+    no real cloud may see; an upper limit. SKETCH: the device with the private context and an outline by the cloud.
+    FUSED: both, token by token.
     """
 
     EDGE = "edge"
@@ -30,13 +30,13 @@ class Writer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One of them.
+    """One system to compare.
 
     Attributes:
-        name: as it was asked for.
-        writer: who writes.
-        fusion: how both distributions become one, where both write.
-        schedule: at which steps the cloud is asked then.
+        name: name as given by the user.
+        writer: the model that writes.
+        fusion: how the distributions are fused, if both models write.
+        schedule: the steps at which the cloud is asked, if both models write.
     """
 
     name: str
@@ -46,14 +46,14 @@ class System:
 
 
 def parse_system(name: str) -> System:
-    """Read a system's name.
+    """Parse a system's name.
 
     Args:
-        name: a `Writer` but FUSED; or STRATEGY[:WEIGHT][@P,K,T | @learned[:SHARE]], such as "arithmetic:0.8@0,1,1" or
-            "learned".
+        name: a `Writer` except FUSED; or STRATEGY[:WEIGHT][@P,K,T | @learned[:SHARE]], such as "arithmetic:0.8@0,1,1"
+            or "learned".
 
     Raises:
-        SettingsError: there is no such system.
+        SettingsError: the system does not exist.
     """
     plain = [str(writer) for writer in Writer if writer is not Writer.FUSED]
     if name in plain:
@@ -75,5 +75,5 @@ def parse_system(name: str) -> System:
 
 
 def file_stem(system: str) -> str:
-    """A system's name as part of a file's."""
+    """Return a system's name in a form for file names."""
     return system.replace(":", "-").replace("@", "-").replace(",", "-")

@@ -1,4 +1,4 @@
-"""Puts measures of many systems on the same records into tables, each with intervals over users; all of it as JSON."""
+"""Builds tables of systems' measures on the same records, with intervals over users, and converts them to JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _KEPT = "kept"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system.
+    """One system's results.
 
     Attributes:
-        system: its name.
-        scores: by measure, over all records.
-        against: by measure, this system minus the table's baseline; None for that itself.
+        system: name of the system.
+        scores: scores over all records, by measure.
+        against: this system minus the table's baseline, by measure; None for the baseline.
     """
 
     system: str
@@ -30,7 +30,7 @@ class Row:
     against: Mapping[str, Comparison] | None
 
     def document(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """Return the row as JSON."""
         body: dict[str, Any] = {"system": self.system, "scores": dict(self.scores)}
         if self.against is not None:
             body["against"] = {name: found.document() for name, found in self.against.items()}
@@ -42,15 +42,15 @@ class Table:
     """Systems on the same records.
 
     Attributes:
-        baseline: that the others are compared with.
-        rows: one a system.
+        baseline: name of the system that the others are compared with.
+        rows: one row per system.
     """
 
     baseline: str
     rows: tuple[Row, ...]
 
     def document(self) -> dict[str, Any]:
-        """The table as JSON."""
+        """Return the table as JSON."""
         return {"baseline": self.baseline, "systems": [row.document() for row in self.rows]}
 
 
@@ -58,9 +58,9 @@ def table(measured: Mapping[str, Sequence[Measured | None]], baseline: str) -> T
     """Compare systems.
 
     Args:
-        measured: by system, a measure of every record in the same order; None where there is none, which leaves the
-            record out of that system's comparison.
-        baseline: one of them.
+        measured: each system's measures, one per record in the same order. None excludes the record from that system's
+            comparison.
+        baseline: name of one of the systems.
     """
     rows = []
     for system, found in measured.items():
@@ -75,12 +75,12 @@ class Calls:
     """A fusion that asks the cloud less often.
 
     Attributes:
-        system: its name.
-        share: of the tokens for which the cloud is asked.
-        nll: nats a token.
-        kept: share of what always asking gains over the better single model.
-        kept_over_edge: share of what it gains over the edge, which writes where nobody is asked.
-        low, high: its 95 % interval, by bootstrap over users.
+        system: name of the fusion.
+        share: share of the tokens for which the cloud is asked.
+        nll: nats per token.
+        kept: share kept of the gain that always asking has over the better single model.
+        kept_over_edge: share kept of the gain over the edge alone, which writes when the cloud is not asked.
+        low, high: 95 % interval of `kept_over_edge`, by bootstrap over users.
     """
 
     system: str
@@ -95,11 +95,11 @@ class Calls:
 def calls_of(
     rows: LogProbs, scheduled: Sequence[Likelihood], always: Likelihood, single: Likelihood, edge: Likelihood
 ) -> tuple[Calls, ...]:
-    """What asking less costs.
+    """Measure how much gain remains when the cloud is asked less often.
 
     Args:
-        rows: what all these likelihoods are of.
-        scheduled: fusions that ask less.
+        rows: the rows of all these likelihoods.
+        scheduled: fusions that ask less often.
         always: the fusion that asks at every token.
         single: the better model alone.
         edge: the edge alone.
@@ -113,7 +113,7 @@ def calls_of(
 
 
 def _kept(rows: LogProbs, one: Likelihood, always: Likelihood, alone: Likelihood) -> Comparison:
-    """The share of a gain that stays: a ratio of sums, held against 0."""
+    """Return the share of a gain that remains: a ratio of sums, compared with 0."""
     gained, most = (Likelihood("", alone.nll - with_cloud.nll) for with_cloud in (one, always))
     shares = [
         Measured(some.user, {_KEPT: Sum(some.sums[NLL].total, every.sums[NLL].total)})
@@ -125,14 +125,14 @@ def _kept(rows: LogProbs, one: Likelihood, always: Likelihood, alone: Likelihood
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """How likely the references are.
+    """The likelihoods of the references.
 
     Attributes:
-        tokens: of the references.
+        tokens: number of tokens in the references.
         skipped: records that could not be scored.
-        table: of all systems.
-        sweeps: of the fixed weights.
-        calls: of fusions that ask less often, and of the one that always asks.
+        table: table of all systems.
+        sweeps: results by fixed weight.
+        calls: fusions that ask less often, and the one that always asks.
     """
 
     tokens: int
@@ -154,7 +154,7 @@ class Likelihoods:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What answers are like: of so many `records`, by system."""
+    """Measures of the answers to `records` records, by system."""
 
     records: int
     table: Table
@@ -166,7 +166,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judge says of answers by one criterion; of `unjudged` pairs, nothing."""
+    """A judge's scores by one criterion; for `unjudged` pairs there is no verdict."""
 
     unjudged: int
     table: Table
@@ -178,14 +178,14 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that was measured; None is what was not.
+    """All results of an evaluation; None stands for a skipped part.
 
     Attributes:
-        name: of the records.
-        records, users: how many.
-        likelihood: of the references.
-        answers: that systems wrote.
-        judged: by criterion.
+        name: name of the records.
+        records, users: number of records and users.
+        likelihood: likelihoods of the references.
+        answers: measures of the answers.
+        judged: the judge's scores, by criterion.
     """
 
     name: str
@@ -196,7 +196,7 @@ class Evaluation:
     judged: Mapping[str, Judged]
 
     def document(self) -> dict[str, Any]:
-        """The evaluation as JSON."""
+        """Return the evaluation as JSON."""
         return {
             "format": FORMAT,
             "name": self.name,
