@@ -1,6 +1,6 @@
 """Bundles, adapters, combiners, stores and prompt caches of version 0.1.0 still open with the same content.
 
-`tests/data/made_by_0.1.0` was written by commit 40598ac, with a random Llama of two layers.
+`tests/made_by_0.1.0` was written by commit 40598ac, with a random Llama of two layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edge_runtime.store import ProfileStore
 from export.bundle.verify import verify_bundle
 from tests.support.commands import ROOT
 
-FILES = ROOT / "tests" / "data" / "made_by_0.1.0"
+FILES = ROOT / "tests" / "made_by_0.1.0"
 
 
 @pytest.fixture
