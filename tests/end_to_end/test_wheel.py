@@ -14,7 +14,7 @@ import pytest
 from tests.support.commands import ROOT
 
 # What README.md says a device needs, and what the wire, prompt caches and the search in a long history need.
-NEEDED = {"bm25s", "grpcio", "jinja2", "numpy", "onnxruntime", "protobuf", "safetensors", "tokenizers"}
+NEEDED = {"grpcio", "jinja2", "numpy", "onnxruntime", "protobuf", "safetensors", "tokenizers"}
 TOO_MUCH = {"typer", "rich", "torch", "transformers", "optimum", "peft", "onnx", "gguf", "ray", "scipy", "pandas"}
 
 PACKAGES = """

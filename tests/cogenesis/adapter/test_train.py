@@ -244,7 +244,7 @@ def test_an_encoder_decoder_model_learns_lamps_tasks(t5, tmp_path):
         (["--records", "{records}", "--only", "zoe"], DataError, "no such users.*zoe"),
         (["--records", "{records}", "--shard", "3/2"], SettingsError, "--shard must be"),
         (["--records", "{records}", "--rank", "0"], SettingsError, "rank must be"),
-        (["--records", "{records}", "--address", "h:1"], CogenesisError, "--runner ray"),
+        (["--records", "{records}", "--address", "h:1"], CogenesisError, "Set --runner to ray"),
     ],
 )
 def test_what_can_not_be_done_says_why_and_writes_nothing(llama, records, tmp_path, arguments, kind, words):

@@ -169,11 +169,11 @@ def test_feedback_on_a_retriever_has_prompts_and_what_was_written(llama, file, e
     [
         (["lamp", "evaluate"], SettingsError, "either --model DIR or --bundle"),
         (["lamp", "evaluate", "-m", "x", "-b", "y"], SettingsError, "either --model DIR or --bundle"),
-        (["lamp", "evaluate", "-m", "{llama}", "--backend", "onnx"], SettingsError, "--backend belongs to --bundle"),
+        (["lamp", "evaluate", "-m", "{llama}", "--backend", "onnx"], SettingsError, "--backend is for a bundle"),
         (["lamp", "evaluate", "-m", "{llama}", "--shard", "3/2"], SettingsError, "--shard must be"),
         (["lamp", "evaluate", "-m", "nowhere"], CogenesisError, "nowhere"),
         (["lamp", "evaluate", "-b", "nowhere"], CogenesisError, "no bundle here"),
-        (["lamp", "evaluate", "-m", "{llama}", "--workers", "2"], CogenesisError, "--runner ray"),
+        (["lamp", "evaluate", "-m", "{llama}", "--workers", "2"], CogenesisError, "Set --runner to ray"),
         (["lamp", "evaluate", "-m", "{llama}", "--task", "LaMP-9"], SettingsError, "no task 'LaMP-9'"),
         (["ropg", "feedback", "-m", "{llama}", "-q", "{plain}"], DataError, "4 questions have no gold.*lamp merge"),
         (["rspg", "feedback", "-m", "{llama}", "-q", "{plain}"], DataError, "4 questions have no gold.*lamp merge"),

@@ -104,7 +104,7 @@ def test_an_encoder_goes_into_a_bundle_and_is_verified_with_it(tiny, tmp_path):
     said = json.loads(run("encoder", "-m", tiny[0], "--bundle", bundle, "--name", "mine", "--json"))
     assert Path(said["directory"]) == bundle / "retrieval" / "mine"
     assert json.loads(run("verify", bundle, "--json"))["encoders"]["mine"] < 1e-5
-    assert "Encoder mine: its files have the right hash" in run("verify", bundle)
+    assert "Encoder mine: all files have the right hash" in run("verify", bundle)
     assert list(json.loads(run("verify", bundle / "retrieval" / "mine", "--json"))["encoders"]) == ["dense"]
     (bundle / "retrieval" / "mine" / "model.onnx.data").write_bytes(b"x")
     with pytest.raises(DamagedFileError):

@@ -153,7 +153,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_a_question_of_another_form_is_named(tmp_path, change, problem):
     [body] = questions("LaMP-5", count=1)
     path = write_json(tmp_path / "questions.json", [body | change])
-    with pytest.raises(DataError, match=rf"{re.escape(str(path))}, {problem}.*Check --task"):
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}, {problem}.*Check `task`"):
         list(QuestionFile(path, LAMP_5))
 
 

@@ -89,7 +89,7 @@ def test_an_encoders_directory_is_a_ranker(tmp_path, file, encoder):
         (("--ranker", "hybrid"), r"--ranker hybrid needs --encoder DIR"),
         (("--ranker", "bm25", "--encoder", "."), "bm25 takes no --encoder"),
         (("--ranker", ".", "--encoder", "."), "names an encoder already"),
-        (("--workers", 2), "--runner ray"),
+        (("--workers", 2), "Set --runner to ray"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(tmp_path, file, options, problem):

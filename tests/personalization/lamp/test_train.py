@@ -181,7 +181,7 @@ def test_the_command_trains_on_files_and_tells_its_losses(t5, file, tmp_path):
         (("-q", "{plain}", "-m", "{llama}"), DataError, "4 questions have no gold output"),
         (("-q", "{none}", "-m", "{llama}"), DataError, "nothing to learn"),
         (("-q", "{long}", "-m", "{llama}", "--max-prompt-tokens", 2000), SettingsError, "context has 1,024"),
-        (("-q", "{file}", "-m", "{llama}", "--weight-decay", -1), SettingsError, "weight_decay must be"),
+        (("-q", "{file}", "-m", "{llama}", "--weight-decay", -1), SettingsError, "--weight-decay must be"),
         (("-q", "{file}", "-m", "nowhere"), CogenesisError, "nowhere"),
     ],
 )

@@ -174,7 +174,7 @@ def test_an_unfinished_training_is_gone_on_with_by_the_same_settings_alone(encod
     with pytest.raises(KeyboardInterrupt):
         train_retriever(encoder, out, examples, (), Method.KD, QUICK, team, force=False, progress=stop)
     state = tmp_path / ".out.training"
-    with pytest.raises(SettingsError, match=r"unfinished training with other settings.*\.out\.training.*--force"):
+    with pytest.raises(SettingsError, match=r"unfinished training with other settings.*\.out\.training.*set `force`"):
         train_retriever(encoder, out, examples, (), Method.RL, QUICK, team, force=False, progress=silent)
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(TrainingError, match="damaged"):
@@ -210,7 +210,7 @@ def test_the_first_items_with_feedback_are_learnt_from(tmp_path):
         ('{"1-1": {"rouge-1": 1}, "1-2": {}}', DataError, "'rouge-1' of '1-2' must be a finite number"),
         ('{"1-1": {"rouge-1": NaN}}', DataError, "finite number"),
         ('{"1-1": {"rouge-1": true}}', DataError, "finite number"),
-        ('{"1-1": {"rouge-1": 1, "rouge-l": 1}}', SettingsError, "Set --metric to one of: rouge-1, rouge-l"),
+        ('{"1-1": {"rouge-1": 1, "rouge-l": 1}}', SettingsError, "Set `metric` to one of: rouge-1, rouge-l"),
     ],
 )
 def test_feedback_of_another_form_is_named(tmp_path, body, error, says):

@@ -292,7 +292,7 @@ def test_a_bundle_that_can_not_be_served_is_a_typed_error(damage, bundles, tmp_p
 
 
 def test_less_than_a_thread_is_refused(bundles):
-    with pytest.raises(ServeError, match="0 threads"):
+    with pytest.raises(ServeError, match="`threads` must be at least 1, not 0"):
         load_onnx_engine(str(bundles("fp32").bundle.root), threads=0)
 
 

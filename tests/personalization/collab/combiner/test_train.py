@@ -158,4 +158,4 @@ def test_the_command_says_what_it_reached_and_what_is_wrong(files: Path, tmp_pat
     said = cogenesis(*command, "--epochs", "1", "--members", "1")
     assert "combiner.safetensors" in said and "best fixed mix" in said
     wrong = run_cogenesis(*command, "--calls", "0")
-    assert wrong.returncode == 9 and wrong.stderr.startswith("error: The setting calls must be above 0")
+    assert wrong.returncode == 9 and wrong.stderr.startswith("error: --calls must be above 0")
