@@ -38,9 +38,8 @@ pytest_plugins = [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """See pytest."""
+    """See pytest. It runs after pytest groups tests by their fixtures' parameters, before `-m` chooses by marks."""
     real_tests.mark(items)
     two_workers.order(items)
 

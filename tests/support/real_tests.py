@@ -10,6 +10,7 @@ import pytest
 PLACES = (
     "tests/end_to_end",
     "tests/cogenesis",
+    "tests/export/adapters/test_export.py",
     "tests/export/executorch",
     "tests/personalization/adapters",
     "tests/personalization/retrievers",
