@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-# Tests with whole programs, clusters, lowered programs, or networks trained until they have learned something.
+# Tests with whole programs, full disks, clusters, lowered programs, or networks trained until they learned something.
 PLACES = (
+    "tests/cloud_bridge/client/test_failures.py",
+    "tests/edge_runtime/files",
     "tests/end_to_end",
     "tests/cogenesis",
     "tests/export/adapters/test_export.py",

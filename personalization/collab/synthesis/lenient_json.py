@@ -11,6 +11,7 @@ from edge_runtime.extras import require_packages
 # The repair's time grows with the square of the length: some seconds for this many characters at the worst.
 _LONGEST_REPAIR = 8192
 _START = re.compile(r"[{\[]")
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # A text in double quotes, which is passed over, or one in single quotes, which may hold apostrophes.
 _QUOTED = re.compile(
     r"""  "(?:\\.|[^"\\])*"(?=\s*(?:[,:}\]]|\Z))  |  (?<=[{\[,:])(\s*)'((?:\\.|[^\\])*?)'(?=\s*(?:[,:}\]]|\Z))  """,
@@ -49,7 +50,9 @@ def _repaired(text: str) -> Any:
     # because commands that ask no model work without it.
     from json_repair.json_parser import JSONParser
 
-    found = JSONParser(_QUOTED.sub(_in_double_quotes, text), None, logging=False).parse_json()
+    # The parser knows all of JSON's escapes but these two.
+    known = _ESCAPE.sub(lambda found: {"f": "\f", "/": "/"}.get(found[1], found[0]), text)
+    found = JSONParser(_QUOTED.sub(_in_double_quotes, known), None, logging=False).parse_json()
     if isinstance(found, dict) is not text.startswith("{"):
         return {}  # of which no value had begun: the parser takes it for a set, and gives a list
     return _whole_characters(found)

@@ -31,6 +31,12 @@ def test_what_is_cut_off_is_a_beginning(document, data):
     assert _begins(read_lenient_json(cut), document)
 
 
+@pytest.mark.parametrize("escape", ["f", "/", "b", "n", "r", "t", '"', "\\", "u00e9", "ud83d\\ude00", "\\f", "\\/"])
+def test_every_escape_means_the_same_where_the_end_is_cut_off(escape):
+    whole = f'{{"a": ["x\\{escape}y"]}}'
+    assert read_lenient_json(whole[:-1]) == json.loads(whole)
+
+
 @given(st.text("{}[]\"',:\\ atrue1/*\n", max_size=40))
 def test_no_text_whatever_breaks_the_reader(text):
     try:
