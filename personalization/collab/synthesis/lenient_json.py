@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.extras import require_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The repair's time grows with the square of the length: some seconds for this many characters at the worst.
 _LONGEST_REPAIR = 8192
 _START = re.compile(r"[{\[]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-# A text in double quotes, which is passed over, or one in single quotes, which may hold apostrophes.
+_NUMBER = re.compile("\ue000(\\d{1,4})\ue001")
+# A text in double quotes, or one in single quotes, which may hold apostrophes.
 _QUOTED = re.compile(
     r"""  "(?:\\.|[^"\\])*"(?=\s*(?:[,:}\]]|\Z))  |  (?<=[{\[,:])(\s*)'((?:\\.|[^\\])*?)'(?=\s*(?:[,:}\]]|\Z))  """,
     re.DOTALL | re.VERBOSE,
@@ -50,25 +54,41 @@ def _repaired(text: str) -> Any:
     # because commands that ask no model work without it.
     from json_repair.json_parser import JSONParser
 
+    texts: list[str] = []
+
+    def set_aside(match: re.Match[str]) -> str:
+        """Leave a number in place of a whole text, because the parser strips line breaks at a text's end."""
+        space, content = match.groups()
+        try:
+            texts.append(json.loads(match.group() if content is None else _in_double_quotes(content), strict=False))
+        except ValueError:
+            return match.group()
+        return f'{space or ""}"\ue000{len(texts) - 1}\ue001"'
+
     # The parser knows all of JSON's escapes but these two.
-    known = _ESCAPE.sub(lambda found: {"f": "\f", "/": "/"}.get(found[1], found[0]), text)
-    found = JSONParser(_QUOTED.sub(_in_double_quotes, known), None, logging=False).parse_json()
+    known = _ESCAPE.sub(lambda found: {"f": "\f", "/": "/"}.get(found[1], found[0]), _QUOTED.sub(set_aside, text))
+    found = JSONParser(known, None, logging=False).parse_json()
     if isinstance(found, dict) is not text.startswith("{"):
         return {}  # of which no value had begun: the parser takes it for a set, and gives a list
-    return _whole_characters(found)
+
+    def put_back(match: re.Match[str]) -> str:
+        return texts[int(match[1])] if int(match[1]) < len(texts) else match[0]
+
+    return _in_each_text(found, lambda part: _whole_characters(_NUMBER.sub(put_back, part)))
 
 
-def _in_double_quotes(match: re.Match[str]) -> str:
-    space, content = match.groups()
-    if content is None:
-        return match.group()
-    return str(space) + json.dumps(content.replace("\\'", "'"), ensure_ascii=False)
+def _in_double_quotes(content: str) -> str:
+    return json.dumps(content.replace("\\'", "'"), ensure_ascii=False)
 
 
-def _whole_characters(value: Any) -> Any:
-    """Joins the halves of characters that JSON writes as two escapes."""
+def _in_each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        return {_whole_characters(key): _whole_characters(inner) for key, inner in value.items()}
+        return {_in_each_text(key, change): _in_each_text(inner, change) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_whole_characters(inner) for inner in value]
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
+        return [_in_each_text(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _whole_characters(text: str) -> str:
+    """Join the halves of characters that JSON writes as two escapes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -37,6 +37,10 @@ def test_every_escape_means_the_same_where_the_end_is_cut_off(escape):
     assert read_lenient_json(whole[:-1]) == json.loads(whole)
 
 
+def test_a_reply_may_hold_the_marks_that_the_reader_uses():
+    assert read_lenient_json('["\ue0007\ue001", "tea\\n"') == ["\ue0007\ue001", "tea\n"]
+
+
 @given(st.text("{}[]\"',:\\ atrue1/*\n", max_size=40))
 def test_no_text_whatever_breaks_the_reader(text):
     try:
