@@ -9,8 +9,9 @@ KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 DEMO := .venv/.installed-demo-$(KEY)
 DEV := .venv/.installed-dev-$(KEY)
 BENCH := .venv/.installed-bench-$(KEY)
-# On a small machine, threads that spin while they wait multiply the running time.
-RUN := OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+# On a small machine, threads that spin while they wait multiply the running time, and so does compiling every imported
+# module again in each process, where a machine forbids to keep what was compiled.
+RUN := PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # *_process.py files are started by a benchmark; frontier.py draws the results of the others.
 BENCHMARKS := $(filter-out %_process.py %/frontier.py,$(shell grep -l __main__ benchmarks/*.py))
 

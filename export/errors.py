@@ -31,5 +31,9 @@ class ConformanceError(ExportError):
     """The finished bundle does not reproduce the logits of its conformance vectors."""
 
 
+class WrongExportError(ExportError):
+    """The exported decoder does not compute what an independent implementation computes from the same source."""
+
+
 class AdapterExportError(ExportError):
     """A trained adapter can't be exported: its base model, training method or shapes do not fit the bundle."""

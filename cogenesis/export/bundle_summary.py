@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,6 +24,7 @@ def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
         "description": decoder.quantization.description,
         "context_length": manifest.context_length,
         "size_bytes": exported.size,
+        "checked": None if decoder.checked is None else asdict(decoder.checked),
         "seconds": round(seconds, 2),
     }
     if as_json:
@@ -31,6 +33,13 @@ def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
     typer.echo(
         f"{exported.path}: {manifest.model.id}, {decoder.quantization.scheme} ({decoder.quantization.description}), "
         f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {seconds:.0f} s."
+    )
+    check = decoder.checked
+    typer.echo(
+        "Not compared with the source model."
+        if check is None
+        else f"Compared with {check.reference} on {check.tokens} tokens: logits differ by {check.difference:.2g} of "
+        f"their spread (allowed {check.tolerance:g})."
     )
     choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
     typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")

@@ -56,6 +56,7 @@ def executorch(
             calibration=what.calibration,
             context_length=what.context_length,
             adapter_sites=adapter_sites.value,
+            check=what.check,
             force=what.force,
             progress=report,
         )

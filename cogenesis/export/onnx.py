@@ -39,6 +39,7 @@ def onnx(
             what.scheme,
             calibration=what.calibration,
             context_length=what.context_length,
+            check=what.check,
             force=what.force,
             progress=report,
         )

@@ -80,6 +80,13 @@ class ExportOptions:
         ),
     ] = None
     context_length: ContextLengthOption = None
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="Compare the result with the source model as transformers computes it; without this, the bundle says "
+            "that it was not checked."
+        ),
+    ] = True
     force: ForceOption = False
 
     @property

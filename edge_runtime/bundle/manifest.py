@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from edge_runtime.errors import ManifestError, UnsafePathError, UnsupportedVersi
 
 FORMAT = "cogenesis-bundle"
 SCHEMA_MAJOR = 2
-SCHEMA_MINOR = 0
+SCHEMA_MINOR = 1
 MANIFEST_NAME = "manifest.json"
 
 # Roles of files; a bundle needs the first three to load.
@@ -99,6 +100,23 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """How the exporter compared a decoder with its source model.
+
+    Attributes:
+        reference: the program that computed the source, as in "transformers 5.1.0".
+        tokens: length of the text.
+        difference: root mean square of the logits' difference, in standard deviations of the logits.
+        tolerance: the largest difference that was allowed.
+    """
+
+    reference: str
+    tokens: int
+    difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
     """One decoder: the model in the format of one runtime. All decoders of a bundle hold the same model.
 
@@ -110,6 +128,7 @@ class DecoderSpec:
         lora: sites that accept adapter matrices; empty if the graph accepts no adapter.
         quantization: how the decoder's weights are stored.
         golden: path of the decoder's conformance vectors.
+        checked: how it was compared with its source; None if it was not.
     """
 
     graph: str
@@ -120,6 +139,7 @@ class DecoderSpec:
     lora: tuple[LoraSite, ...]
     quantization: Quantization
     golden: str
+    checked: SourceCheck | None = None
 
     @property
     def backend(self) -> str:
@@ -272,6 +292,16 @@ def _decoder(decoder: _Fields) -> DecoderSpec:
         tuple(_lora_site(site) for site in decoder.children("lora")),
         Quantization(quantization.text("scheme"), quantization.text("description")),
         decoder.path("golden"),
+        _source_check(decoder),
+    )
+
+
+def _source_check(decoder: _Fields) -> SourceCheck | None:
+    if not decoder.has("checked"):  # bundles of schema 2.0 lack it
+        return None
+    check = decoder.child("checked")
+    return SourceCheck(
+        check.text("reference"), check.integer("tokens"), check.number("difference"), check.number("tolerance")
     )
 
 
@@ -329,6 +359,16 @@ class _Fields:
         if type(value) is not kind:
             raise self.error(name, f"must be {words}")
         return value
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self._body.get(name) is not None
+
+    def number(self, name: str) -> float:
+        value: Any = self._body.get(name)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise self.error(name, "must be a finite number")
+        return float(value)
 
     def text(self, name: str) -> str:
         return str(self._get(name, str, "a string"))

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge_runtime.bundle.manifest import DecoderSpec
+    from edge_runtime.bundle.manifest import DecoderSpec, SourceCheck
     from export.model.architecture import Architecture
     from export.model.weights import Provenance, TokenizerAssets, WeightSource
 
@@ -76,6 +76,7 @@ def write_bundle(
     backend: str,
     write_decoder: Callable[[Path], DecoderSpec],
     *,
+    check: Callable[[Bundle, DecoderSpec], SourceCheck] | None = None,
     replace_existing: bool = False,
     progress: Progress = silent,
 ) -> Manifest:
@@ -88,6 +89,7 @@ def write_bundle(
         parts: contents of the manifest.
         backend: the decoder's backend; its files go into a directory of this name.
         write_decoder: writes the decoder's files into the given directory and returns the decoder's description.
+        check: compares the finished decoder with its source; None leaves that out, and the manifest says so.
         replace_existing: replace an existing decoder for this backend, or a bundle of another model.
         progress: see `export.progress`.
 
@@ -95,6 +97,7 @@ def write_bundle(
         WriteError: the disk is full, or something is in the way (such as adapters of another model); no partial
             files remain.
         SourceError: the tokenizer has token ids outside the model's vocabulary.
+        WrongExportError: the decoder does not compute what its source does.
     """
     present = _same_model(out, parts)
     if present is None and replace_existing:
@@ -117,6 +120,11 @@ def write_bundle(
         for file in sorted(path for path in directory.rglob("*") if path.is_file()):
             role = ROLE_GRAPH if file == root / decoder.graph else ROLE_WEIGHTS
             files.append(_entry(root, file, role))
+        manifest = _manifest(parts, (decoder,), fingerprint, tuple(files))
+        if check is not None:
+            progress("Comparing with the source", 0, 1)
+            decoder = replace(decoder, checked=check(Bundle(root, manifest), decoder))
+            progress("Comparing with the source", 1, 1)
         decoders = (*others, decoder) if adds else (decoder, *others)
         manifest = _manifest(parts, decoders, fingerprint, (*files, *kept))
         progress("Computing conformance vectors", 0, 1)

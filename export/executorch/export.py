@@ -27,6 +27,7 @@ def export_executorch(
     calibration: Path | None = None,
     context_length: int | None = None,
     adapter_sites: AdapterSites = "qkv",
+    check: bool = True,
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
@@ -41,10 +42,13 @@ def export_executorch(
         context_length: maximum number of positions; None uses the model's own maximum.
         adapter_sites: which adapters fit: "qkv" takes adapters on queries, keys and values; "all" takes any, but
             every token takes about a tenth more time, even without an adapter.
+        check: compare the decoder with the source model as transformers computes it. Without it, the manifest says that
+            the decoder was not checked.
         force: replace an existing ExecuTorch decoder, or a bundle of another model.
         progress: see `export.progress`.
 
     Raises:
+        WrongExportError: the decoder does not compute what transformers computes; nothing was written.
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
     """
     path = locate_model(model)
@@ -60,6 +64,14 @@ def export_executorch(
     check_names(source, expected_names(architecture))
     parts = BundleParts.of(source, architecture)
     progress("Reading the model", 1, 1)
+    checker = None
+    if check:
+        from export.check.check import family_twin
+        from export.check.checker import checker_of
+        from export.executorch.trial import opened_model
+
+        open_twin = family_twin(None if path.is_dir() else source.architecture, opened_model)
+        checker = checker_of(source, scheme, open_twin, None, progress)
     matrix, quantization = stored_matrices(source, scheme, calibration, progress)
 
     def write(directory: Path) -> DecoderSpec:
@@ -81,7 +93,9 @@ def export_executorch(
             golden=golden_name(BACKEND_EXECUTORCH),
         )
 
-    manifest = write_bundle(out, parts, BACKEND_EXECUTORCH, write, replace_existing=force, progress=progress)
+    manifest = write_bundle(
+        out, parts, BACKEND_EXECUTORCH, write, check=checker, replace_existing=force, progress=progress
+    )
     return exported(out, manifest, BACKEND_EXECUTORCH)
 
 

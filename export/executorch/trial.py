@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from edge_runtime.decoders.executorch_program import load_runtime, quiet
 from export.errors import ConformanceError
+from export.executorch.model import DecoderModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from export.executorch.model import DecoderModel
+    import numpy as np
+    from numpy.typing import NDArray
+
     from export.model.architecture import Architecture
 
 TOLERANCE = 0.5
@@ -70,6 +75,58 @@ def try_program(path: Path, model: DecoderModel) -> float:
     if not max(errors) <= TOLERANCE or not all(map(math.isfinite, errors)):
         raise _wrong(path, f"differs from the model by {max(errors):.2g} of the logits' spread (allowed {TOLERANCE})")
     return max(errors)
+
+
+@contextmanager
+def opened_model(
+    architecture: Architecture, read: Callable[[str], NDArray[np.float32]]
+) -> Iterator[tuple[_Sequence, Callable[[Sequence[int]], Mapping[int, NDArray[np.float32]]]]]:
+    """Open the decoder that programs are made from, in torch, for a check against the source.
+
+    Args:
+        architecture: the decoder's shape.
+        read: returns a weight by its Hugging Face name.
+
+    Yields:
+        A sequence of its tokens, and a function that returns what enters its layers for a text.
+    """
+    model = DecoderModel(architecture, read, read, "qkv")
+
+    def layer_inputs(token_ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+        found: list[NDArray[np.float32]] = []
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args: found.append(args[0][0].numpy().copy()))
+            for layer in model.layers
+        ]
+        _Sequence(model).extend(token_ids)
+        for handle in handles:
+            handle.remove()
+        return dict(enumerate(found))
+
+    yield _Sequence(model), layer_inputs
+
+
+class _Sequence:
+    """Feeds tokens to the torch model as a device feeds them to its program."""
+
+    def __init__(self, model: DecoderModel) -> None:
+        self._model, self._length = model, 0
+        self._caches = _caches(model.architecture, model.architecture.context_length)
+
+    def extend(self, token_ids: Sequence[int], rows: int = 1) -> NDArray[np.float32]:
+        """See `edge_runtime.decoders.protocol.Decoder.extend`."""
+        count = len(token_ids)
+        positions = torch.arange(self._length, self._length + count)
+        wanted = torch.arange(count - rows, count)
+        with torch.no_grad():
+            logits = self._model(torch.tensor([list(token_ids)]), positions, wanted, self._caches, ())
+        self._length += count
+        found: NDArray[np.float32] = logits[0].numpy()
+        return found
+
+    def rewind(self, length: int) -> None:
+        """See `edge_runtime.decoders.protocol.Decoder.rewind`."""
+        self._length = length
 
 
 def _caches(a: Architecture, capacity: int) -> list[torch.Tensor]:

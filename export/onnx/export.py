@@ -24,6 +24,7 @@ def export_onnx(
     *,
     calibration: Path | None = None,
     context_length: int | None = None,
+    check: bool = True,
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
@@ -38,10 +39,13 @@ def export_onnx(
             None means "keep" for a GGUF file and "int8" for a directory.
         calibration: text for the calibrated schemes; None uses the text shipped with this package.
         context_length: maximum number of positions; None uses the model's own maximum.
+        check: compare the decoder with the source model as transformers computes it. Without it, the manifest says that
+            the decoder was not checked.
         force: replace an existing bundle.
         progress: see `export.progress`.
 
     Raises:
+        WrongExportError: the decoder does not compute what transformers computes; nothing was written.
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
     """
     path = locate_model(model)
@@ -53,9 +57,11 @@ def export_onnx(
     if isinstance(source, HFDirectory):
         from export.onnx.portable import export_portable
 
-        manifest = export_portable(source, out, scheme, context_length=context_length, force=force, progress=progress)
+        manifest = export_portable(
+            source, out, scheme, context_length=context_length, check=check, force=force, progress=progress
+        )
     else:
-        manifest = _export_family(source, out, scheme, calibration, context_length, force, progress)
+        manifest = _export_family(source, out, scheme, calibration, context_length, check, force, progress)
     return exported(out, manifest, BACKEND_ONNX)
 
 
@@ -65,6 +71,7 @@ def _export_family(
     scheme: Quantize,
     calibration: Path | None,
     context_length: int | None,
+    check: bool,
     force: bool,
     report: Progress,
 ) -> Manifest:
@@ -77,6 +84,14 @@ def _export_family(
     check_names(source, expected_names(architecture))
     parts = BundleParts.of(source, architecture)
     report("Reading the model", 1, 1)
+    checker = None
+    if check:
+        from export.check.check import family_twin
+        from export.check.checker import checker_of
+        from export.onnx.trial import bundle_layer_inputs, opened_graph
+
+        open_twin = family_twin(None if source.path.is_dir() else source.architecture, opened_graph)
+        checker = checker_of(source, scheme, open_twin, bundle_layer_inputs, report)
     matrix, quantization = stored_matrices(source, scheme, calibration, report)
 
     def write(directory: Path) -> DecoderSpec:
@@ -94,4 +109,4 @@ def _export_family(
             golden=golden_name(BACKEND_ONNX),
         )
 
-    return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=report)
+    return write_bundle(out, parts, BACKEND_ONNX, write, check=checker, replace_existing=force, progress=report)

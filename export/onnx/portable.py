@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_PORTABLE, DecoderSpec, Quantization
 from export.bundle.writer import BundleParts, golden_name, write_bundle
@@ -15,7 +16,10 @@ from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantiz
 from export.model.architecture import LLAMA_FAMILY
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from edge_runtime.bundle.manifest import Manifest
+    from edge_runtime.decoders.protocol import Decoder
     from export.model.hf_source import HFDirectory
     from export.progress import Progress
 
@@ -31,7 +35,14 @@ _LARGE = 1 << 30  # above this, quantized weights go into a separate file; proto
 
 
 def export_portable(
-    model: HFDirectory, out: Path, scheme: str, *, context_length: int | None, force: bool, progress: Progress
+    model: HFDirectory,
+    out: Path,
+    scheme: str,
+    *,
+    context_length: int | None,
+    check: bool,
+    force: bool,
+    progress: Progress,
 ) -> Manifest:
     """Export with optimum, then quantize with onnxruntime for "int8".
 
@@ -40,10 +51,12 @@ def export_portable(
         out: the bundle's directory.
         scheme: "fp32" or "int8".
         context_length: maximum number of positions; None uses the model's own maximum.
+        check: compare the decoder with the source model as transformers computes it.
         force: replace an existing bundle.
         progress: see `export.progress`.
 
     Raises:
+        WrongExportError: the decoder does not compute what transformers computes.
         UnsupportedModelError: optimum does not support the architecture, or `context_length` exceeds the model's.
         UnsupportedQuantizationError: the scheme is not "fp32" or "int8".
         WriteError: the bundle can't be written.
@@ -63,6 +76,11 @@ def export_portable(
         vocab_size=int(model.config.get("vocab_size", 0)),
     )
     progress("Reading the model", 1, 1)
+    checker = None
+    if check:
+        from export.check.checker import checker_of
+
+        checker = checker_of(model, scheme, _opened_twin, None, progress)
 
     def write(directory: Path) -> DecoderSpec:
         progress("Exporting with optimum", 0, 1)
@@ -74,7 +92,22 @@ def export_portable(
             progress("Quantizing", 1, 1)
         return _decoder_spec(directory / "model.onnx", Quantization(scheme, _DESCRIPTIONS[scheme]))
 
-    return write_bundle(out, parts, BACKEND_ONNX, write, replace_existing=force, progress=progress)
+    return write_bundle(out, parts, BACKEND_ONNX, write, check=checker, replace_existing=force, progress=progress)
+
+
+@contextmanager
+def _opened_twin(root: Path, config: Mapping[str, Any]) -> Iterator[tuple[Decoder, None, int]]:
+    """Export the small model in a directory, and open the result; see `export.check.check.OpenTwin`."""
+    from export.onnx.trial import opened_bundle
+
+    with tempfile.TemporaryDirectory(prefix="cogenesis-check-") as directory:
+        decoder_files = Path(directory) / BACKEND_ONNX
+        decoder_files.mkdir()
+        _export(root, decoder_files)
+        spec = _decoder_spec(decoder_files / "model.onnx", Quantization("fp32", ""))
+        longest = _longest(config)
+        decoder = opened_bundle(Path(directory), spec, longest, int(config["vocab_size"]))
+        yield decoder, None, longest
 
 
 def _check_supported(model: HFDirectory) -> None:
@@ -97,13 +130,16 @@ def _check_supported(model: HFDirectory) -> None:
 
 
 def _context_length(model: HFDirectory, wanted: int | None) -> int:
-    config = model.config
-    longest = next((int(config[name]) for name in _LENGTH_FIELDS if config.get(name)), _UNBOUNDED_LENGTH)
+    longest = _longest(model.config)
     if wanted is not None and not 1 <= wanted <= longest:
         raise UnsupportedModelError(
             f"`context_length` must be in 1 .. {longest:,}, as the model was made for, not {wanted:,}: {model.path}."
         )
     return wanted or longest
+
+
+def _longest(config: Mapping[str, Any]) -> int:
+    return next((int(config[name]) for name in _LENGTH_FIELDS if config.get(name)), _UNBOUNDED_LENGTH)
 
 
 def _export(path: Path, directory: Path) -> None:

@@ -1,0 +1,1 @@
+"""Checks a finished decoder against its source model, as transformers computes it."""

@@ -1,0 +1,171 @@
+"""Computes a source model with transformers in float32, with the weights of one module in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import init_empty_weights
+from accelerate.hooks import attach_align_device_hook
+from safetensors import SafetensorError, safe_open
+
+from export.errors import SourceError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+REFERENCE = f"transformers {transformers.__version__}"
+
+
+class Reference:
+    """The model that a configuration and weights describe, as transformers computes it.
+
+    Args:
+        config: a Hugging Face configuration, as its JSON file has it.
+        weights: tensors by their Hugging Face names; read when a module needs them, and not kept.
+
+    Raises:
+        UnsupportedModelError: this version of transformers can't build the model.
+    """
+
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+        try:
+            full = transformers.AutoConfig.for_model(**config)
+            # Kernels of torch ignore a cap on attention scores.
+            how = "eager" if getattr(full, "attn_logit_softcapping", None) else "sdpa"
+            with init_empty_weights(include_buffers=False), quiet():
+                model = transformers.AutoModelForCausalLM.from_config(
+                    full, dtype=torch.float32, attn_implementation=how
+                )
+        except Exception as error:  # transformers does not say what it raises
+            raise UnsupportedModelError(
+                f"{REFERENCE} can't build this model, so the export can't be checked "
+                f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
+            ) from None
+        self._model = model.eval()
+        named = _NamedAsTransformersNames(weights, model)
+        attach_align_device_hook(self._model, torch.device("cpu"), offload=True, weights_map=named)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Compute the logits of all positions: (S, vocab_size) float32.
+
+        Raises:
+            SourceError: a tensor is missing.
+        """
+        with torch.no_grad(), quiet():
+            found: NDArray[np.float32] = self._model(torch.tensor([list(token_ids)]), use_cache=False).logits[0].numpy()
+        return found
+
+    def layer_inputs(self, token_ids: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Compute what enters each layer: (S, hidden) float32 each."""
+        found: list[NDArray[np.float32]] = []
+        layers = self._model.get_decoder().layers
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args: found.append(args[0][0].detach().numpy().copy()))
+            for layer in layers
+        ]
+        self.logits(token_ids)
+        for handle in handles:
+            handle.remove()
+        return found
+
+
+class _NamedAsTransformersNames(Mapping[str, torch.Tensor]):
+    """Finds tensors for a model: a tied head is the embedding, and a checkpoint without its head lacks the prefix."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
+        self._weights, self._prefix = weights, f"{model.base_model_prefix}."
+        names = {module: f"{name}.weight" for name, module in model.named_modules()}
+        self._tied = {}
+        if model.config.tie_word_embeddings and model.get_output_embeddings() is not None:
+            self._tied[names[model.get_output_embeddings()]] = names[model.get_input_embeddings()]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        wanted = self._tied.get(name, name)
+        for stored in (wanted, wanted.removeprefix(self._prefix)):
+            if stored in self._weights:
+                return self._weights[stored]
+        raise SourceError(f"transformers needs the tensor '{wanted}', which the model's files lack.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+class ReadWeights(Mapping[str, torch.Tensor]):
+    """Tensors that a function reads by name."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], NDArray[np.float32]]) -> None:
+        self._names, self._read = frozenset(names), read
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return torch.from_numpy(np.require(self._read(name), requirements=("C", "W")))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class CheckpointWeights(Mapping[str, torch.Tensor]):
+    """Tensors of a model directory, from the files that transformers reads, independent of our own reader.
+
+    Raises:
+        SourceError: the files can't be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+        try:
+            # transformers prefers the single file to the index.
+            if single.is_file():
+                with safe_open(single, framework="pt") as tensors:
+                    self._files = dict.fromkeys(tensors.keys(), single)
+            else:
+                body = json.loads(index.read_bytes())
+                self._files = {name: path / file for name, file in body["weight_map"].items()}
+        except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+            raise SourceError(f"The weights can't be read: {path} ({error}). Download the model again.") from None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        try:
+            with safe_open(self._files[name], framework="pt") as tensors:
+                return tensors.get_tensor(name).float()
+        except (OSError, SafetensorError) as error:
+            raise SourceError(f"A weight file can't be read: {self._files[name]} ({error}).") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+class quiet:  # noqa: N801 (used like a function)
+    """Keeps transformers' warnings off the screen."""
+
+    def __enter__(self) -> None:
+        self._level = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+
+    def __exit__(self, *_: object) -> None:
+        transformers.logging.set_verbosity(self._level)

@@ -1,0 +1,83 @@
+"""Gives the configuration and the weights that an independent implementation needs, for each kind of source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tokenizers import Tokenizer
+
+from export.check.reference import CheckpointWeights, ReadWeights, Reference, quiet
+from export.errors import SourceError
+from export.model.hf_source import read_config
+
+_TOKENS = 64
+_TEXT = (
+    "Dear Ms. Rivera, thank you for your letter of 14 March. The ferry leaves at 6:45 every morning; in winter it is "
+    "often late, so please bring something warm. I have enclosed two tickets (numbers 311 and 312), a map, and the "
+    "recipe that you asked for: 250 g of flour, three eggs, a pinch of salt. Yours sincerely, the harbour office."
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from export.model.weights import TokenizerAssets
+
+
+def reference_config(path: Path) -> Mapping[str, Any]:
+    """Return a source's Hugging Face configuration: a directory's own, or what transformers makes of a GGUF file.
+
+    Raises:
+        SourceError: transformers can't read the file.
+    """
+    if path.is_dir():
+        return read_config(path)
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        with quiet():
+            config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+    except Exception as error:  # transformers does not say what it raises
+        raise SourceError(
+            f"transformers can't read this file, so the export can't be checked: {path} "
+            f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
+        ) from None
+    return config
+
+
+def sample_tokens(assets: TokenizerAssets, limit: int) -> list[int]:
+    """Encode a text with a model's tokenizer, behind its first token if it has one.
+
+    Args:
+        assets: the tokenizer.
+        limit: largest number of tokens.
+    """
+    tokenizer = Tokenizer.from_str(assets.json)
+    start = tokenizer.token_to_id(assets.bos_token) if assets.bos_token else None
+    token_ids = [] if start is None else [start]
+    token_ids += tokenizer.encode(_TEXT, add_special_tokens=False).ids
+    return token_ids[: max(1, min(limit, _TOKENS))] or [0]
+
+
+class Source(Protocol):
+    """A model directory or a GGUF file."""
+
+    path: Path
+
+    def tokenizer(self) -> TokenizerAssets:
+        """Read the model's tokenizer."""
+        ...
+
+
+def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
+    """Return the source model as transformers computes it: a directory's own files, or a GGUF file's float32 weights.
+
+    Raises:
+        ExportError: the model can't be built or read.
+    """
+    if source.path.is_dir():
+        return Reference(config, CheckpointWeights(source.path))
+    from export.model.gguf_source import GGUFSource
+
+    weights = source if isinstance(source, GGUFSource) else GGUFSource(source.path)
+    return Reference(config, ReadWeights(weights.names(), weights.read))
