@@ -25,7 +25,7 @@ def adapters(
             show_default=False,
         ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Also read the weights, to find all damage.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also read the weights, to find all damage.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the users' adapters in a bundle, or remove some of them.
@@ -45,10 +45,10 @@ def adapters(
             store.remove(user)
         typer.echo(json.dumps({"removed": remove}) if as_json else f"Removed: {', '.join(map(printable, remove))}.")
     elif as_json:
-        entries = [_entry(store, entry) for entry in store.entries(whole=check)]
+        entries = [_entry(store, entry) for entry in store.entries(whole=verify)]
         typer.echo(json.dumps({"bundle": str(bundle), "base": store.base, "adapters": entries}))
     else:
-        _print_table(store, check)
+        _print_table(store, verify)
 
 
 def _entry(store: AdapterStore, entry: StoredAdapter) -> dict[str, Any]:
@@ -70,14 +70,14 @@ def _entry(store: AdapterStore, entry: StoredAdapter) -> dict[str, Any]:
     }
 
 
-def _print_table(store: AdapterStore, check: bool) -> None:
+def _print_table(store: AdapterStore, verify: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table("user", "rank", "on", "weights", "kB", "problem")
     bad = 0
-    for entry in store.entries(whole=check):
+    for entry in store.entries(whole=verify):
         bad += bool(entry.problem)
         header = entry.header
         if header is None:

@@ -37,7 +37,7 @@ def checker_of(
         WrongExportError: our decoder for models of this kind does not compute what transformers computes.
     """
     progress("Checking a small model of its kind", 0, 1)
-    config = reference_config(source.path)
+    config = reference_config(source)
     check_twin(config, open_twin, source.path)
     progress("Checking a small model of its kind", 1, 1)
 

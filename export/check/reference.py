@@ -58,9 +58,17 @@ class Reference:
 
         Raises:
             SourceError: a tensor is missing.
+            UnsupportedModelError: transformers fails on this model.
         """
-        with torch.no_grad(), quiet():
-            found: NDArray[np.float32] = self._model(torch.tensor([list(token_ids)]), use_cache=False).logits[0].numpy()
+        try:
+            with torch.no_grad(), quiet():
+                logits = self._model(torch.tensor([list(token_ids)]), use_cache=False).logits
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise UnsupportedModelError(
+                f"{REFERENCE} can't compute this model, so the export can't be checked "
+                f"({' '.join(str(error).split())[:200]}). Check its configuration."
+            ) from None
+        found: NDArray[np.float32] = logits[0].numpy()
         return found
 
     def layer_inputs(self, token_ids: Sequence[int]) -> list[NDArray[np.float32]]:

@@ -21,28 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from export.model.gguf_source import GGUFSource
     from export.model.weights import TokenizerAssets
-
-
-def reference_config(path: Path) -> Mapping[str, Any]:
-    """Return a source's Hugging Face configuration: a directory's own, or what transformers makes of a GGUF file.
-
-    Raises:
-        SourceError: transformers can't read the file.
-    """
-    if path.is_dir():
-        return read_config(path)
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    try:
-        with quiet():
-            config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
-    except Exception as error:  # transformers does not say what it raises
-        raise SourceError(
-            f"transformers can't read this file, so the export can't be checked: {path} "
-            f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
-        ) from None
-    return config
 
 
 def sample_tokens(assets: TokenizerAssets, limit: int) -> list[int]:
@@ -69,6 +49,29 @@ class Source(Protocol):
         ...
 
 
+def reference_config(source: Source) -> Mapping[str, Any]:
+    """Return a source's Hugging Face configuration: a directory's own, or what transformers makes of a GGUF file.
+
+    Raises:
+        SourceError: transformers can't read the file.
+    """
+    path = source.path
+    if path.is_dir():
+        return read_config(path)
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        with quiet():
+            config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+    except Exception as error:  # transformers does not say what it raises
+        raise SourceError(
+            f"transformers can't read this file, so the export can't be checked: {path} "
+            f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
+        ) from None
+    # It overlooks the size of heads in some families, and would take the family's default.
+    return {"head_dim": _gguf_source(source).architecture.head_dim} | config
+
+
 def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
     """Return the source model as transformers computes it: a directory's own files, or a GGUF file's float32 weights.
 
@@ -77,7 +80,11 @@ def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
     """
     if source.path.is_dir():
         return Reference(config, CheckpointWeights(source.path))
+    weights = _gguf_source(source)
+    return Reference(config, ReadWeights(weights.names(), weights.read))
+
+
+def _gguf_source(source: Source) -> GGUFSource:
     from export.model.gguf_source import GGUFSource
 
-    weights = source if isinstance(source, GGUFSource) else GGUFSource(source.path)
-    return Reference(config, ReadWeights(weights.names(), weights.read))
+    return source if isinstance(source, GGUFSource) else GGUFSource(source.path)

@@ -210,7 +210,11 @@ def _search(blocks: NDArray[np.float32], importance: NDArray[np.float32], bits: 
         codes = candidate.codes(blocks)
         for trial in (candidate, _refit(blocks, importance, codes, candidate, grid)):
             trial_codes = trial.codes(blocks)
-            error = (importance * (trial.values(trial_codes) - blocks) ** 2).sum(axis=1)
+            miss = trial.values(trial_codes) - blocks
+            error = (importance * miss**2).sum(axis=1)
+            if bits == 8:
+                # No weight may pay with more than a step for a smaller sum.
+                error = np.where(np.abs(miss).max(axis=1) > np.abs(trial.scales), np.inf, error)
             best, best_error = (trial, error) if best is None else _better(best, best_error, trial, error)
     assert best is not None
     return best

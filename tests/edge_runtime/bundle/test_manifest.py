@@ -80,8 +80,9 @@ def changed(path, value):
 PLACES = sorted(places({key: value for key, value in VALID.items() if key != "checksum"}), key=str)
 
 
-# A missing minor version is harmless: nothing depends on it.
-NAMED = [path for path in PLACES if isinstance(path[-1], str) and path != ("schema", "minor")]
+# A missing minor version is harmless: nothing depends on it. Bundles of schema 2.0 have no check.
+OPTIONAL = (("schema", "minor"), ("decoders", 0, "checked"))
+NAMED = [path for path in PLACES if isinstance(path[-1], str) and path not in OPTIONAL]
 
 
 @relaxed
