@@ -10,7 +10,7 @@ from export.bundle.exported import Exported, exported
 from export.bundle.writer import BundleParts, golden_name, write_bundle
 from export.model.locate import locate_model, open_source
 from export.progress import Progress, silent
-from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
+from export.quantization.stored_matrices import Quantize, check_kept, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
     from export.executorch.model import DecoderModel
@@ -49,6 +49,7 @@ def export_executorch(
     """
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
+    check_kept(path, scheme, BACKEND_EXECUTORCH)
     progress("Reading the model", 0, 1)
     from export.executorch.conditioning import condition
     from export.executorch.model import DecoderModel

@@ -134,6 +134,45 @@ _CONVERTERS: Mapping[Kind, Callable[[Bytes], QuantizedMatrix]] = {
 EXACT = frozenset(_CONVERTERS)
 """Kinds of blocks that `exact_blocks` supports."""
 
+# What a bundle takes for each weight with narrow codes, and how many bits more with wide ones.
+_STORED_BITS = {
+    Kind.Q4_0: (4.5, 0),
+    Kind.Q4_1: (5.25, 0),
+    Kind.Q5_0: (6.5, 2),
+    Kind.Q5_1: (7.25, 2),
+    Kind.Q8_0: (8.5, 0),
+    Kind.Q2_K: (3.125, 2),
+    Kind.Q3_K: (3.5625, 1),
+    Kind.Q4_K: (4.875, 0),
+    Kind.Q5_K: (6.875, 2),
+    Kind.Q6_K: (6.5625, 2),
+    Kind.IQ4_NL: (4.5, 4),
+    Kind.IQ4_XS: (4.3125, 4),
+}
+_LARGEST = 1.24
+"""Size of a bundle's weights to the file's, up to which codes are stored wide; with the tokenizer it is below 1.25."""
+
+
+def wide_tensors(tensors: Mapping[str, tuple[Kind, int]]) -> frozenset[str]:
+    """Choose the tensors whose codes are stored as the product wants them, as far as there is room.
+
+    Wide codes load several times as fast as narrow ones, and take less memory meanwhile.
+
+    Args:
+        tensors: kind and number of weights, by name.
+    """
+    room = 0.0
+    for kind, count in tensors.values():
+        own = GGML_QUANT_SIZES[kind][1] * 8 / GGML_QUANT_SIZES[kind][0]
+        room += count * (_LARGEST * own - _STORED_BITS.get(kind, (own, 0))[0])
+    chosen = set()
+    for name, (kind, count) in tensors.items():
+        more = count * _STORED_BITS.get(kind, (0, 0))[1]
+        if more <= room:
+            chosen.add(name)
+            room -= more
+    return frozenset(chosen)
+
 
 def _symmetric(
     bits: int, block_size: int, codes: Bytes, scales: TwoLevel, *, zero: int | None = None, code_bits: int | None = None

@@ -118,6 +118,12 @@ class QuantizedMatrix:
             source,
         )
 
+    def with_wide_codes(self) -> QuantizedMatrix:
+        """Return the same matrix, whose codes are to be stored in `bits`."""
+        if self.source is None:
+            return self
+        return replace(self, source=replace(self.source, code_bits=self.bits, levels=None))
+
     def zero_points(self) -> NDArray[np.uint8]:
         """Return the zero points (N, K // block_size), also where they are the midpoint."""
         if self.zeros is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Literal, get_args
 
-from edge_runtime.bundle.manifest import Quantization
+from edge_runtime.bundle.manifest import BACKEND_ONNX, Quantization
 from export.errors import UnsupportedModelError, UnsupportedQuantizationError
 
 if TYPE_CHECKING:
@@ -36,6 +36,27 @@ def chosen_scheme(path: Path, wanted: str | None) -> Quantize:
             found: Quantize = scheme
             return found
     raise UnsupportedQuantizationError(f"`quantize` must be one of {', '.join(get_args(Quantize))}, not '{wanted}'.")
+
+
+def check_kept(path: Path, scheme: Quantize, backend: str = BACKEND_ONNX) -> None:
+    """Refuse to keep blocks that a runtime has no form for, from the file's header alone.
+
+    XNNPACK, ExecuTorch's delegate, has 4-bit blocks of 32 and 8-bit rows.
+
+    Raises:
+        UnsupportedQuantizationError: a matrix can't be carried over.
+        SourceError: the file is damaged.
+    """
+    if scheme != "keep" or not path.is_file():
+        return
+    from gguf import GGMLQuantizationType as Kind
+
+    from export.model.gguf_header import refuse_what_can_not_be_kept
+
+    if backend == BACKEND_ONNX:
+        refuse_what_can_not_be_kept(path)
+    else:
+        refuse_what_can_not_be_kept(path, (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0), " by ExecuTorch")
 
 
 def stored_matrices(

@@ -223,7 +223,7 @@ def test_a_damaged_file_is_one_clear_error(gguf_model, tmp_path, where):
 def test_what_can_not_be_kept_is_refused_with_the_remedy(tmp_path):
     model = make_model(tmp_path / "hf", model_type="llama", hidden_size=256, intermediate_size=256)
     path = write_gguf(model, tmp_path / "tiny.gguf", [Kind.TQ1_0])
-    with pytest.raises(UnsupportedModelError, match=r"TQ1_0.*`quantize` int8"):
+    with pytest.raises(UnsupportedQuantizationError, match=r"TQ1_0.*`quantize` int8"):
         export_onnx(path, tmp_path / "bundle")
     with pytest.raises(UnsupportedQuantizationError, match="fp32, int8, mixed or int4"):
         export_onnx(model, tmp_path / "bundle", "keep")
