@@ -48,7 +48,7 @@ def export_executorch(
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
     """
     path = locate_model(model)
-    scheme = chosen_scheme(path, quantize)
+    scheme = chosen_scheme(path, quantize or ("int8" if path.is_dir() else None))
     check_kept(path, scheme, BACKEND_EXECUTORCH)
     progress("Reading the model", 0, 1)
     from export.executorch.conditioning import condition
