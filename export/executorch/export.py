@@ -10,7 +10,7 @@ from export.bundle.exported import Exported, exported
 from export.bundle.writer import BundleParts, golden_name, write_bundle
 from export.model.locate import locate_model, open_source
 from export.progress import Progress, silent
-from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
+from export.quantization.stored_matrices import Quantize, check_kept, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
     from export.executorch.model import DecoderModel
@@ -52,7 +52,8 @@ def export_executorch(
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
     """
     path = locate_model(model)
-    scheme = chosen_scheme(path, quantize)
+    scheme = chosen_scheme(path, quantize or ("int8" if path.is_dir() else None))
+    check_kept(path, scheme, BACKEND_EXECUTORCH)
     progress("Reading the model", 0, 1)
     from export.executorch.conditioning import condition
     from export.executorch.model import DecoderModel

@@ -275,8 +275,9 @@ def _symmetric_blocks(matrix: QuantizedMatrix, conditioned: NDArray[np.float32])
     wanted = np.abs(matrix.scales)
     scales = np.maximum(_bfloat16(wanted * conditioned), _SMALLEST_SCALE)
     offsets = wanted * (_MIDDLE - zeros) + (wanted - scales / conditioned) * codes.mean(axis=2, dtype=np.float32)
-    if matrix.residual is not None:
-        offsets = offsets + matrix.residual
+    rest = matrix.rest()
+    if rest is not None:
+        offsets = offsets + rest
     return _SymmetricBlocks(codes.reshape(rows, columns), scales, offsets.astype(np.float32))
 
 

@@ -192,7 +192,6 @@ def _sliding_window(config: Any, family: str) -> int | None:
 
 def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
     reasons = (
-        ("quantization_config" in config, "its weights are already quantized (quantization_config). Use the original"),
         (float(config.get("partial_rotary_factor") or 1.0) != 1.0, "it rotates only a part of each head"),
         (bool(config.get("attn_logit_softcapping")), "it caps attention scores"),
         (bool(config.get("final_logit_softcapping")), "it caps the logits"),

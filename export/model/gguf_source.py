@@ -14,7 +14,7 @@ from gguf.quants import dequantize
 from edge_runtime.bundle.reader import sha256_of
 from export.errors import SourceError, UnsupportedModelError
 from export.model.architecture import Architecture, Rope, rope_from_config
-from export.model.gguf_blocks import EXACT, exact_blocks
+from export.model.gguf_blocks import EXACT, exact_blocks, wide_tensors
 from export.model.hf_source import spdx
 from export.model.tokenizer_assets import gguf_tokenizer
 from export.model.weights import EMBEDDING, FINAL_NORM, HEAD, Provenance, TokenizerAssets
@@ -97,7 +97,14 @@ class GGUFSource:
                 f"The tensor '{name}' is quantized as {tensor.tensor_type.name}, which can't be carried over exactly: "
                 f"{self.path}. Use `quantize` int8."
             )
-        return exact_blocks(self._restore_rows(name, tensor.data), tensor.tensor_type)
+        matrix = exact_blocks(self._restore_rows(name, tensor.data), tensor.tensor_type)
+        if not (np.isfinite(matrix.scales).all() and (matrix.minima is None or np.isfinite(matrix.minima).all())):
+            raise SourceError(f"The tensor '{name}' has a scale that is no number: {self.path}. Download it again.")
+        return matrix.with_wide_codes() if name in self._wide_tensors else matrix
+
+    @functools.cached_property
+    def _wide_tensors(self) -> frozenset[str]:
+        return wide_tensors({name: (one.tensor_type, int(one.n_elements)) for name, one in self._tensors.items()})
 
     def quantization(self) -> str:
         """Return the kinds of blocks in the file, most frequent first, as in "Q4_1, Q8_0"."""

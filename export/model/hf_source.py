@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,17 @@ from safetensors import SafetensorError, safe_open
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
 from export.model.architecture import from_hf_config
 from export.model.lineage import read_lineage, weights_digest
+from export.model.packed_checkpoint import PackedCheckpoint, dense, packed_checkpoint
+from export.model.quantized_matrix import QuantizedMatrix
 from export.model.tokenizer_assets import hf_tokenizer
 from export.model.weights import HEAD, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
-    from export.model.quantized_matrix import QuantizedMatrix
+    from export.model.quantized_matrix import Matrix
 
 # Older versions of transformers saved these buffers; we compute positions from the configuration.
 _NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
@@ -77,16 +81,25 @@ class HFSource:
         }
         # Checkpoints saved from the model without its head lack the usual prefix.
         self._prefix = "" if any(name.startswith("model.") for name in self._files) else "model."
+        self._packed = packed_checkpoint(self._directory.config, str(path / "config.json"))
         if self.architecture.tied_head:
             self._files.pop(HEAD, None)
 
     def names(self) -> tuple[str, ...]:
         """Return the full names of all tensors."""
-        return tuple(name if name == HEAD else self._prefix + name for name in self._files)
+        stored: Iterable[str | None] = self._files
+        if self._packed is not None:
+            stored = {self._packed.weight_name(name): None for name in self._files}
+        return tuple(
+            name if name.startswith("lm_head.") else self._prefix + name for name in stored if name is not None
+        )
 
     def read(self, name: str) -> NDArray[np.float32]:
         """See `WeightSource.read`."""
-        stored = name if name == HEAD else name.removeprefix(self._prefix)
+        packed = self._packed_matrix(name)
+        if packed is not None:
+            return dense(packed)
+        stored = self._stored_name(name)
         file = self._files.get(stored)
         if file is None:
             raise SourceError(f"The model has no tensor '{name}': {self.path}. Download it again.")
@@ -104,17 +117,57 @@ class HFSource:
             raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
         return array
 
-    def blocks(self, name: str) -> QuantizedMatrix | None:  # noqa: ARG002 (protocol)
-        """Return None, because these models are not quantized."""
-        return None
+    def blocks(self, name: str) -> QuantizedMatrix | None:
+        """See `WeightSource.blocks`."""
+        packed = self._packed_matrix(name)
+        return packed if isinstance(packed, QuantizedMatrix) else None
 
     def quantization(self) -> str:
         """See `WeightSource.quantization`."""
-        return "not quantized"
+        return "not quantized" if self._packed is None else self._packed.description
+
+    def _packed_matrix(self, name: str) -> Matrix | None:
+        """Read a packed matrix; None if the tensor is stored as it is."""
+        base = self._stored_name(name).removesuffix(".weight")
+        if self._packed is None or not name.endswith(".weight"):
+            return None
+        if f"{base}.qweight" not in self._files and f"{base}.weight_packed" not in self._files:
+            kind = self._raw(f"{base}.weight", kind_only=True)
+            if kind is None or kind in _FLOATS:
+                return None
+        return self._packed.read(lambda part: self._raw(f"{base}.{part}"), name)
+
+    def _raw(self, stored: str, *, kind_only: bool = False) -> Any:
+        """Read a tensor as it is stored, short floats as float32, or only its type; None if there is none."""
+        file = self._files.get(stored)
+        if file is None:
+            return None
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                if kind_only:
+                    return tensors.get_slice(stored).get_dtype()
+                tensor = tensors.get_tensor(stored)
+                return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        except (OSError, SafetensorError) as error:
+            raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
+
+    def _stored_name(self, name: str) -> str:
+        return name if name.startswith("lm_head.") else name.removeprefix(self._prefix)
 
     def provenance(self) -> Provenance:
         """See `WeightSource.provenance`."""
-        return self._directory.provenance()
+        found = self._directory.provenance()
+        return found if self._packed is None else replace(found, parameters=self._parameters(self._packed))
+
+    def _parameters(self, packed: PackedCheckpoint) -> int:
+        """Count weights, not the words that they are packed in."""
+        total = 0
+        for stored, file in self._files.items():
+            if packed.weight_name(stored) is not None:
+                with safe_open(file, framework="pt") as tensors:
+                    part = tensors.get_slice(stored)
+                    total += int(np.prod(part.get_shape())) * packed.weights_per_element(part.get_dtype())
+        return total
 
     def tokenizer(self) -> TokenizerAssets:
         """See `WeightSource.tokenizer`."""

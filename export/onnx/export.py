@@ -10,7 +10,7 @@ from export.bundle.exported import Exported, exported
 from export.bundle.writer import BundleParts, golden_name, write_bundle
 from export.model.locate import locate_model, open_model
 from export.progress import Progress, silent
-from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
+from export.quantization.stored_matrices import Quantize, check_kept, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
     from edge_runtime.bundle.manifest import Manifest
@@ -50,6 +50,7 @@ def export_onnx(
     """
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
+    check_kept(path, scheme)
     progress("Reading the model", 0, 1)
     from export.model.hf_source import HFDirectory
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OPSET = 21
 IR_VERSION = 10
+_TWO_BIT_OPSET = 25  # the first with 2-bit integers; written only for graphs that have some
+_TWO_BIT_IR_VERSION = 12
 _MICROSOFT = "com.microsoft"
 _MICROSOFT_OPERATORS = frozenset(
     {
@@ -36,7 +38,9 @@ _ELEMENT_TYPES = {
     np.dtype(np.int64): TensorProto.INT64,
     np.dtype(np.int32): TensorProto.INT32,
     np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
 }
+_NARROW_TYPES = {2: TensorProto.UINT2, 4: TensorProto.UINT4}
 
 
 class GraphWriter:
@@ -56,6 +60,7 @@ class GraphWriter:
         self._values: set[str] = set()
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._two_bit = False
         self._data = (directory / self.data_name).open("wb")
 
     def __enter__(self) -> GraphWriter:
@@ -87,11 +92,33 @@ class GraphWriter:
         if array.nbytes < _INLINE_BELOW:
             self._constants[name] = numpy_helper.from_array(array, name)
             return name
+        return self._external(name, array, _ELEMENT_TYPES[array.dtype], array.shape)
+
+    def narrow_constant(self, name: str, values: NDArray[np.uint8], bits: int) -> str:
+        """Store integers of 2 or 4 bits, packed, the first in the lowest bits of a byte."""
+        if name in self._constants:
+            return name
+        per_byte = 8 // bits
+        flat = np.ascontiguousarray(values).reshape(-1)
+        places = np.pad(flat, (0, -len(flat) % per_byte)).reshape(-1, per_byte)
+        packed = np.zeros(len(places), np.uint8)
+        for place in range(per_byte):
+            packed |= places[:, place] << np.uint8(bits * place)
+        self._two_bit = self._two_bit or bits == 2
+        element = _NARROW_TYPES[bits]
+        if packed.nbytes < _INLINE_BELOW:
+            self._constants[name] = TensorProto(
+                name=name, data_type=element, dims=values.shape, raw_data=packed.tobytes()
+            )
+            return name
+        return self._external(name, packed, element, values.shape)
+
+    def _external(self, name: str, array: NDArray[Any], element: int, shape: Sequence[int]) -> str:
         offset = self._data.tell()
         padding = -offset % _ALIGNMENT
         self._data.write(b"\0" * padding)
         self._data.write(array.data)
-        tensor = TensorProto(name=name, data_type=_ELEMENT_TYPES[array.dtype], dims=array.shape)
+        tensor = TensorProto(name=name, data_type=element, dims=shape)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.data_name), ("offset", offset + padding), ("length", array.nbytes)):
             tensor.external_data.add(key=key, value=str(value))
@@ -99,12 +126,24 @@ class GraphWriter:
         return name
 
     def half_constant(self, name: str, array: NDArray[np.float32]) -> str:
-        """Store float32 values as float16 if that is exact; onnxruntime widens them at load."""
-        half = array.astype(np.float16)
-        if not np.array_equal(half.astype(np.float32), array):
-            return self.constant(name, array)
-        stored = self.constant(f"{name}.half", half)
-        return self.node("Cast", [stored], name, to=TensorProto.FLOAT)
+        """Store float32 values as float16 or bfloat16 if that is exact; onnxruntime widens them at load."""
+        if name in self._values:
+            return name
+        stored = self.short_constant(f"{name}.half", array)
+        return self.constant(name, array) if stored is None else self.node("Cast", [stored], name, to=TensorProto.FLOAT)
+
+    def short_constant(self, name: str, array: NDArray[np.float32]) -> str | None:
+        """Store float32 values as float16 or bfloat16 if that is exact; otherwise store nothing and return None."""
+        if name in self._constants:
+            return name
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), array):
+            return self.constant(name, half)
+        words = np.ascontiguousarray(array).view(np.uint16).reshape(*array.shape, 2)
+        if words[..., 0].any():
+            return None
+        return self._external(name, np.ascontiguousarray(words[..., 1]), TensorProto.BFLOAT16, array.shape)
 
     def has_value(self, name: str) -> bool:
         """Whether a node or constant already defines this value."""
@@ -129,7 +168,8 @@ class GraphWriter:
     def save(self, name: str) -> None:
         """Write the graph file next to its data file."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._constants.values()))
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="cogenesis-edge")
+        opset, version = (_TWO_BIT_OPSET, _TWO_BIT_IR_VERSION) if self._two_bit else (OPSET, IR_VERSION)
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid(_MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=version, producer_name="cogenesis-edge")
         self._data.close()
         (self._directory / self.graph_name).write_bytes(model.SerializeToString(deterministic=True))

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from export.model.quantized_matrix import Matrix, QuantizedMatrix, midpoint
+from export.model.quantized_matrix import Matrix, QuantizedMatrix, midpoint, stack_rows
+from export.onnx import stored_blocks
 from export.quantization.quantize import residual_columns, residual_mix
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 # int8 activations: 3 times as fast as float32 on one row, and they lose far less than 4-bit weights do.
 ACCURACY_LEVEL = 4
 EXACT_ACCURACY_LEVEL = 1
+_WIDENED_AT_MOST = 1 << 20  # weights: half a megabyte more to read, some 20 microseconds
 
 
 def linear(
@@ -44,45 +47,28 @@ def linear(
     Returns:
         The value's name: (S, sum of N_i) float32.
     """
-    packed = pack(matrices)
-    if packed is None:
-        parts = [
-            linear(graph, x, f"{name}.{index}", [matrix], [biases[index]] if biases else [], exact=exact)
-            for index, matrix in enumerate(matrices)
-        ]
+    if len(matrices) > 1 and (runs := _runs(matrices)) != [len(matrices)]:
+        parts, stop = [], 0
+        for index, count in enumerate(runs):
+            start, stop = stop, stop + count
+            own = biases[start:stop] if biases else ()
+            parts.append(linear(graph, x, f"{name}.{index}", matrices[start:stop], own, exact=exact))
         return graph.node("Concat", parts, name, axis=1)
+    packed = pack(matrices)
     bias = [graph.constant(f"{name}.bias", np.concatenate(biases))] if biases else []
     if isinstance(packed, QuantizedMatrix):
         return _quantized(graph, x, name, packed, bias, EXACT_ACCURACY_LEVEL if exact else ACCURACY_LEVEL)
-    weight = graph.constant(f"{name}.weight", packed)
-    return graph.node("Gemm", [x, weight, *bias], name, transB=1)
+    return graph.node("Gemm", [x, _dense(graph, name, packed), *bias], name, transB=1)
 
 
-def pack(matrices: Sequence[Matrix]) -> Matrix | None:
-    """Stack matrices that share an input; returns None for a mix of dense and quantized ones."""
+def pack(matrices: Sequence[Matrix]) -> Matrix:
+    """Stack matrices that share an input; they are all dense, or all quantized in blocks of one size."""
     dense = [matrix for matrix in matrices if not isinstance(matrix, QuantizedMatrix)]
-    quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
-    if dense and quantized:
-        return None
     if dense:
         return dense[0] if len(dense) == 1 else np.concatenate(dense)
+    quantized = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
     bits = max(matrix.bits for matrix in quantized)
-    same = [widen(matrix, bits) for matrix in quantized]
-    if len(same) == 1:
-        return same[0]
-    zeros = residual = None
-    if any(matrix.zeros is not None for matrix in same):
-        zeros = np.concatenate([_zeros(matrix) for matrix in same])
-    if any(matrix.residual is not None for matrix in same):
-        residual = np.concatenate([_residual(matrix) for matrix in same])
-    return QuantizedMatrix(
-        bits,
-        same[0].block_size,
-        np.concatenate([matrix.codes for matrix in same]),
-        np.concatenate([matrix.scales for matrix in same]),
-        zeros,
-        residual,
-    )
+    return stack_rows([widen(matrix, bits) for matrix in quantized])
 
 
 def widen(matrix: QuantizedMatrix, bits: int) -> QuantizedMatrix:
@@ -91,7 +77,31 @@ def widen(matrix: QuantizedMatrix, bits: int) -> QuantizedMatrix:
         return matrix
     if matrix.zeros is not None:
         return replace(matrix, bits=bits)
-    return replace(matrix, bits=bits, codes=matrix.codes + np.uint8(midpoint(bits) - midpoint(matrix.bits)))
+    shifted = matrix.codes + np.uint8(midpoint(bits) - midpoint(matrix.bits))
+    return replace(matrix, bits=bits, codes=shifted, source=None)
+
+
+def _runs(matrices: Sequence[Matrix]) -> list[int]:
+    """Split matrices, in order, into runs that become one product each; returns the runs' lengths.
+
+    A wide code takes longer to read, but a small matrix is read faster than a further product starts.
+    """
+    runs: list[int] = []
+    for index, matrix in enumerate(matrices):
+        if runs and _joins(matrices[index - 1], matrix):
+            runs[-1] += 1
+        else:
+            runs.append(1)
+    return runs
+
+
+def _joins(one: Matrix, other: Matrix) -> bool:
+    if not isinstance(one, QuantizedMatrix) or not isinstance(other, QuantizedMatrix):
+        return not isinstance(one, QuantizedMatrix) and not isinstance(other, QuantizedMatrix)
+    if one.block_size != other.block_size or (one.residual is None) != (other.residual is None):
+        return False
+    narrow = [matrix for matrix in (one, other) if matrix.bits < max(one.bits, other.bits)]
+    return all(matrix.codes.size <= _WIDENED_AT_MOST for matrix in narrow)
 
 
 def add_lora(graph: GraphWriter, x: str, base: str, prefix: str, in_features: int, out_features: int) -> str:
@@ -106,20 +116,27 @@ def add_lora(graph: GraphWriter, x: str, base: str, prefix: str, in_features: in
 def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> str:
     """Append the look-up of `token_ids` (S,) in (vocabulary, hidden); returns (S, hidden) float32."""
     if not isinstance(matrix, QuantizedMatrix):
-        return graph.node("Gather", [graph.constant(f"{name}.weight", matrix), token_ids], f"{name}.out", axis=0)
+        stored = graph.short_constant(f"{name}.weight.half", matrix)
+        if stored is None:
+            return graph.node("Gather", [graph.constant(f"{name}.weight", matrix), token_ids], f"{name}.out", axis=0)
+        found = graph.node("Gather", [stored, token_ids], f"{name}.short", axis=0)
+        return graph.node("Cast", [found], f"{name}.out", to=TensorProto.FLOAT)
     hidden = matrix.codes.shape[1]
     matrix = _with_residual_columns(matrix)
     columns = matrix.codes.shape[1]
-    codes, scales, zeros = _stored(graph, name, matrix, table=True)
+    codes = stored_blocks.codes(graph, name, matrix, table=True)
+    inputs = [codes, token_ids, stored_blocks.scales(graph, name, matrix)]
     found = graph.node(
         "GatherBlockQuantized",
-        [codes, token_ids, scales, *zeros],
+        inputs + stored_blocks.zero_points(graph, name, matrix),
         f"{name}.out",
         bits=matrix.bits,
         block_size=matrix.block_size,
         gather_axis=0,
         quantize_axis=1,
     )
+    if matrix.minima is not None:
+        return _with_rests(graph, token_ids, name, matrix, found)
     extra = columns - hidden
     if not extra:
         return found
@@ -131,6 +148,17 @@ def embedding(graph: GraphWriter, token_ids: str, name: str, matrix: Matrix) -> 
     return graph.node("Gemm", [residual, graph.constant(f"{name}.spread", spread), plain], f"{name}.whole")
 
 
+def _with_rests(graph: GraphWriter, token_ids: str, name: str, matrix: QuantizedMatrix, found: str) -> str:
+    """Add each block's rest to its columns, without rounding: (S, hidden)."""
+    rests = graph.node("Gather", [stored_blocks.rests(graph, name, matrix), token_ids], f"{name}.own_rests", axis=0)
+    last = graph.constant("axis_last", np.array([-1], np.int64))
+    column = graph.node("Unsqueeze", [rests, last], f"{name}.rest_column")
+    cut = graph.constant(f"{name}.cut", np.array([0, matrix.scales.shape[1], matrix.block_size], np.int64))
+    blocks = graph.node("Add", [graph.node("Reshape", [found, cut], f"{name}.cut_rows"), column], f"{name}.added")
+    whole = graph.constant(f"{name}.row", np.array([0, matrix.shape[1]], np.int64))
+    return graph.node("Reshape", [blocks, whole], f"{name}.whole")
+
+
 def head(graph: GraphWriter, x: str, rows: str, name: str, matrix: Matrix, output: str) -> str:
     """Append `output = x[rows] @ matrix.T`; if `name` is the embedding's, they share constants.
 
@@ -138,13 +166,21 @@ def head(graph: GraphWriter, x: str, rows: str, name: str, matrix: Matrix, outpu
     """
     if not isinstance(matrix, QuantizedMatrix):
         wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
-        return graph.node("Gemm", [wanted, graph.constant(f"{name}.weight", matrix)], output, transB=1)
-    if matrix.residual is not None:  # sum before selecting rows: there may be none, and Pad needs some
+        return graph.node("Gemm", [wanted, _dense(graph, name, matrix)], output, transB=1)
+    # Sum before selecting rows: there may be none, and sums need some.
+    if matrix.residual is not None:
         x = _with_block_sums(graph, x, matrix)
         matrix = _with_residual_columns(matrix)
     wanted = graph.node("Gather", [x, rows], f"{output}.rows", axis=0)
-    codes, scales, zeros = _stored(graph, name, matrix)
-    return _matmul(graph, wanted, matrix, [codes, scales, *zeros], [], output, ACCURACY_LEVEL)
+    sums = None
+    if matrix.minima is not None:
+        sums = graph.node("Gather", [_block_sums(graph, x, matrix), rows], f"{output}.sums", axis=0)
+    return _product(graph, wanted, name, matrix, [], output, ACCURACY_LEVEL, sums)
+
+
+def _dense(graph: GraphWriter, name: str, matrix: NDArray[np.float32]) -> str:
+    """Store a matrix as float32, or in half of that if this is exact."""
+    return graph.half_constant(f"{name}.weight", matrix)
 
 
 def _quantized(
@@ -153,8 +189,28 @@ def _quantized(
     if matrix.residual is not None:
         x = _with_block_sums(graph, x, matrix)
         matrix = _with_residual_columns(matrix)
-    codes, scales, zeros = _stored(graph, name, matrix)
-    return _matmul(graph, x, matrix, [codes, scales, *zeros], bias, name, accuracy_level)
+    return _product(graph, x, name, matrix, bias, name, accuracy_level)
+
+
+def _product(
+    graph: GraphWriter,
+    x: str,
+    name: str,
+    matrix: QuantizedMatrix,
+    bias: Sequence[str],
+    output: str,
+    accuracy_level: int,
+    sums: str | None = None,
+) -> str:
+    """Append x (S, K) times the matrix that is stored under `name`; `sums` are x's block sums, if they are known."""
+    weights = [stored_blocks.codes(graph, name, matrix), stored_blocks.scales(graph, name, matrix)]
+    weights += stored_blocks.zero_points(graph, name, matrix)
+    if matrix.minima is None:
+        return _matmul(graph, x, matrix, weights, bias, output, accuracy_level)
+    product = _matmul(graph, x, matrix, weights, bias, f"{output}.centered", accuracy_level)
+    # The rests multiply the exact sums of the blocks' inputs in float32. Gemm adds in the same node.
+    sums = sums or _block_sums(graph, x, matrix)
+    return graph.node("Gemm", [sums, stored_blocks.rests(graph, name, matrix), product], output, transB=1)
 
 
 def _with_residual_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
@@ -167,7 +223,7 @@ def _with_residual_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
         matrix.block_size,
         np.concatenate([matrix.codes, extra.codes], axis=1),
         np.concatenate([matrix.scales, extra.scales], axis=1),
-        np.concatenate([_zeros(matrix), _zeros(extra)], axis=1),
+        np.concatenate([matrix.zero_points(), extra.zero_points()], axis=1),
     )
 
 
@@ -176,37 +232,24 @@ def _with_block_sums(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> str
     blocks = matrix.scales.shape[1]
     summed = f"{x}.with_sums"
     if not graph.has_value(summed):
-        # A product with a 0/1 matrix would be slower: reading the matrix takes a tenth of a decoding step.
-        shape = graph.constant(f"blocks.{blocks}", np.array([0, blocks, matrix.block_size], np.int64))
-        cut = graph.node("Reshape", [x, shape], f"{x}.blocks")
-        axis = graph.constant("axis_last", np.array([-1], np.int64))
-        sums = graph.node("ReduceSum", [cut, axis], f"{x}.sums", keepdims=0)
+        sums = _block_sums(graph, x, matrix)
         mix = graph.constant(f"residual_mix.{blocks}", residual_mix(blocks))
         sums = graph.node("MatMul", [sums, mix], f"{x}.sums.mixed")
         graph.node("Concat", [x, sums], summed, axis=1)
     return summed
 
 
-def _stored(
-    graph: GraphWriter, name: str, matrix: QuantizedMatrix, *, table: bool = False
-) -> tuple[str, str, list[str]]:
-    """Store codes (N, blocks, bytes), or (N, bytes) for a `table`, scales (N, blocks) and zero points."""
-    rows, columns = matrix.codes.shape
-    blocks = columns // matrix.block_size
-    if graph.has_value(f"{name}.codes"):
-        zeros = [f"{name}.zeros"] if matrix.zeros is not None else []
-        # The embedding reads a few rows from the mapped file. onnxruntime loads and repacks only the head's copy.
-        shape = graph.constant(f"{name}.shape", np.array([rows, blocks, -1], np.int64))
-        return graph.node("Reshape", [f"{name}.codes", shape], f"{name}.blocks"), f"{name}.scales", zeros
-    packed = _nibbles(matrix.codes) if matrix.bits == 4 else matrix.codes
-    codes = graph.constant(f"{name}.codes", packed if table else packed.reshape(rows, blocks, -1))
-    scales = graph.half_constant(f"{name}.scales", matrix.scales)
-    if matrix.zeros is None:
-        return codes, scales, []
-    points = matrix.zeros
-    if matrix.bits == 4:
-        points = _nibbles(np.pad(points, ((0, 0), (0, points.shape[1] % 2))))
-    return codes, scales, [graph.constant(f"{name}.zeros", points)]
+def _block_sums(graph: GraphWriter, x: str, matrix: QuantizedMatrix) -> str:
+    """Append the sums of x (S, K) over the matrix's blocks: (S, blocks)."""
+    blocks = matrix.scales.shape[1]
+    summed = f"{x}.sums.{matrix.block_size}"
+    if graph.has_value(summed):
+        return summed
+    # A product with a 0/1 matrix would be slower: reading the matrix takes a tenth of a decoding step.
+    shape = graph.constant(f"blocks.{blocks}.{matrix.block_size}", np.array([0, blocks, matrix.block_size], np.int64))
+    cut = graph.node("Reshape", [x, shape], f"{x}.blocks.{matrix.block_size}")
+    axis = graph.constant("axis_last", np.array([-1], np.int64))
+    return graph.node("ReduceSum", [cut, axis], summed, keepdims=0)
 
 
 def _matmul(
@@ -232,19 +275,3 @@ def _matmul(
         block_size=matrix.block_size,
         accuracy_level=accuracy_level,
     )
-
-
-def _nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pack two 4-bit codes per byte, the first in the low half."""
-    packed: NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
-    return packed
-
-
-def _zeros(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
-    if matrix.zeros is not None:
-        return matrix.zeros
-    return np.full(matrix.scales.shape, midpoint(matrix.bits), np.uint8)
-
-
-def _residual(matrix: QuantizedMatrix) -> NDArray[np.float32]:
-    return matrix.residual if matrix.residual is not None else np.zeros(matrix.scales.shape, np.float32)

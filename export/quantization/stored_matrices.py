@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Literal, get_args
 
-from edge_runtime.bundle.manifest import Quantization
+from edge_runtime.bundle.manifest import BACKEND_ONNX, Quantization
 from export.errors import UnsupportedModelError, UnsupportedQuantizationError
+from export.model.packed_checkpoint import directory_packing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,20 +23,57 @@ Quantize = Literal["keep", "fp32", "int8", "mixed", "int4"]
 def chosen_scheme(path: Path, wanted: str | None) -> Quantize:
     """Choose the scheme for a model; None means "keep" for a GGUF file and "int8" for a directory.
 
+    A directory whose matrices are packed in a form that can be kept counts like a GGUF file.
+
     Raises:
+        UnsupportedModelError: the directory is quantized in a form that can't be read.
         UnsupportedQuantizationError: the scheme does not exist or doesn't fit this kind of model.
     """
     if wanted is None:
-        return "keep" if path.is_file() else "int8"
+        return "keep" if path.is_file() or ((packing := directory_packing(path)) and packing.exact) else "int8"
     for scheme in get_args(Quantize):
         if scheme == wanted:
-            if scheme == "keep" and path.is_dir():
+            packing = directory_packing(path)
+            if scheme == "keep" and path.is_dir() and packing is not None and not packing.exact:
+                raise UnsupportedQuantizationError(
+                    f"These matrices can't be carried over exactly, they are {packing.description}: {path}. Use "
+                    "`quantize` int8."
+                )
+            if scheme == "keep" and path.is_dir() and packing is None:
                 raise UnsupportedQuantizationError(
                     f"Nothing is quantized here that could be kept: {path}. Use `quantize` fp32, int8, mixed or int4."
                 )
             found: Quantize = scheme
             return found
     raise UnsupportedQuantizationError(f"`quantize` must be one of {', '.join(get_args(Quantize))}, not '{wanted}'.")
+
+
+def check_kept(path: Path, scheme: Quantize, backend: str = BACKEND_ONNX) -> None:
+    """Refuse to keep blocks that a runtime has no form for, from the file's header alone.
+
+    XNNPACK, ExecuTorch's delegate, has 4-bit blocks of 32 and 8-bit rows.
+
+    Raises:
+        UnsupportedQuantizationError: a matrix can't be carried over.
+        SourceError: the file is damaged.
+    """
+    if scheme != "keep":
+        return
+    if path.is_dir():
+        if backend != BACKEND_ONNX:
+            raise UnsupportedQuantizationError(
+                f"The matrices of this checkpoint can't be carried over exactly by ExecuTorch: {path}. Use `quantize` "
+                "int8."
+            )
+        return
+    from gguf import GGMLQuantizationType as Kind
+
+    from export.model.gguf_header import refuse_what_can_not_be_kept
+
+    if backend == BACKEND_ONNX:
+        refuse_what_can_not_be_kept(path)
+    else:
+        refuse_what_can_not_be_kept(path, (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0), " by ExecuTorch")
 
 
 def stored_matrices(
@@ -54,19 +92,23 @@ def stored_matrices(
         UnsupportedQuantizationError: rows can't be split into blocks.
     """
     if scheme == "fp32":
-        return source.read, Quantization(scheme, "float32, nothing quantized")
+        own = source.quantization()
+        origin = "nothing quantized" if own == "not quantized" else f"dequantized weights: {own}"
+        return source.read, Quantization(scheme, f"float32, {origin}")
     if scheme == "keep":
 
         def kept(name: str) -> Matrix:
             blocks = source.blocks(name)
             return source.read(name) if blocks is None else blocks
 
-        return kept, Quantization(scheme, f"the blocks of the GGUF file, not quantized again: {source.quantization()}")
+        return kept, Quantization(scheme, f"the model's own blocks, not quantized again: {source.quantization()}")
     from export.quantization.schemes import DESCRIPTIONS, quantize_model
 
     report("Quantizing", 0, 1)
     quantized: Mapping[str, QuantizedMatrix] = quantize_model(source, scheme, calibration, report)
-    return quantized.__getitem__, Quantization(scheme, DESCRIPTIONS[scheme])
+    own = source.quantization()
+    origin = "" if own == "not quantized" else f"; from dequantized weights: {own}"
+    return quantized.__getitem__, Quantization(scheme, DESCRIPTIONS[scheme] + origin)
 
 
 def check_names(source: WeightSource, expected: frozenset[str]) -> None:

@@ -28,7 +28,6 @@ def test_rotary_frequencies_are_those_of_the_model(name):
     [
         ({"model_type": "llama", "partial_rotary_factor": 0.5}, "part of each head"),
         ({"model_type": "llama", "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-        ({"model_type": "qwen2", "quantization_config": {"quant_method": "gptq"}}, "already quantized"),
         ({"model_type": "gemma", "final_logit_softcapping": 30.0}, "caps the logits"),
         ({"model_type": "gemma", "attn_logit_softcapping": 50.0}, "caps attention"),
         ({"model_type": "mistral", "num_local_experts": 8}, "mixture of experts"),
