@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, ReaderTensor
+from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from edge_runtime.bundle.reader import sha256_of
 from export.errors import SourceError, UnsupportedModelError
 from export.model.architecture import Architecture, Rope, rope_from_config
 from export.model.gguf_blocks import EXACT, exact_blocks, wide_tensors
+from export.model.gguf_parts import name_without_part, read_parts
 from export.model.hf_source import spdx
 from export.model.tokenizer_assets import gguf_tokenizer
 from export.model.weights import EMBEDDING, FINAL_NORM, HEAD, Provenance, TokenizerAssets
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from export.model.gguf_file import GGUFTensor
     from export.model.quantized_matrix import QuantizedMatrix
 
 _FAMILIES = ("llama", "qwen2", "qwen3")
@@ -49,7 +50,7 @@ _QUANTIZATION_SUFFIX = re.compile(r"[.\-](I?Q\d\w*|F16|F32|BF16)\Z", re.IGNORECA
 
 
 class GGUFSource:
-    """A llama, qwen2 or qwen3 model in one GGUF file.
+    """A llama, qwen2 or qwen3 model in one GGUF file or in several parts; any part names it.
 
     Raises:
         SourceError: the file is damaged or lacks a field.
@@ -60,10 +61,7 @@ class GGUFSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._reader = GGUFReader(path)
-        except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
-            raise SourceError(f"This is not a usable GGUF file: {path} ({error}). Download it again.") from None
+        self._reader = read_parts(path)
         self._tensors = self._named_tensors()
         self.architecture = self._architecture()
 
@@ -118,9 +116,9 @@ class GGUFSource:
         """See `WeightSource.provenance`."""
         return Provenance(
             kind="gguf",
-            name=self.path.name,
-            sha256=sha256_of(self.path),
-            model_id=_QUANTIZATION_SUFFIX.sub("", self.path.stem),
+            name=self._reader.files[0].name,
+            sha256=self._reader.sha256(),
+            model_id=_QUANTIZATION_SUFFIX.sub("", name_without_part(self.path)),
             revision="",
             license=spdx(str(self._field("general.license", "unknown"))),
             parameters=sum(int(tensor.n_elements) for tensor in self._tensors.values()),
@@ -134,7 +132,7 @@ class GGUFSource:
     def _tokenizer(self) -> TokenizerAssets:
         fields = self._reader.fields
         prefix = "tokenizer."
-        given = {name.removeprefix(prefix): fields[name].contents() for name in fields if name.startswith(prefix)}
+        given = {name.removeprefix(prefix): fields[name] for name in fields if name.startswith(prefix)}
         return gguf_tokenizer(self.architecture.family, given, str(self.path))
 
     def special_token_ids(self) -> dict[str, int]:
@@ -161,20 +159,19 @@ class GGUFSource:
         return int(self._tensor(name).n_elements)
 
     def _field(self, name: str, default: Any = ...) -> Any:
-        field = self._reader.fields.get(name)
-        if field is not None:
-            return field.contents()
+        if name in self._reader.fields:
+            return self._reader.fields[name]
         if default is ...:
             raise SourceError(f"The file lacks the field '{name}': {self.path}. Download it again.")
         return default
 
-    def _tensor(self, name: str) -> ReaderTensor:
+    def _tensor(self, name: str) -> GGUFTensor:
         tensor = self._tensors.get(name)
         if tensor is None:
             raise SourceError(f"The model has no tensor '{name}': {self.path}. Download it again.")
         return tensor
 
-    def _named_tensors(self) -> dict[str, ReaderTensor]:
+    def _named_tensors(self) -> dict[str, GGUFTensor]:
         named = {}
         for tensor in self._reader.tensors:
             match = _LAYER_TENSOR.match(tensor.name)

@@ -42,11 +42,10 @@ def locate_model(model: str | Path) -> Path:
         )
     if (path / "config.json").is_file():
         return path
-    files = sorted(path.glob("*.gguf"))
-    if len(files) == 1:
-        return files[0]
-    if files:
-        raise ModelNotFoundError(f"There are {len(files)} GGUF files here: {path}. Name one of them.")
+    if any(path.glob("*.gguf")):
+        from export.model.gguf_parts import model_in_directory
+
+        return model_in_directory(path)
     raise ModelNotFoundError(
         f"This is no model directory: {path} (no config.json). Name a directory in Hugging Face format."
     )
