@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
 from export.model.architecture import from_hf_config
+from export.model.fused import fused_widths, split_names, whole_of
 from export.model.lineage import read_lineage, weights_digest
 from export.model.tokenizer_assets import hf_tokenizer
 from export.model.weights import HEAD, Provenance, TokenizerAssets
@@ -81,13 +82,16 @@ class HFSource:
             self._files.pop(HEAD, None)
 
     def names(self) -> tuple[str, ...]:
-        """Return the full names of all tensors."""
-        return tuple(name if name == HEAD else self._prefix + name for name in self._files)
+        """Return the full names of all tensors, with those that are stored together apart."""
+        return tuple(split_names(name if name == HEAD else self._prefix + name for name in self._files))
 
     def read(self, name: str) -> NDArray[np.float32]:
         """See `WeightSource.read`."""
         stored = name if name == HEAD else name.removeprefix(self._prefix)
         file = self._files.get(stored)
+        fused = whole_of(name, self.architecture)
+        if file is None and fused is not None and fused[0].removeprefix(self._prefix) in self._files:
+            return self._checked_rows(self.read(fused[0]), fused[0])[fused[1]]
         if file is None:
             raise SourceError(f"The model has no tensor '{name}': {self.path}. Download it again.")
         try:
@@ -103,6 +107,12 @@ class HFSource:
         except (OSError, SafetensorError) as error:
             raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
         return array
+
+    def _checked_rows(self, whole: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        wanted = sum(fused_widths(self.architecture)[name.split(".")[-2]])
+        if len(whole) != wanted:
+            raise SourceError(f"The tensor '{name}' has {len(whole)} rows, not {wanted}: {self.path}. Download it again.")
+        return whole
 
     def blocks(self, name: str) -> QuantizedMatrix | None:  # noqa: ARG002 (protocol)
         """Return None, because these models are not quantized."""
