@@ -212,7 +212,7 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
         activation = getattr(full, _ACTIVATION_KEYS.get(family, "hidden_act"))
         if activation not in _ACTIVATIONS:
             raise UnsupportedModelError(f"The activation '{activation}' is not supported: {where}.")
-        rope = rope_from_config(full, where)
+        two_ropes = family == "gemma3_text"
         return Architecture(
             family=family,
             layers=int(full.num_hidden_layers),
@@ -224,8 +224,8 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
             vocab=int(full.vocab_size),
             context_length=int(full.max_position_embeddings),
             norm_eps=float(full.layer_norm_eps if family == "stablelm" else full.rms_norm_eps),
-            rope=rope,
-            local_rope=_plain_rope(raw.get("rope_local_base_freq") or 1e4, head_dim) if family == "gemma3_text" else None,
+            rope=rope_from_config(full, where),
+            local_rope=plain_rope(raw.get("rope_local_base_freq") or 1e4, head_dim) if two_ropes else None,
             activation=_ACTIVATIONS[activation],
             tied_head=bool(full.tie_word_embeddings),
             right_length=_right_length(full),
@@ -235,8 +235,8 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
         raise SourceError(f"The model's configuration is not valid: {where} ({error}).") from None
 
 
-def _plain_rope(theta: float, width: int) -> Rope:
-    """Compute 1 / theta^(2 i / width) in float32, as transformers does."""
+def plain_rope(theta: float, width: int) -> Rope:
+    """Compute the frequencies 1 / theta^(2 i / width) in float32, as transformers does."""
     import torch
 
     exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width

@@ -9,38 +9,36 @@ from export.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_HARMLESS = frozenset(
-    """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path add_cross_attention architectures
-    attention_dropout attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id cache_implementation
-    chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample dropout dtype early_stopping embd_pdrop
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
-    forced_eos_token_id gradient_checkpointing hidden_dropout id2label initializer_range is_decoder is_encoder_decoder
-    label2id language length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token pad_token_id prefix
-    problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate
-    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p
-    torch_dtype torchscript transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed
-    unsloth_version use_bfloat16 use_cache use_flash_attn _flash_attn_2_enabled tie_encoder_decoder
-    cross_attention_hidden_size
-    """.split()
-)
-_COMMON = frozenset(
-    """
-    hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size
-    max_position_embeddings rms_norm_eps hidden_act tie_word_embeddings rope_theta rope_scaling rope_parameters
-    quantization_config
-    """.split()
-)
+_HARMLESS_TEXT = """
+    _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled _name_or_path
+    add_cross_attention architectures attention_dropout attn_implementation auto_map bad_words_ids
+    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dropout dtype
+    early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout id2label
+    initializer_range is_decoder is_encoder_decoder label2id language length_penalty max_length min_length
+    model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
+    output_hidden_states output_scores pad_token pad_token_id prefix problem_type pruned_heads
+    remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k
+    top_p torch_dtype torchscript transformers.js_config transformers_version typical_p unk_token_id
+    unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn
+"""
+_HARMLESS = frozenset(_HARMLESS_TEXT.split())
+_COMMON_TEXT = """
+    head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads
+    num_hidden_layers num_key_value_heads quantization_config rms_norm_eps rope_parameters rope_scaling
+    rope_theta tie_word_embeddings vocab_size
+"""
+_COMMON = frozenset(_COMMON_TEXT.split())
 _LAYER_KINDS = frozenset({"layer_types", "sliding_window"})
 _QWEN = _LAYER_KINDS | {"use_sliding_window", "max_window_layers", "attention_bias"}
 _BIASES = frozenset({"attention_bias", "mlp_bias"})
-_GEMMA2 = _LAYER_KINDS | frozenset(
-    """
-    hidden_activation query_pre_attn_scalar attention_bias attn_logit_softcapping final_logit_softcapping
+_GEMMA2_TEXT = """
+    attention_bias attn_logit_softcapping final_logit_softcapping hidden_activation query_pre_attn_scalar
     use_bidirectional_attention
-    """.split()
-)
+"""
+_GEMMA2 = _LAYER_KINDS | frozenset(_GEMMA2_TEXT.split())
 _OWN = {
     "llama": _BIASES | {"pretraining_tp"},
     "mistral": _LAYER_KINDS,

@@ -111,7 +111,9 @@ class HFSource:
     def _checked_rows(self, whole: NDArray[np.float32], name: str) -> NDArray[np.float32]:
         wanted = sum(fused_widths(self.architecture)[name.split(".")[-2]])
         if len(whole) != wanted:
-            raise SourceError(f"The tensor '{name}' has {len(whole)} rows, not {wanted}: {self.path}. Download it again.")
+            raise SourceError(
+                f"The tensor '{name}' has {len(whole)} rows, not {wanted}: {self.path}. Download it again."
+            )
         return whole
 
     def blocks(self, name: str) -> QuantizedMatrix | None:  # noqa: ARG002 (protocol)
