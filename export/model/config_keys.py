@@ -41,7 +41,7 @@ _GEMMA2_TEXT = """
 _GEMMA2 = _LAYER_KINDS | frozenset(_GEMMA2_TEXT.split())
 _OWN = {
     "llama": _BIASES | {"pretraining_tp"},
-    "mistral": _LAYER_KINDS,
+    "mistral": frozenset({"sliding_window"}),
     "ministral": _LAYER_KINDS,
     "qwen2": _QWEN,
     "qwen3": _QWEN,
