@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import tempfile
@@ -14,7 +15,16 @@ import numpy as np
 from edge_runtime.bundle.manifest import SourceCheck
 from export.check.compare import Sequential, decoder_rows, noise, refuse
 from export.check.reference import REFERENCE, CheckpointWeights, Reference
-from export.check.twin import VOCABULARY, boundaries_of, twin_architecture, twin_config, write_twin
+from export.check.twin import (
+    NEAR,
+    NEAR_WITHOUT_CONFIGURATION,
+    VOCABULARY,
+    boundaries_of,
+    twin_architecture,
+    twin_config,
+    write_twin,
+)
+from export.model.fused import whole_of
 from export.model.hf_source import HFSource
 
 if TYPE_CHECKING:
@@ -59,7 +69,7 @@ def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path) -> i
         WrongExportError: the decoder differs from transformers; the message names the first layer that does.
         UnsupportedModelError: transformers can't build the model.
     """
-    small = twin_config(config)
+    small = twin_config(config, NEAR if where.is_dir() else NEAR_WITHOUT_CONFIGURATION)
     with tempfile.TemporaryDirectory(prefix="cogenesis-twin-") as directory:
         root = Path(directory)
         write_twin(small, root)
@@ -80,12 +90,13 @@ def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path) -> i
     return length
 
 
-def family_twin(architecture: Architecture | None, opened: OpenFamily) -> OpenTwin:
+def family_twin(architecture: Architecture | None, opened: OpenFamily, *, sliding: bool = True) -> OpenTwin:
     """Return how to open a twin of a family that we write ourselves.
 
     Args:
         architecture: what our reader made of a source that has no Hugging Face configuration; None reads the twin's.
         opened: opens a decoder.
+        sliding: whether the decoder can do sliding windows.
     """
 
     @contextmanager
@@ -94,13 +105,23 @@ def family_twin(architecture: Architecture | None, opened: OpenFamily) -> OpenTw
             source = HFSource(root)
             shape, read = source.architecture, source.read
         else:
-            weights = CheckpointWeights(root)
-            shape, read = twin_architecture(architecture, small), lambda name: weights[name].numpy()
-        shape = shape.with_context(None)
+            shape = twin_architecture(architecture, small)
+            read = functools.partial(_read_part, CheckpointWeights(root), shape)
+        shape = shape.with_context(None, sliding=sliding)
         with opened(shape, read) as (decoder, layer_inputs):
             yield decoder, layer_inputs, shape.context_length
 
     return open_twin
+
+
+def _read_part(weights: CheckpointWeights, shape: Architecture, name: str) -> NDArray[np.float32]:
+    """Read a tensor, or a projection that is stored together with others."""
+    whole = whole_of(name, shape)
+    if name in weights or whole is None:
+        found: NDArray[np.float32] = weights[name].numpy()
+    else:
+        found = weights[whole[0]].numpy()[whole[1]]
+    return found
 
 
 def check_model(

@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from accelerate.hooks import attach_align_device_hook
 from safetensors import SafetensorError, safe_open
 
+from export.check.described import known_config
 from export.errors import SourceError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Reference:
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
         try:
-            full = transformers.AutoConfig.for_model(**config)
+            full = transformers.AutoConfig.for_model(**known_config(config))
             # Kernels of torch ignore a cap on attention scores.
             how = "eager" if getattr(full, "attn_logit_softcapping", None) else "sdpa"
             with init_empty_weights(include_buffers=False), quiet():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import gguf
 from tokenizers import Tokenizer
 
+from export.check.described import described_config
 from export.check.reference import CheckpointWeights, ReadWeights, Reference, quiet
 from export.errors import SourceError
-from export.model.hf_source import read_config
+from export.model.hf_source import HFSource, read_config
 
 _TOKENS = 64
 _TEXT = (
@@ -19,7 +23,6 @@ _TEXT = (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from export.model.gguf_source import GGUFSource
     from export.model.weights import TokenizerAssets
@@ -57,19 +60,28 @@ def reference_config(source: Source) -> Mapping[str, Any]:
     """
     path = source.path
     if path.is_dir():
-        return read_config(path)
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+        # Weights that are stored quantized are compared as what they are worth.
+        return {name: value for name, value in read_config(path).items() if name != "quantization_config"}
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, load_gguf_checkpoint
 
-    try:
-        with quiet():
-            config: dict[str, Any] = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
-    except Exception as error:  # transformers does not say what it raises
-        raise SourceError(
-            f"transformers can't read this file, so the export can't be checked: {path} "
-            f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
-        ) from None
+    own = _gguf_source(source)
+    kind = str(own.fields["general.architecture"])
+    if kind not in GGUF_SUPPORTED_ARCHITECTURES:
+        return described_config(own.architecture, str(path))
+    with tempfile.TemporaryDirectory(prefix="cogenesis-check-") as directory:
+        header = Path(directory) / "header.gguf"
+        _write_header(own.fields, header)
+        try:
+            with quiet():
+                config: dict[str, Any] = load_gguf_checkpoint(str(header), return_tensors=False)["config"]
+        except Exception as error:  # transformers does not say what it raises
+            raise SourceError(
+                f"transformers can't read this file, so the export can't be checked: {path} "
+                f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
+            ) from None
     # It overlooks the size of heads in some families, and would take the family's default.
-    return {"head_dim": _gguf_source(source).architecture.head_dim} | config
+    a = own.architecture
+    return {"head_dim": a.head_dim} | config | {"vocab_size": a.vocab, "tie_word_embeddings": a.tied_head}
 
 
 def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
@@ -79,9 +91,23 @@ def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
         ExportError: the model can't be built or read.
     """
     if source.path.is_dir():
-        return Reference(config, CheckpointWeights(source.path))
+        if "quantization_config" not in read_config(source.path):
+            return Reference(config, CheckpointWeights(source.path))
+        packed = HFSource(source.path)
+        return Reference(config, ReadWeights(packed.names(), packed.read))
     weights = _gguf_source(source)
     return Reference(config, ReadWeights(weights.names(), weights.read))
+
+
+def _write_header(fields: Mapping[str, Any], path: Path) -> None:
+    """Write a file with the fields alone, without the vocabulary, which transformers takes many seconds to read."""
+    writer = gguf.GGUFWriter(path, str(fields["general.architecture"]))
+    for name, value in fields.items():
+        if not name.startswith(("tokenizer.", "general.architecture", "split.")) and value != []:
+            writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def _gguf_source(source: Source) -> GGUFSource:

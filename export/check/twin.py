@@ -8,6 +8,7 @@ few heads, few layers, a small vocabulary, and its boundaries are near.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from export.check.described import known_config
 from export.check.reference import quiet
 from export.errors import UnsupportedModelError
 
@@ -30,16 +32,19 @@ _INTERMEDIATE = 96
 _LAYERS = 8
 _SPREAD = 0.15  # of the weights: so large that every part of the model matters
 # Boundaries of positions, and how near the twin's are at most.
-_NEAR = {"sliding_window": 160, "original_max_position_embeddings": 224}
+NEAR = {"sliding_window": 160, "original_max_position_embeddings": 224}
+# A file without a configuration has frequencies that were computed for its own length.
+NEAR_WITHOUT_CONFIGURATION = {"sliding_window": NEAR["sliding_window"]}
 
 
-def twin_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def twin_config(config: Mapping[str, Any], near: Mapping[str, int] = NEAR) -> dict[str, Any]:
     """Shrink a Hugging Face configuration; every key that does not say a size or a boundary is kept as it is.
 
     Args:
         config: as its JSON file has it.
+        near: how near a boundary of positions is at most, by its key.
     """
-    full = transformers.AutoConfig.for_model(**config)
+    full = transformers.AutoConfig.for_model(**known_config(config))
     layers = int(full.num_hidden_layers)
     kinds = layer_kinds(full, layers)
     kept = min(max(2, *(kinds.index(kind) + 1 for kind in set(kinds))), layers, _LAYERS)
@@ -62,7 +67,7 @@ def twin_config(config: Mapping[str, Any]) -> dict[str, Any]:
             small[name] = value[:kept]
         elif name.endswith("_token_id") and value is not None:
             small[name] = 0
-    return _with_near_boundaries(small)
+    return _with_near_boundaries(small, near)
 
 
 def layer_kinds(full: Any, layers: int) -> list[tuple[object, ...]]:
@@ -77,7 +82,7 @@ def layer_kinds(full: Any, layers: int) -> list[tuple[object, ...]]:
 
 def boundaries_of(config: Mapping[str, Any]) -> list[int]:
     """List the numbers of positions at which the model begins to compute differently."""
-    found = {config.get(name) for name in _NEAR}
+    found = {config.get(name) for name in NEAR}
     for part in config.values():
         if isinstance(part, dict):
             found |= set(boundaries_of(part))
@@ -99,10 +104,10 @@ def twin_architecture(architecture: Architecture, config: Mapping[str, Any]) -> 
         value = getattr(architecture, field.name)
         if isinstance(value, tuple) and len(value) == architecture.layers:
             changes[field.name] = value[:kept]
-    if architecture.embedding_scale != 1:  # the square root of the width, in the families that have it
-        changes["embedding_scale"] = architecture.embedding_scale * (changes["hidden"] / architecture.hidden) ** 0.5
-    if architecture.sliding_window is not None:
-        changes["sliding_window"] = min(architecture.sliding_window, _NEAR["sliding_window"])
+    nearest = NEAR["sliding_window"]
+    changes["windows"] = tuple(None if width is None else min(width, nearest) for width in changes["windows"])
+    if math.isclose(architecture.embedding_scale, architecture.hidden**0.5):
+        changes["embedding_scale"] = changes["hidden"] ** 0.5
     return replace(architecture, **changes)
 
 
@@ -115,7 +120,7 @@ def write_twin(config: Mapping[str, Any], directory: Path) -> None:
     try:
         with quiet():
             model = transformers.AutoModelForCausalLM.from_config(
-                transformers.AutoConfig.for_model(**config), dtype=torch.float32
+                transformers.AutoConfig.for_model(**known_config(config)), dtype=torch.float32
             )
     except Exception as error:  # transformers does not say what it raises
         raise UnsupportedModelError(
@@ -129,14 +134,14 @@ def write_twin(config: Mapping[str, Any], directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def _with_near_boundaries(config: dict[str, Any]) -> dict[str, Any]:
-    near = dict(config)
+def _with_near_boundaries(config: Mapping[str, Any], near: Mapping[str, int]) -> dict[str, Any]:
+    changed = dict(config)
     for name, value in config.items():
         if isinstance(value, dict):
-            near[name] = _with_near_boundaries(value)
-        elif name in _NEAR and isinstance(value, int):
-            near[name] = min(value, _NEAR[name])
-    return near
+            changed[name] = _with_near_boundaries(value, near)
+        elif name in near and isinstance(value, int):
+            changed[name] = min(value, near[name])
+    return changed
 
 
 def _randomize(model: torch.nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, GRAPH_EXECUTORCH, DecoderSpec
 from export.bundle.exported import Exported, exported
 from export.bundle.writer import BundleParts, golden_name, write_bundle
+from export.errors import UnsupportedModelError
 from export.model.locate import locate_model, open_source
 from export.progress import Progress, silent
 from export.quantization.stored_matrices import Quantize, check_kept, check_names, chosen_scheme, stored_matrices
@@ -61,7 +62,12 @@ def export_executorch(
     from export.quantization.schemes import calibration_tokens
 
     source = open_source(path)
-    architecture = source.architecture.with_context(context_length)
+    architecture = source.architecture.with_context(context_length, sliding=False)
+    if architecture.attention_cap is not None:
+        raise UnsupportedModelError(
+            f"Models of type '{architecture.family}' cap attention scores, which ExecuTorch's kernel can't: {path}. "
+            "Use the ONNX runtime."
+        )
     check_names(source, expected_names(architecture))
     parts = BundleParts.of(source, architecture)
     progress("Reading the model", 1, 1)
@@ -71,7 +77,7 @@ def export_executorch(
         from export.check.checker import checker_of
         from export.executorch.trial import opened_model
 
-        open_twin = family_twin(None if path.is_dir() else source.architecture, opened_model)
+        open_twin = family_twin(None if path.is_dir() else source.architecture, opened_model, sliding=False)
         checker = checker_of(source, scheme, open_twin, None, progress)
     matrix, quantization = stored_matrices(source, scheme, calibration, progress)
 

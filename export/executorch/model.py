@@ -1,4 +1,4 @@
-"""A Llama-family decoder as a torch module in the form that suits ExecuTorch's XNNPACK delegate.
+"""A decoder as a torch module in the form that suits ExecuTorch's XNNPACK delegate.
 
 The cost of a decoding step depends more on the number of operations than on their size, so there are few. One product
 gives q, k and v, and one gives gate and up. Queries and keys are rotated together (and values with them, unused). The
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from export.model.architecture import Architecture
+    from export.model.architecture import Architecture, Rope
     from export.model.lora_sites import AdapterSites
     from export.model.quantized_matrix import Matrix
 
@@ -53,13 +53,15 @@ class DecoderModel(nn.Module):
         self.architecture = a
         self.lora_sites = lora_sites(a, adapter_sites)
         self.cache_shape = (a.kv_heads, a.head_dim)
-        self.embedding_scale = a.embedding_scale
-        self.rope_factor = a.rope.attention_factor
+        self.embedding_scale, self.logit_scale, self.logit_cap = a.embedding_scale, a.logit_scale, a.logit_cap
+        # None stands for layers that don't rotate.
+        self.ropes = tuple(dict.fromkeys(a.layer_rope(layer) for layer in range(a.layers)))
+        self.rope_of = [self.ropes.index(a.layer_rope(layer)) for layer in range(a.layers)]
         table = matrix(EMBEDDING)
         self.embedding = embedding_module(table)
-        self.register_buffer("frequencies", torch.tensor([a.rope.inverse_frequencies], dtype=torch.float32))
+        self.turns = nn.ModuleList(_Turn(rope, a.head_dim) for rope in self.ropes)
         self.layers = nn.ModuleList(_Layer(a, f"model.layers.{index}.", matrix, vector) for index in range(a.layers))
-        self.norm = _Norm(a, vector(FINAL_NORM))
+        self.norm = _norm(a, FINAL_NORM, vector)
         self.head = head_module(table if a.tied_head else matrix(HEAD))
 
     def forward(
@@ -85,19 +87,18 @@ class DecoderModel(nn.Module):
         """
         start = positions[0].item()
         torch._check(start >= 0)
-        angles = positions.to(torch.float32)[:, None] * self.frequencies
-        angles = torch.cat((angles, angles), -1)[None, :, None]
-        cosine, sine = torch.cos(angles), torch.sin(angles)
-        turn = (cosine, sine) if self.rope_factor == 1 else (cosine * self.rope_factor, sine * self.rope_factor)
+        turns = [turn(positions) for turn in self.turns]
         x = self.embedding(token_ids)
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
         pairs = iter(zip(adapter[::2], adapter[1::2], strict=True))
         for index, layer in enumerate(self.layers):
             sides = {site.name: pair for site, pair in zip(self.lora_sites, pairs, strict=False)}
-            x = layer(x, turn, start, caches[2 * index], caches[2 * index + 1], sides)
+            x = layer(x, turns[self.rope_of[index]], start, caches[2 * index], caches[2 * index + 1], sides)
         logits: torch.Tensor = self.head(self.norm(x.index_select(1, rows)))
-        return logits
+        if self.logit_cap is not None:
+            return torch.tanh(logits * (self.logit_scale / self.logit_cap)) * self.logit_cap
+        return logits if self.logit_scale == 1 else logits * self.logit_scale
 
     def read(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Compute logits (S, vocabulary) of a whole text, given as token ids (S,) int64."""
@@ -105,6 +106,26 @@ class DecoderModel(nn.Module):
         caches = [torch.zeros((1, len(token_ids), *self.cache_shape)) for _ in range(2 * len(self.layers))]
         logits: torch.Tensor = self(token_ids[None], positions, positions, caches, ())[0]
         return logits
+
+
+class _Turn(nn.Module):
+    """Computes cosines and sines (1, S, 1, head_dim) of positions (S,); values that don't rotate have 1 and 0."""
+
+    def __init__(self, rope: Rope | None, head_dim: int) -> None:
+        super().__init__()
+        half = () if rope is None else rope.inverse_frequencies
+        still = head_dim - 2 * len(half)
+        self.rotates, factor = rope is not None, 1.0 if rope is None else rope.attention_factor
+        self.register_buffer("frequencies", torch.tensor([(*half, *half, *[0.0] * still)], dtype=torch.float32))
+        factors = torch.tensor([factor] * (head_dim - still) + [1.0] * still)
+        self.register_buffer("factors", None if factor == 1 else factors)
+
+    def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if not self.rotates:
+            return None
+        angles = (positions.to(torch.float32)[:, None] * self.frequencies)[None, :, None]
+        cosine, sine = torch.cos(angles), torch.sin(angles)
+        return (cosine, sine) if self.factors is None else (cosine * self.factors, sine * self.factors)
 
 
 class _Layer(nn.Module):
@@ -127,15 +148,17 @@ class _Layer(nn.Module):
         self.o = joined("self_attn", "o", a.o_bias)
         self.gate_up = joined("mlp", ("gate", "up"), a.mlp_bias)
         self.down = joined("mlp", ("down",), a.mlp_bias)
-        self.input_norm = _Norm(a, vector(prefix + "input_layernorm.weight"))
-        self.post_norm = _Norm(a, vector(prefix + "post_attention_layernorm.weight"))
+        places = (a.norms.before_attention, a.norms.after_attention, a.norms.before_mlp, a.norms.after_mlp)
+        norms = [nn.Identity() if name is None else _norm(a, f"{prefix}{name}.weight", vector) for name in places]
+        self.input_norm, self.attention_norm, self.post_norm, self.mlp_norm = norms
+        self.residual_scale = a.residual_scale
         self.heads = _Heads(a, vector, prefix + "self_attn.")
         self.query_width, self.intermediate = a.query_width, a.intermediate
 
     def forward(
         self,
         x: torch.Tensor,
-        turn: tuple[torch.Tensor, torch.Tensor],
+        turn: tuple[torch.Tensor, torch.Tensor] | None,
         start: int,
         key_cache: torch.Tensor,
         value_cache: torch.Tensor,
@@ -145,11 +168,14 @@ class _Layer(nn.Module):
         normed = self.input_norm(x)
         query, key, value = self.heads(_adapted(self.qkv(normed), normed, adapter.get("qkv")), turn)
         attended = cached_attention(query, key, value, key_cache, value_cache, start).view(1, -1, self.query_width)
-        x = x + _adapted(self.o(attended), attended, adapter.get("o"))
+        x = x + self._scaled(self.attention_norm(_adapted(self.o(attended), attended, adapter.get("o"))))
         normed = self.post_norm(x)
         gate, up = _adapted(self.gate_up(normed), normed, adapter.get("gate_up")).split(self.intermediate, -1)
         active = self._activate(gate) * up
-        return x + _adapted(self.down(active), active, adapter.get("down"))
+        return x + self._scaled(self.mlp_norm(_adapted(self.down(active), active, adapter.get("down"))))
+
+    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.residual_scale == 1 else x * self.residual_scale
 
     def _activate(self, x: torch.Tensor) -> torch.Tensor:
         if self.activation == "gelu":
@@ -169,6 +195,13 @@ def _adapted(output: torch.Tensor, x: torch.Tensor, adapter: tuple[torch.Tensor,
     return output + torch.bmm(torch.bmm(x, a), b)
 
 
+def _norm(a: Architecture, name: str, vector: Callable[[str], NDArray[np.float32]]) -> nn.Module:
+    """Make a norm over the hidden states; `name` is that of its weight."""
+    if a.norm_kind == "rms":
+        return _Norm(a, vector(name))
+    return _LayerNorm(a, vector(name), vector(name.removesuffix("weight") + "bias"))
+
+
 class _Norm(nn.Module):
     """RMS norm over the last axis; its weight (..., width) may vary along the others."""
 
@@ -184,29 +217,55 @@ class _Norm(nn.Module):
         return x * torch.rsqrt(functional.linear(x * x, self.mean, self.epsilon)) * self.weight
 
 
+class _LayerNorm(_Norm):
+    def __init__(self, a: Architecture, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        super().__init__(a, weight)
+        self.register_buffer("bias", torch.tensor(bias))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize x (..., width)."""
+        normed: torch.Tensor = super().forward(x - functional.linear(x, self.mean)) + self.bias
+        return normed
+
+
 class _Heads(nn.Module):
     """Splits packed q, k and v (1, S, all heads * head_dim) into rotated queries, rotated keys and values."""
 
     def __init__(self, a: Architecture, vector: Callable[[str], NDArray[np.float32]], prefix: str) -> None:
         super().__init__()
         self.counts = [a.heads, a.kv_heads, a.kv_heads]
+        self.widths = [count * a.head_dim for count in self.counts]
         self.shape = (1, -1, sum(self.counts), a.head_dim)
-        if a.head_norms:
+        # The kernel divides scores by sqrt(head_dim).
+        self.scale = a.query_scale * a.head_dim**0.5
+        self.whole: nn.ModuleList | None = None
+        self.norm: nn.Module = nn.Identity()
+        if a.head_norms != "none":
             query, key = (vector(f"{prefix}{name}.weight") for name in ("q_norm", "k_norm"))
-            # Values pass through the norm too, but its result is not used for them.
-            self.norm: nn.Module = _Norm(a, np.stack((query, key, key)).repeat(self.counts, axis=0))
-        else:
-            self.norm = nn.Identity()
-        half = torch.eye(a.head_dim // 2)
-        nothing = torch.zeros_like(half)
-        self.register_buffer("quarter", torch.cat((torch.cat((nothing, -half), 1), torch.cat((half, nothing), 1))))
+            if a.head_norms == "whole":
+                self.whole = nn.ModuleList((_Norm(a, query), _Norm(a, key)))
+            else:
+                # Values pass through the norm too, but its result is not used for them.
+                self.norm = _Norm(a, np.stack((query, key, key)).repeat(self.counts, axis=0))
+        half = len(a.rope.inverse_frequencies)
+        quarter = torch.zeros(a.head_dim, a.head_dim)
+        quarter[:half, half : 2 * half] = -torch.eye(half)
+        quarter[half : 2 * half, :half] = torch.eye(half)
+        self.register_buffer("quarter", quarter)
 
     def forward(
-        self, packed: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+        self, packed: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotate by `turn`, cosines and sines of (1, S, 1, head_dim); returns three times (1, S, heads, head_dim)."""
-        cosine, sine = turn
+        if self.whole is not None:
+            query, key, value = packed.split(self.widths, -1)
+            packed = torch.cat((self.whole[0](query), self.whole[1](key), value), -1)
         apart = packed.view(self.shape)
         x = self.norm(apart)
-        query, key, _ = (x * cosine + functional.linear(x, self.quarter) * sine).split(self.counts, 2)
+        if turn is not None:
+            cosine, sine = turn
+            x = x * cosine + functional.linear(x, self.quarter) * sine
+        query, key, _ = x.split(self.counts, 2)
+        if abs(self.scale - 1) > 1e-6:
+            query = query * self.scale
         return query, key, apart.split(self.counts, 2)[2]

@@ -1,4 +1,4 @@
-"""Describes the shape of a Llama-family decoder and reads it from a Hugging Face configuration."""
+"""Describes a decoder by what its layers have, and reads it from a Hugging Face configuration."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from export.errors import SourceError, UnsupportedModelError
+from export.model.config_keys import check_keys
+from export.model.features import LLAMA_NORMS, HeadNorms, NormKind, NormPlacement, family_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+LLAMA_FAMILY = (
+    "llama",
+    "mistral",
+    "ministral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "olmo2",
+    "smollm3",
+    "granite",
+    "stablelm",
+    "minicpm",
+)
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_ACTIVATION_KEYS = {"gemma2": "hidden_activation", "gemma3_text": "hidden_activation"}
+_DEFAULTS_OF = {"minicpm": "llama"}  # transformers has no configuration of its own for these
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +39,9 @@ class Rope:
     """Rotary positions: cos and sin of `position * inverse_frequencies`, both times `attention_factor`.
 
     Attributes:
-        inverse_frequencies: head_dim / 2 values.
-        attention_factor: 1.0 except for YaRN.
+        inverse_frequencies: half as many values as each head rotates; the first of the two halves that turn together
+            starts at the head's first value, and the rest of the head is not rotated.
+        attention_factor: 1.0 except for YaRN and LongRoPE.
     """
 
     inverse_frequencies: tuple[float, ...]
@@ -30,22 +50,28 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder of the Llama family.
+    """A decoder, described by what its layers have.
 
     Attributes:
-        family: model type of the source, one of `LLAMA_FAMILY`.
+        family: model type of the source, one of `LLAMA_FAMILY`; for names and messages only.
         layers, hidden, heads, kv_heads, head_dim, intermediate, vocab: sizes.
         context_length: maximum number of positions of the exported graph.
-        sliding_window: number of keys that a query attends to in the source model; None means all. An exported graph
-            has no shorter window than `context_length`.
-        norm_eps: epsilon of every RMS norm.
-        norm_offset: added to every norm's weight (1.0 in Gemma).
+        norm_eps: epsilon of every norm.
         rope: rotary positions.
         activation: "silu", "gelu" or "gelu_tanh".
         qkv_bias, o_bias, mlp_bias: whether these projections have a bias.
-        head_norms: whether each query and key head has an RMS norm before rotation (Qwen3).
-        embedding_scale: factor for embeddings (sqrt(hidden) in Gemma).
         tied_head: whether the head uses the embedding's matrix.
+        windows: for each layer, the number of keys that a query attends to, its own included; None means all.
+        query_scale: factor of the products of queries and keys.
+        norm_offset: added to every norm's weight (1.0 in Gemma).
+        norm_kind, norms, head_norms: see `export.model.features`.
+        local_rope: rotary positions of the layers with a window, if they differ (Gemma 3).
+        positions: for each layer, whether it rotates queries and keys; empty means that all do.
+        attention_cap, logit_cap: soft caps c * tanh(x / c) of attention scores and logits.
+        embedding_scale: factor for embeddings (sqrt(hidden) in Gemma).
+        residual_scale: factor for the outputs of attention and MLP.
+        logit_scale: factor for logits.
+        right_length: number of positions for which `rope` is right; None means all.
     """
 
     family: str
@@ -57,27 +83,65 @@ class Architecture:
     intermediate: int
     vocab: int
     context_length: int
-    sliding_window: int | None
     norm_eps: float
-    norm_offset: float
     rope: Rope
     activation: str
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
-    head_norms: bool
-    embedding_scale: float
     tied_head: bool
+    windows: tuple[int | None, ...]
+    query_scale: float
+    norm_offset: float = 0.0
+    norm_kind: NormKind = "rms"
+    norms: NormPlacement = LLAMA_NORMS
+    head_norms: HeadNorms = "none"
+    local_rope: Rope | None = None
+    positions: tuple[bool, ...] = ()
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    right_length: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.layers, self.hidden, self.heads, self.kv_heads, self.head_dim, self.intermediate, self.vocab)
-        if min(*sizes, self.context_length) < 1 or self.heads % self.kv_heads or self.head_dim % 2:
+        if min(*sizes, self.context_length) < 1 or self.heads % self.kv_heads:
             raise SourceError(f"The model's sizes don't fit together: {self}. Check its configuration.")
-        if len(self.rope.inverse_frequencies) != self.head_dim // 2:
-            raise UnsupportedModelError(
-                f"The model rotates only {2 * len(self.rope.inverse_frequencies)} of {self.head_dim} values of a head "
-                "(partial rotary positions), which the graph can't. Choose another model."
+        ropes = [rope for rope in (self.rope, self.local_rope) if rope is not None]
+        if any(not 0 < 2 * len(rope.inverse_frequencies) <= self.head_dim for rope in ropes):
+            raise SourceError(
+                f"The model rotates {2 * len(self.rope.inverse_frequencies)} values of a head of {self.head_dim}. "
+                "Check its configuration."
             )
+        if len(self.windows) != self.layers or len(self.positions) not in (0, self.layers):
+            raise SourceError(f"The configuration describes another number of layers than {self.layers}. Check it.")
+        if any(window is not None and window < 1 for window in self.windows):
+            raise SourceError(f"A sliding window has no keys: {self.windows}. Check the model's configuration.")
+
+    def layer_rope(self, layer: int) -> Rope | None:
+        """Return a layer's rotary positions, or None if it doesn't rotate."""
+        if self.positions and not self.positions[layer]:
+            return None
+        return self.rope if self.windows[layer] is None else self.local_rope or self.rope
+
+    @property
+    def plain(self) -> bool:
+        """Whether layers are those of Llama or Qwen, except for biases, head norms and rotary frequencies."""
+        return (
+            self.norms == LLAMA_NORMS
+            and self.norm_kind == "rms"
+            and self.head_norms != "whole"
+            and not self.positions
+            and not any(self.windows)
+            and self.query_scale == self.head_dim**-0.5
+            and 2 * len(self.rope.inverse_frequencies) == self.head_dim
+            and self.attention_cap is None
+            and self.logit_cap is None
+            and self.residual_scale == self.logit_scale == 1.0
+            and self.right_length is None
+        )
 
     @property
     def query_width(self) -> int:
@@ -89,13 +153,20 @@ class Architecture:
         """Columns of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
 
-    def with_context(self, length: int | None) -> Architecture:
+    def with_context(self, length: int | None, *, sliding: bool = True) -> Architecture:
         """Return the same decoder for `length` positions; None uses the model's own maximum.
 
+        Args:
+            length: the wanted number of positions.
+            sliding: whether the graph can do sliding windows; if not, the context ends at the shortest window.
+
         Raises:
-            UnsupportedModelError: `length` exceeds the model's maximum or its sliding window.
+            UnsupportedModelError: `length` exceeds the model's maximum, its sliding window if `sliding` is false, or
+                the positions for which its rotary frequencies are right.
         """
-        natural = min(self.context_length, self.sliding_window or self.context_length)
+        right = self.right_length or self.context_length
+        window = min((window for window in self.windows if window is not None), default=self.context_length)
+        natural = min(self.context_length, right, self.context_length if sliding else window)
         if length is None:
             return replace(self, context_length=natural)
         if length < 1 or length > self.context_length:
@@ -103,8 +174,13 @@ class Architecture:
                 f"`context_length` must be in 1 .. {self.context_length:,}, as the model was made for, not {length:,}."
             )
         if length > natural:
+            problem = (
+                "the model rotates all positions otherwise (longrope)"
+                if natural == right
+                else "the model's attention slides"
+            )
             raise UnsupportedModelError(
-                f"Beyond {natural:,} positions the model's attention slides, which the graph can't do. Set "
+                f"Beyond {natural:,} positions {problem}, which the graph can't do. Set "
                 f"`context_length` to {natural} or less, not to {length}."
             )
         return replace(self, context_length=length)
@@ -124,18 +200,19 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
     family = config.get("model_type")
     if family not in LLAMA_FAMILY:
         raise UnsupportedModelError(f"'{family}' is not of the Llama family ({', '.join(LLAMA_FAMILY)}): {where}.")
-    _refuse_unsupported(config, where)
+    check_keys(config, family, where)
     # transformers knows each family's defaults; its configuration classes need no model.
     from transformers import AutoConfig
 
+    raw = _without_nested_rope(config, where)
     try:
-        full = AutoConfig.for_model(**config)
+        full = AutoConfig.for_model(**{**raw, "model_type": _DEFAULTS_OF.get(family, family)})
         hidden, heads = int(full.hidden_size), int(full.num_attention_heads)
         head_dim = int(getattr(full, "head_dim", None) or hidden // heads)
-        gemma, attention_bias = family == "gemma", bool(getattr(full, "attention_bias", False))
-        activation = full.hidden_act
+        activation = getattr(full, _ACTIVATION_KEYS.get(family, "hidden_act"))
         if activation not in _ACTIVATIONS:
             raise UnsupportedModelError(f"The activation '{activation}' is not supported: {where}.")
+        two_ropes = family == "gemma3_text"
         return Architecture(
             family=family,
             layers=int(full.num_hidden_layers),
@@ -146,20 +223,53 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
             intermediate=int(full.intermediate_size),
             vocab=int(full.vocab_size),
             context_length=int(full.max_position_embeddings),
-            sliding_window=_sliding_window(full, family),
-            norm_eps=float(full.rms_norm_eps),
-            norm_offset=1.0 if gemma else 0.0,
+            norm_eps=float(full.layer_norm_eps if family == "stablelm" else full.rms_norm_eps),
             rope=rope_from_config(full, where),
+            local_rope=plain_rope(raw.get("rope_local_base_freq") or 1e4, head_dim) if two_ropes else None,
             activation=_ACTIVATIONS[activation],
-            qkv_bias=family == "qwen2" or attention_bias,
-            o_bias=attention_bias and family != "qwen2",
-            mlp_bias=bool(getattr(full, "mlp_bias", False)),
-            head_norms=family == "qwen3",
-            embedding_scale=hidden**0.5 if gemma else 1.0,
             tied_head=bool(full.tie_word_embeddings),
+            right_length=_right_length(full),
+            **family_features(full, config, family, head_dim),
         )
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise SourceError(f"The model's configuration is not valid: {where} ({error}).") from None
+
+
+def plain_rope(theta: float, width: int) -> Rope:
+    """Compute the frequencies 1 / theta^(2 i / width) in float32, as transformers does."""
+    import torch
+
+    exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
+    return Rope(tuple(float(value) for value in (1.0 / (float(theta) ** exponents)).tolist()))
+
+
+def _without_nested_rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Write rotary settings that are given by kind of layer (transformers 5) as transformers 4 does."""
+    found = config.get("rope_parameters")
+    kinds = {"full_attention", "sliding_attention"}
+    if not isinstance(found, dict) or not kinds & found.keys():
+        return dict(config)
+    whole = dict(found.get("full_attention") or {})
+    local = dict(found.get("sliding_attention") or {})
+    if found.keys() - kinds or config.get("model_type") != "gemma3_text":
+        raise UnsupportedModelError(f"The rotary positions of this model's kinds of layers are not supported: {where}.")
+    if local.get("rope_type", "default") != "default" or local.keys() - {"rope_type", "rope_theta"}:
+        raise UnsupportedModelError(f"The rotary positions of this model's sliding layers are scaled: {where}.")
+    flat = {key: value for key, value in config.items() if key != "rope_parameters"}
+    for name, settings, default in (("rope_theta", whole, 1e6), ("rope_local_base_freq", local, 1e4)):
+        flat[name] = settings.pop("rope_theta", flat.get(name, default))
+    if whole.get("rope_type", "default") != "default":
+        flat["rope_scaling"] = whole
+    return flat
+
+
+def _right_length(config: Any) -> int | None:
+    """Return the length up to which `longrope` rotates by its short factors; beyond, by others at every position."""
+    scaling = getattr(config, "rope_scaling", None) or {}
+    if scaling.get("rope_type", scaling.get("type")) != "longrope":
+        return None
+    original = getattr(config, "original_max_position_embeddings", None)
+    return int(original or scaling["original_max_position_embeddings"])
 
 
 def rope_from_config(config: Any, where: str) -> Rope:
@@ -178,26 +288,3 @@ def rope_from_config(config: Any, where: str) -> Rope:
         )
     frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
     return Rope(tuple(float(value) for value in frequencies.tolist()), float(factor))
-
-
-def _sliding_window(config: Any, family: str) -> int | None:
-    if family in ("qwen2", "qwen3") and not getattr(config, "use_sliding_window", False):
-        return None
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types and "sliding_attention" not in layer_types:
-        return None
-    window = getattr(config, "sliding_window", None)
-    return int(window) if window else None
-
-
-def _refuse_unsupported(config: Mapping[str, Any], where: str) -> None:
-    reasons = (
-        (float(config.get("partial_rotary_factor") or 1.0) != 1.0, "it rotates only a part of each head"),
-        (bool(config.get("attn_logit_softcapping")), "it caps attention scores"),
-        (bool(config.get("final_logit_softcapping")), "it caps the logits"),
-        (bool(config.get("num_experts") or config.get("num_local_experts")), "it is a mixture of experts"),
-        (int(config.get("pretraining_tp") or 1) > 1, "it was split for tensor-parallel pretraining"),
-    )
-    for applies, reason in reasons:
-        if applies:
-            raise UnsupportedModelError(f"This model can't be exported, {reason}: {where}.")

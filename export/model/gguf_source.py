@@ -12,45 +12,30 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
 from export.errors import SourceError, UnsupportedModelError
-from export.model.architecture import Architecture, Rope, rope_from_config
+from export.model.fused import split_names, whole_of
 from export.model.gguf_blocks import EXACT, exact_blocks, wide_tensors
+from export.model.gguf_families import FACTORS, PERMUTED, check_supported, hf_name, read_architecture
 from export.model.gguf_parts import name_without_part, read_parts
 from export.model.hf_source import spdx
 from export.model.tokenizer_assets import gguf_tokenizer
-from export.model.weights import EMBEDDING, FINAL_NORM, HEAD, Provenance, TokenizerAssets
+from export.model.weights import EMBEDDING, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from export.model.architecture import Architecture
     from export.model.gguf_file import GGUFTensor
     from export.model.quantized_matrix import QuantizedMatrix
 
-_FAMILIES = ("llama", "qwen2", "qwen3")
-_TENSORS = {"token_embd.weight": EMBEDDING, "output.weight": HEAD, "output_norm.weight": FINAL_NORM}
-_LAYER_PARTS = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)\Z")
-_ROPE_FACTORS = "rope_freqs.weight"
 _DENSE = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 # The end of a quantized file's name, as in "Model.Q4_1.gguf".
 _QUANTIZATION_SUFFIX = re.compile(r"[.\-](I?Q\d\w*|F16|F32|BF16)\Z", re.IGNORECASE)
 
 
 class GGUFSource:
-    """A llama, qwen2 or qwen3 model in one GGUF file or in several parts; any part names it.
+    """A model of one of `export.model.gguf_families.FAMILIES` in one GGUF file or in several parts; any part names it.
 
     Raises:
         SourceError: the file is damaged or lacks a field.
@@ -62,16 +47,22 @@ class GGUFSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reader = read_parts(path)
+        check_supported(self._reader.fields, str(path))
         self._tensors = self._named_tensors()
         self.architecture = self._architecture()
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The file's metadata."""
+        return self._reader.fields
+
     def names(self) -> tuple[str, ...]:
         """Return the Hugging Face names of all tensors."""
-        return tuple(self._tensors)
+        return tuple(split_names(self._tensors))
 
     def read(self, name: str) -> NDArray[np.float32]:
         """See `WeightSource.read`."""
-        tensor = self._tensor(name)
+        tensor, rows = self._stored(name)
         try:
             values = dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError:
@@ -79,7 +70,7 @@ class GGUFSource:
                 f"The tensor '{name}' is quantized as {tensor.tensor_type.name}, which can't be read: {self.path}."
             ) from None
         values = np.asarray(values, np.float32).reshape(tuple(int(size) for size in reversed(tensor.shape)))
-        return self._restore_rows(name, values)
+        return self._restore_rows(name, values if rows is None else values[rows])
 
     def blocks(self, name: str) -> QuantizedMatrix | None:
         """See `WeightSource.blocks`.
@@ -87,7 +78,7 @@ class GGUFSource:
         Raises:
             UnsupportedModelError: the tensor's quantization can't be converted exactly.
         """
-        tensor = self._tensor(name)
+        tensor, rows = self._stored(name)
         if tensor.tensor_type in _DENSE:
             return None
         if tensor.tensor_type not in EXACT:
@@ -95,14 +86,15 @@ class GGUFSource:
                 f"The tensor '{name}' is quantized as {tensor.tensor_type.name}, which can't be carried over exactly: "
                 f"{self.path}. Use `quantize` int8."
             )
-        matrix = exact_blocks(self._restore_rows(name, tensor.data), tensor.tensor_type)
+        data = tensor.data if rows is None else tensor.data[rows]
+        matrix = exact_blocks(self._restore_rows(name, data), tensor.tensor_type)
         if not (np.isfinite(matrix.scales).all() and (matrix.minima is None or np.isfinite(matrix.minima).all())):
             raise SourceError(f"The tensor '{name}' has a scale that is no number: {self.path}. Download it again.")
-        return matrix.with_wide_codes() if name in self._wide_tensors else matrix
+        return matrix.with_wide_codes() if tensor.name in self._wide_tensors else matrix
 
     @functools.cached_property
     def _wide_tensors(self) -> frozenset[str]:
-        return wide_tensors({name: (one.tensor_type, int(one.n_elements)) for name, one in self._tensors.items()})
+        return wide_tensors({one.name: (one.tensor_type, one.n_elements) for one in self._tensors.values()})
 
     def quantization(self) -> str:
         """Return the kinds of blocks in the file, most frequent first, as in "Q4_1, Q8_0"."""
@@ -146,8 +138,8 @@ class GGUFSource:
         Raises:
             UnsupportedModelError: a Hugging Face configuration can't express the scaling.
         """
-        family = self.architecture.family
-        if any(tensor.name == _ROPE_FACTORS for tensor in self._reader.tensors):
+        family = self._field("general.architecture")
+        if any(tensor.name in FACTORS for tensor in self._reader.tensors):
             raise UnsupportedModelError(
                 f"The file holds rotary factors ready-made, which a Hugging Face configuration can't: {self.path}. "
                 "Use the original model directory."
@@ -156,7 +148,9 @@ class GGUFSource:
 
     def size(self, name: str) -> int:
         """Return a tensor's number of elements."""
-        return int(self._tensor(name).n_elements)
+        tensor, rows = self._stored(name)
+        elements = int(tensor.n_elements)
+        return elements if rows is None else elements // int(tensor.shape[-1]) * (rows.stop - rows.start)
 
     def _field(self, name: str, default: Any = ...) -> Any:
         if name in self._reader.fields:
@@ -172,22 +166,21 @@ class GGUFSource:
         return tensor
 
     def _named_tensors(self) -> dict[str, GGUFTensor]:
-        named = {}
-        for tensor in self._reader.tensors:
-            match = _LAYER_TENSOR.match(tensor.name)
-            if tensor.name in _TENSORS:
-                named[_TENSORS[tensor.name]] = tensor
-            elif match and match[2] in _LAYER_PARTS:
-                named[f"model.layers.{match[1]}.{_LAYER_PARTS[match[2]]}.{match[3]}"] = tensor
-            elif tensor.name != _ROPE_FACTORS:
-                raise UnsupportedModelError(
-                    f"The file has a tensor that no graph of ours uses: {tensor.name}, {self.path}."
-                )
-        return named
+        """Return the tensors by their Hugging Face names; those stored together under the names of their parts."""
+        arch = str(self._field("general.architecture"))
+        named = {hf_name(tensor.name, arch, str(self.path)): tensor for tensor in self._reader.tensors}
+        return {name: tensor for name, tensor in named.items() if name is not None}
+
+    def _stored(self, name: str) -> tuple[GGUFTensor, slice | None]:
+        """Find a tensor, or the rows of a fused one."""
+        whole = whole_of(name, self.architecture)
+        if name not in self._tensors and whole is not None and whole[0] in self._tensors:
+            return self._tensors[whole[0]], whole[1]
+        return self._tensor(name), None
 
     def _restore_rows(self, name: str, rows: NDArray[Any]) -> NDArray[Any]:
-        """Undo llama.cpp's reordering of query and key rows, from pairs to halves (architecture "llama" only)."""
-        if self.architecture.family != "llama" or not name.endswith(
+        """Undo llama.cpp's reordering of query and key rows, from pairs to halves (families of `PERMUTED` only)."""
+        if self.architecture.family not in PERMUTED or not name.endswith(
             ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
         ):
             return rows
@@ -195,73 +188,19 @@ class GGUFSource:
         return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
     def _architecture(self) -> Architecture:
-        family = self._field("general.architecture")
-        if family not in _FAMILIES:
-            raise UnsupportedModelError(
-                f"GGUF files of architecture '{family}' can't be exported, supported are {', '.join(_FAMILIES)}: "
-                f"{self.path}."
-            )
-
-        def value(name: str, default: Any = ...) -> Any:
-            return self._field(f"{family}.{name}", default)
-
-        hidden, heads = int(value("embedding_length")), value("attention.head_count")
-        kv_heads = value("attention.head_count_kv", heads)
-        if isinstance(heads, list) or isinstance(kv_heads, list):
-            raise UnsupportedModelError(f"The model's layers differ in their number of heads: {self.path}.")
-        head_dim = int(value("attention.key_length", hidden // int(heads)))
-        if int(value("expert_count", 0)):
-            raise UnsupportedModelError(f"This model can't be exported, it is a mixture of experts: {self.path}.")
-        if int(value("attention.value_length", head_dim)) != head_dim:
-            raise UnsupportedModelError(f"The model's keys and values differ in width: {self.path}.")
-        if int(value("rope.dimension_count", head_dim)) != head_dim:
-            raise UnsupportedModelError(
-                f"This model can't be exported, it rotates only a part of each head: {self.path}."
-            )
-        window = value("attention.sliding_window", None)
-        return Architecture(
-            family=family,
-            layers=int(value("block_count")),
-            hidden=hidden,
-            heads=int(heads),
-            kv_heads=int(kv_heads),
-            head_dim=head_dim,
-            intermediate=int(value("feed_forward_length")),
-            vocab=int(self._tensor(EMBEDDING).shape[1]),
-            context_length=int(value("context_length")),
-            sliding_window=int(window) if window else None,
-            norm_eps=float(value("attention.layer_norm_rms_epsilon")),
-            norm_offset=0.0,
-            rope=self._rope(family, {"hidden_size": hidden, "num_attention_heads": int(heads), "head_dim": head_dim}),
-            activation="silu",
-            qkv_bias="model.layers.0.self_attn.q_proj.bias" in self._tensors,
-            o_bias="model.layers.0.self_attn.o_proj.bias" in self._tensors,
-            mlp_bias="model.layers.0.mlp.gate_proj.bias" in self._tensors,
-            head_norms="model.layers.0.self_attn.q_norm.weight" in self._tensors,
-            embedding_scale=1.0,
-            tied_head=HEAD not in self._tensors,
+        factors = {
+            tensor.name: np.asarray(tensor.data, np.float32)
+            for tensor in self._reader.tensors
+            if tensor.name in FACTORS and tensor.tensor_type == GGMLQuantizationType.F32
+        }
+        return read_architecture(
+            self._field,
+            self._reader.fields,
+            frozenset(self._tensors),
+            int(self._tensor(EMBEDDING).shape[1]),
+            factors,
+            str(self.path),
         )
-
-    def _rope(self, family: str, sizes: Mapping[str, int]) -> Rope:
-        def value(name: str, default: Any = ...) -> Any:
-            return self._field(f"{family}.rope.{name}", default)
-
-        kind = value("scaling.type", "none")
-        if kind not in ("none", "linear"):
-            raise UnsupportedModelError(
-                f"Rotary positions of type '{kind}' are not supported in GGUF files: {self.path}. "
-                "Export the model from its Hugging Face directory."
-            )
-        from transformers import LlamaConfig
-
-        rope = rope_from_config(LlamaConfig(**sizes, **_rope_fields(value)), str(self.path))
-        factors = next((tensor for tensor in self._reader.tensors if tensor.name == _ROPE_FACTORS), None)
-        if factors is None:
-            return rope
-        # Llama 3's scaling has one divisor per frequency.
-        divisors = np.asarray(factors.data, np.float32).tolist()
-        pairs = zip(rope.inverse_frequencies, divisors, strict=True)
-        return Rope(tuple(float(np.float32(frequency) / np.float32(divisor)) for frequency, divisor in pairs))
 
 
 def _rope_fields(value: Callable[..., Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
 from export.model.architecture import from_hf_config
+from export.model.fused import fused_widths, split_names, whole_of
 from export.model.lineage import read_lineage, weights_digest
 from export.model.packed_checkpoint import PackedCheckpoint, dense, packed_checkpoint
 from export.model.quantized_matrix import QuantizedMatrix
@@ -86,13 +87,12 @@ class HFSource:
             self._files.pop(HEAD, None)
 
     def names(self) -> tuple[str, ...]:
-        """Return the full names of all tensors."""
+        """Return the full names of all tensors, with those that are stored together apart."""
         stored: Iterable[str | None] = self._files
         if self._packed is not None:
             stored = {self._packed.weight_name(name): None for name in self._files}
-        return tuple(
-            name if name.startswith("lm_head.") else self._prefix + name for name in stored if name is not None
-        )
+        names = (name for name in stored if name is not None)
+        return tuple(split_names(name if name.startswith("lm_head.") else self._prefix + name for name in names))
 
     def read(self, name: str) -> NDArray[np.float32]:
         """See `WeightSource.read`."""
@@ -101,6 +101,9 @@ class HFSource:
             return dense(packed)
         stored = self._stored_name(name)
         file = self._files.get(stored)
+        fused = whole_of(name, self.architecture)
+        if file is None and fused is not None and fused[0].removeprefix(self._prefix) in self._files:
+            return self._checked_rows(self.read(fused[0]), fused[0])[fused[1]]
         if file is None:
             raise SourceError(f"The model has no tensor '{name}': {self.path}. Download it again.")
         try:
@@ -116,6 +119,14 @@ class HFSource:
         except (OSError, SafetensorError) as error:
             raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
         return array
+
+    def _checked_rows(self, whole: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+        wanted = sum(fused_widths(self.architecture)[name.split(".")[-2]])
+        if len(whole) != wanted:
+            raise SourceError(
+                f"The tensor '{name}' has {len(whole)} rows, not {wanted}: {self.path}. Download it again."
+            )
+        return whole
 
     def blocks(self, name: str) -> QuantizedMatrix | None:
         """See `WeightSource.blocks`."""

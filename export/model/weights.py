@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
+FINAL_NORM_BIAS = "model.norm.bias"
 
 
 def expected_names(architecture: Architecture) -> frozenset[str]:
     """Return the names of all tensors of a decoder."""
     a = architecture
     attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("gate_proj", "up_proj", "down_proj")
-    parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
+    norm_parts = ("weight", "bias") if a.norm_kind == "layer" else ("weight",)
+    parts = [f"{norm}.{part}" for norm in a.norms.names() for part in norm_parts] + ["self_attn.o_proj.weight"]
     parts += [f"{name}.weight" for name in attention] + [f"mlp.{name}.weight" for name in mlp]
     parts += [f"{name}.bias" for name in attention if a.qkv_bias] + ["self_attn.o_proj.bias"] * a.o_bias
     parts += [f"mlp.{name}.bias" for name in mlp if a.mlp_bias]
-    parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if a.head_norms else []
+    parts += ["self_attn.q_norm.weight", "self_attn.k_norm.weight"] if a.head_norms != "none" else []
     names = {f"model.layers.{layer}.{part}" for layer in range(a.layers) for part in parts}
-    return frozenset(names | {EMBEDDING, FINAL_NORM} | (set() if a.tied_head else {HEAD}))
+    final = {FINAL_NORM, FINAL_NORM_BIAS} if a.norm_kind == "layer" else {FINAL_NORM}
+    return frozenset(names | {EMBEDDING} | final | (set() if a.tied_head else {HEAD}))
 
 
 @dataclass(frozen=True, slots=True)

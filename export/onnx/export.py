@@ -78,6 +78,7 @@ def _export_family(
 ) -> Manifest:
     from export.model.lora_sites import lora_sites
     from export.model.weights import expected_names
+    from export.onnx.attention import cache_width
     from export.onnx.graph import write_graph
     from export.onnx.graph_writer import GraphWriter
 
@@ -104,7 +105,7 @@ def _export_family(
             kind=GRAPH_SHARED_KV,
             layers=architecture.layers,
             kv_heads=architecture.kv_heads,
-            head_dim=architecture.head_dim,
+            head_dim=cache_width(architecture),
             lora=lora_sites(architecture),
             quantization=quantization,
             golden=golden_name(BACKEND_ONNX),

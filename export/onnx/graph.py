@@ -1,4 +1,4 @@
-"""Writes the decoder graph of the Llama family, kind "shared_kv" of docs/bundle.md."""
+"""Writes our decoder graph, kind "shared_kv" of docs/bundle.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from onnx import TensorProto
 from export.model.lora_sites import lora_sites
 from export.model.quantized_matrix import Matrix
 from export.model.weights import EMBEDDING, FINAL_NORM, HEAD
+from export.onnx.attention import Attention
 from export.onnx.graph_writer import GraphWriter
 from export.onnx.linear import add_lora, embedding, head, linear
 
@@ -53,6 +54,7 @@ class _Decoder:
         vector: Callable[[str], NDArray[np.float32]],
     ) -> None:
         self.graph, self.a, self.matrix, self.vector = graph, architecture, matrix, vector
+        self.attention = Attention(graph, architecture, vector)
         self.sites = {site.name: site for site in lora_sites(architecture)}
 
     def write(self, progress: Callable[[int, int], None]) -> None:
@@ -63,56 +65,68 @@ class _Decoder:
         graph.input("rows", TensorProto.INT64, ["R"])
         graph.output("logits", ["R", a.vocab])
         graph.constant("axis_0", np.array([0], np.int64))
-        self._rotary_tables()
 
         ids = graph.node("Reshape", ["input_ids", graph.constant("flat", np.array([-1], np.int64))], "token_ids")
         table = self.matrix(EMBEDDING)
-        x = embedding(graph, ids, "embedding", table)
-        if a.embedding_scale != 1.0:
-            scale = graph.constant("embedding_scale", np.array(a.embedding_scale, np.float32))
-            x = graph.node("Mul", [x, scale], "embedding.scaled")
+        x = self._scaled(embedding(graph, ids, "embedding", table), a.embedding_scale, "embedding.scaled")
         skip: str | None = None
         for layer in range(a.layers):
             x, skip = self._layer(layer, x, skip)
             progress(layer + 1, a.layers)
         x, _ = self._norm(x, skip, FINAL_NORM, "final_norm")
+        ends = a.logit_scale != 1.0 or a.logit_cap is not None
+        logits = "logits.plain" if ends else "logits"
         if a.tied_head:
-            head(graph, x, "rows", "embedding", table, "logits")
+            head(graph, x, "rows", "embedding", table, logits)
         else:
-            head(graph, x, "rows", "head", self.matrix(HEAD), "logits")
+            head(graph, x, "rows", "head", self.matrix(HEAD), logits)
+        if ends:
+            self._end(logits)
         graph.save(a.family)
 
-    def _rotary_tables(self) -> None:
-        """Write cosines and sines as arithmetic, which takes no space in the file; onnxruntime folds it at load."""
+    def _end(self, logits: str) -> None:
+        """Scale the logits, then cap them softly: c * tanh(x / c)."""
         graph, a = self.graph, self.a
-        bounds = [
-            graph.constant(f"position.{name}", np.array(value, np.float32))
-            for name, value in (("start", 0), ("end", a.context_length), ("step", 1))
-        ]
-        positions = graph.node("Range", bounds, "positions")
-        column = graph.node(
-            "Unsqueeze", [positions, graph.constant("axis_1", np.array([1], np.int64))], "positions.column"
-        )
-        frequencies = graph.constant("rope.inverse_frequencies", np.array([a.rope.inverse_frequencies], np.float32))
-        angles = graph.node("Mul", [column, frequencies], "rope.angles")
-        # Attention's 1/sqrt(head_dim) is split between the rotated queries and keys, because onnxruntime's fast product
-        # for a single query requires a scale of 1.
-        factor = graph.constant("rope.factor", np.array(a.rope.attention_factor * a.head_dim**-0.25, np.float32))
-        for operator, name in (("Cos", "rope.cos"), ("Sin", "rope.sin")):
-            graph.node("Mul", [graph.node(operator, [angles], f"{name}.plain"), factor], name)
+        if a.logit_cap is None:
+            self._scaled(logits, a.logit_scale, "logits")
+            return
+        inner = self._scaled(logits, a.logit_scale / a.logit_cap, "logits.inner")
+        cap = graph.constant("logits.cap", np.array(a.logit_cap, np.float32))
+        graph.node("Mul", [graph.node("Tanh", [inner], "logits.tanh"), cap], "logits")
+
+    def _scaled(self, x: str, factor: float, name: str) -> str:
+        if factor == 1.0:
+            return x
+        scale = self.graph.constant(f"{name}.factor", np.array(factor, np.float32))
+        return self.graph.node("Mul", [x, scale], name)
 
     def _layer(self, layer: int, x: str, skip: str | None) -> tuple[str, str]:
         graph, a = self.graph, self.a
         source, here = f"model.layers.{layer}.", f"layers.{layer}."
-        normed, skip = self._norm(x, skip, source + "input_layernorm.weight", here + "input_norm")
+        normed, skip = self._entered(x, skip, source, a.norms.before_attention, here + "input_norm")
         qkv = self._project(layer, "qkv", normed, source + "self_attn.", a.qkv_bias)
-        attended = self._attention(layer, qkv)
+        attended = self.attention.write(layer, qkv)
         x = self._project(layer, "o", attended, source + "self_attn.", a.o_bias)
-        normed, skip = self._norm(x, skip, source + "post_attention_layernorm.weight", here + "post_norm")
+        x = self._left(x, source, a.norms.after_attention, here + "attention_out")
+        normed, skip = self._entered(x, skip, source, a.norms.before_mlp, here + "post_norm")
         packed = self._project(layer, "gate_up", normed, source + "mlp.", a.mlp_bias)
         gate, up = graph.nodes("Split", [packed], [here + "gate", here + "up"], axis=-1, num_outputs=2)
         active = graph.node("Mul", [self._activation(gate, here + "activation"), up], here + "mlp")
-        return self._project(layer, "down", active, source + "mlp.", a.mlp_bias), skip
+        x = self._project(layer, "down", active, source + "mlp.", a.mlp_bias)
+        return self._left(x, source, a.norms.after_mlp, here + "mlp_out"), skip
+
+    def _entered(self, x: str, skip: str | None, source: str, norm: str | None, name: str) -> tuple[str, str]:
+        """Write the input of attention or MLP; returns (input, hidden states so far)."""
+        if norm is not None:
+            return self._norm(x, skip, f"{source}{norm}.weight", name)
+        total = x if skip is None else self.graph.node("Add", [skip, x], name)
+        return total, total
+
+    def _left(self, x: str, source: str, norm: str | None, name: str) -> str:
+        """Write what becomes of an output of attention or MLP before it is added."""
+        if norm is not None:
+            x, _ = self._norm(x, None, f"{source}{norm}.weight", f"{name}.norm")
+        return self._scaled(x, self.a.residual_scale, f"{name}.scaled")
 
     def _project(self, layer: int, site: str, x: str, source: str, bias: bool) -> str:
         """Write all projections of a site as one matrix, with the adapter's side path."""
@@ -128,65 +142,19 @@ class _Decoder:
         return add_lora(self.graph, x, base, prefix, width, sum(size for _, size in self.sites[site].projections))
 
     def _norm(self, x: str, skip: str | None, source: str, name: str) -> tuple[str, str]:
-        """Write the RMS norm of x + skip; returns (normed, x + skip)."""
-        graph = self.graph
-        weight = graph.constant(f"{name}.weight", self.vector(source) + np.float32(self.a.norm_offset))
+        """Write the norm of x + skip; `source` names its weight. Returns (normed, x + skip)."""
+        graph, a = self.graph, self.a
+        weights = [graph.constant(f"{name}.weight", self.vector(source) + np.float32(a.norm_offset))]
+        rms = a.norm_kind == "rms"
+        if not rms:
+            bias = source.removesuffix("weight") + "bias"
+            weights.append(graph.constant(f"{name}.bias", self.vector(bias)))
         if skip is None:
-            return graph.node("SimplifiedLayerNormalization", [x, weight], name, epsilon=self.a.norm_eps, axis=-1), x
-        graph.nodes(
-            "SkipSimplifiedLayerNormalization",
-            [skip, x, weight],
-            [name, "", "", f"{name}.sum"],
-            epsilon=self.a.norm_eps,
-        )
+            operator = "SimplifiedLayerNormalization" if rms else "LayerNormalization"
+            return graph.node(operator, [x, *weights], name, epsilon=a.norm_eps, axis=-1), x
+        operator = "SkipSimplifiedLayerNormalization" if rms else "SkipLayerNormalization"
+        graph.nodes(operator, [skip, x, *weights], [name, "", "", f"{name}.sum"], epsilon=a.norm_eps)
         return name, f"{name}.sum"
-
-    def _attention(self, layer: int, qkv: str) -> str:
-        """Write causal attention over packed (S, q + k + v), which extends the shared KV buffers; returns (S, q)."""
-        graph, a = self.graph, self.a
-        here = f"layers.{layer}."
-        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        present = [f"present.{layer}.{part}" for part in ("key", "value")]
-        for name in past:
-            graph.input(name, TensorProto.FLOAT, [1, a.kv_heads, "L", a.head_dim])
-        for name in present:
-            graph.output(name, [1, a.kv_heads, "L", a.head_dim])
-        if a.head_norms:
-            queries = self._normed_heads(layer, qkv)
-        else:
-            queries = [graph.node("Unsqueeze", [qkv, "axis_0"], here + "qkv.batched"), "", ""]
-        graph.nodes(
-            "GroupQueryAttention",
-            [*queries, *past, "seqlens_k", "total_sequence_length", "rope.cos", "rope.sin"],
-            [here + "attention.batched", *present],
-            num_heads=a.heads,
-            kv_num_heads=a.kv_heads,
-            do_rotary=1,
-            scale=1.0,
-        )
-        return graph.node("Squeeze", [here + "attention.batched", "axis_0"], here + "attention")
-
-    def _normed_heads(self, layer: int, qkv: str) -> list[str]:
-        """Split packed projections and normalize each head of queries and keys; returns three (1, S, width) values."""
-        graph, a = self.graph, self.a
-        here = f"layers.{layer}."
-        sizes = graph.constant("qkv.sizes", np.array([a.query_width, a.kv_width, a.kv_width], np.int64))
-        parts = graph.nodes("Split", [qkv, sizes], [here + part for part in ("q", "k", "v")], axis=1)
-        heads = graph.constant("heads.shape", np.array([0, -1, a.head_dim], np.int64))
-        values = []
-        for part, width in (("q", a.query_width), ("k", a.kv_width)):
-            split = graph.node("Reshape", [here + part, heads], f"{here}{part}.heads")
-            weight = self.vector(f"model.layers.{layer}.self_attn.{part}_norm.weight") + np.float32(a.norm_offset)
-            normed = graph.node(
-                "SimplifiedLayerNormalization",
-                [split, graph.constant(f"{here}{part}_norm.weight", weight)],
-                f"{here}{part}.normed",
-                epsilon=a.norm_eps,
-                axis=-1,
-            )
-            whole = graph.constant(f"{part}.shape", np.array([1, -1, width], np.int64))
-            values.append(graph.node("Reshape", [normed, whole], f"{here}{part}.batched"))
-        return [*values, graph.node("Unsqueeze", [parts[2], "axis_0"], here + "v.batched")]
 
     def _activation(self, x: str, name: str) -> str:
         if self.a.activation == "silu":

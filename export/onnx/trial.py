@@ -30,6 +30,7 @@ from edge_runtime.bundle.manifest import (
 from edge_runtime.bundle.reader import Bundle
 from edge_runtime.decoders.open import open_decoder
 from export.model.lora_sites import lora_sites
+from export.onnx.attention import cache_width
 from export.onnx.graph import write_graph
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def opened_graph(
             GRAPH_SHARED_KV,
             architecture.layers,
             architecture.kv_heads,
-            architecture.head_dim,
+            cache_width(architecture),
             lora_sites(architecture),
             Quantization("fp32", ""),
             "",

@@ -68,7 +68,7 @@ def check_kept(path: Path, scheme: Quantize, backend: str = BACKEND_ONNX) -> Non
         return
     from gguf import GGMLQuantizationType as Kind
 
-    from export.model.gguf_header import refuse_what_can_not_be_kept
+    from export.model.gguf_kept import refuse_what_can_not_be_kept
 
     if backend == BACKEND_ONNX:
         refuse_what_can_not_be_kept(path)

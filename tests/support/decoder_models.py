@@ -25,7 +25,9 @@ class TinyModel:
 
     def torch(self) -> Any:
         """Load the model in transformers, a new copy each time."""
-        return AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(
+            self.directory, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
 
 
 def tiny_model(directory: Path, quantize: Any = "fp32", **config: Any) -> TinyModel:

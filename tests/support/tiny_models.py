@@ -99,7 +99,7 @@ def make_model(directory: Path, **config: Any) -> Path:
 
 def torch_logits(directory: Path, token_ids: list[int]) -> NDArray[np.float32]:
     """Compute all rows of logits with transformers, the oracle."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         logits: NDArray[np.float32] = model(torch.tensor([token_ids])).logits[0].numpy()
     return logits

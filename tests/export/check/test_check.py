@@ -34,7 +34,7 @@ MISREADINGS = {
     "the other gelu": ("gemma", lambda a: replace(a, activation="gelu")),
     "norm offset": ("gemma", lambda a: replace(a, norm_offset=0.0)),
     "embedding scale": ("gemma", lambda a: replace(a, embedding_scale=1.0)),
-    "head norms": ("qwen3", lambda a: replace(a, head_norms=False)),
+    "head norms": ("qwen3", lambda a: replace(a, head_norms="none")),
     "biases": ("qwen2", lambda a: replace(a, qkv_bias=False)),
     "other biases": ("llama-untied-biases", lambda a: replace(a, mlp_bias=False)),
 }

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantizationError
+from export.errors import UnsupportedQuantizationError
 from export.executorch.export import export_executorch
-from export.model.gguf_header import tensor_kinds
 from export.onnx.export import export_onnx
 
 
@@ -27,12 +26,6 @@ def write(path, *kinds, words=10):
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def test_kinds_are_those_that_were_written(tmp_path):
-    kinds = [Kind.F16, Kind.Q4_K, Kind.IQ4_XS, Kind.TQ2_0]
-    path = write(tmp_path / "a.gguf", *kinds)
-    assert tensor_kinds(path) == {f"{kind.name}.weight": kind for kind in kinds}
 
 
 @pytest.mark.parametrize(
@@ -56,16 +49,3 @@ def test_executorch_refuses_what_its_delegate_has_no_form_for(kind, tmp_path, mo
     monkeypatch.setattr("export.executorch.export.open_source", lambda _: pytest.fail("the file was opened"))
     with pytest.raises(UnsupportedQuantizationError, match=rf"{kind.name}.*by ExecuTorch.*`quantize` int8"):
         export_executorch(path, tmp_path / "bundle", "keep")
-
-
-def test_unknown_kinds_and_damaged_headers_are_refused(tmp_path):
-    path = write(tmp_path / "a.gguf", Kind.Q4_K)
-    content = path.read_bytes()
-    for length in range(0, content.index(b"Q4_K.weight") + 20, 7):
-        (tmp_path / "cut.gguf").write_bytes(content[:length])
-        with pytest.raises(SourceError):
-            tensor_kinds(tmp_path / "cut.gguf")
-    place = content.index(b"Q4_K.weight") + len(b"Q4_K.weight") + 4 + 16
-    (tmp_path / "new.gguf").write_bytes(content[:place] + b"\xf0\0\0\0" + content[place + 4 :])
-    with pytest.raises(UnsupportedModelError, match="kind 240"):
-        tensor_kinds(tmp_path / "new.gguf")
