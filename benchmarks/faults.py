@@ -36,6 +36,7 @@ from edge_runtime.cloud import Verified
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import CloudError
 from edge_runtime.fusion.fuse import Fusion, fuse
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import THIN, RowFormat
 from edge_runtime.generation.drafter import PromptedDecoder
 from edge_runtime.generation.options import Mode, Options
@@ -177,7 +178,7 @@ class Reference:
         room = self._edge.context_length - options.max_new_tokens
         tokenizer = self._assistant.tokenizer
         prompt = build_prompt(tokenizer, self._template, instruction, CONTEXT, None, max_tokens=room)
-        edge = PromptedDecoder(self._edge, prompt.token_ids)
+        edge = PromptedDecoder(self._edge, prompt.token_ids, KnownTokens.of(tokenizer.ids_below(self._edge.vocab_size)))
         conversation = Gate(options.policy, Ledger()).conversation(instruction, CONTEXT, tokenizer)
         answer: list[int] = []
         row = edge.prefill()

@@ -21,6 +21,7 @@ from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.fusion.combiner import Combiner
 from edge_runtime.fusion.combiner_file import combiner_of
 from edge_runtime.fusion.fuse import Strategy
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.generation.options import Mode, Options
 from edge_runtime.generation.schedule import LearnedSchedule
 from edge_runtime.loaded_model import LoadedModel
@@ -56,7 +57,7 @@ def load(
     opened = open_bundle(bundle, verify=verify)
     # The tokenizer is parsed while onnxruntime loads the graph, because loading releases the GIL.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
+        tokenizer = pool.submit(_load_tokenizer, opened)
         decoder = open_decoder(opened, backend, threads=threads, context_length=context_length)
         root = opened.root / ADAPTERS_DIRECTORY if adapters is None else Path(adapters)
         return Assistant(opened, decoder, tokenizer.result(), AdapterStore(root, opened.base))
@@ -75,7 +76,8 @@ class Assistant:
         template = ChatTemplate(
             manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
         )
-        self._model = LoadedModel(manifest, tokenizer, template, decoder)
+        known = KnownTokens.of(tokenizer.ids_below(decoder.vocab_size))
+        self._model = LoadedModel(manifest, tokenizer, template, decoder, known)
         self._combiner: Combiner | None = None
         self._busy = threading.Lock()
 
@@ -194,3 +196,9 @@ class Assistant:
             yield
         finally:
             self._busy.release()
+
+
+def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+    tokenizer = Tokenizer.load(bundle.path(bundle.manifest.tokenizer.path))
+    tokenizer.ids_below(bundle.manifest.vocab_size)
+    return tokenizer

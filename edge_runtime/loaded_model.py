@@ -9,6 +9,8 @@ from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.context import PrivateContext, PublicInstruction, joined
 from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.errors import PolicyError
+from edge_runtime.fusion.known_tokens import KnownTokens
+from edge_runtime.generation.drafter import PromptedDecoder
 from edge_runtime.generation.loop import Ending
 from edge_runtime.privacy.gate import Policy
 from edge_runtime.text.chat_template import ChatTemplate
@@ -25,6 +27,7 @@ class LoadedModel:
         tokenizer: the model's tokenizer.
         template: the model's prompt template.
         decoder: decoder of the sequence with the private context; keeps the KV cache of the last prompt.
+        known: the ids that the model may write: those that have a token.
         adapter: the adapter in use.
     """
 
@@ -32,6 +35,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     template: ChatTemplate
     decoder: Decoder
+    known: KnownTokens
     adapter: Adapter | None = None
     _without: Decoder | None = None
 
@@ -40,11 +44,15 @@ class LoadedModel:
         self.decoder.use_adapter(adapter)
         self.adapter = adapter
 
-    def without_context(self) -> Decoder:
+    def prompted(self, prompt: tuple[int, ...]) -> PromptedDecoder:
+        """Return the decoder, ready to continue a prompt."""
+        return PromptedDecoder(self.decoder, prompt, self.known)
+
+    def prompted_without(self, prompt: tuple[int, ...]) -> PromptedDecoder:
         """Return the decoder of the sequence without the private context, with the adapter in use."""
         self._without = self._without or self.decoder.fork()
         self._without.use_adapter(self.adapter)
-        return self._without
+        return PromptedDecoder(self._without, prompt, self.known)
 
     def prompt(
         self, instruction: PublicInstruction, context: PrivateContext | None, outline: str | None, max_new_tokens: int

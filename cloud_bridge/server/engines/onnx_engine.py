@@ -20,7 +20,7 @@ from edge_runtime.bundle.reader import Bundle, open_bundle
 from edge_runtime.decoders.open import open_decoder
 from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.errors import BundleError
-from edge_runtime.fusion.logprobs import log_softmax
+from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
 from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.tokenizer import Tokenizer
 
@@ -32,20 +32,20 @@ _PAGE = 4096
 class OnnxSequence(CachedSequence):
     """See `CachedSequence`; each sequence has its own decoder while it caches any tokens."""
 
-    def __init__(self, model: Decoder, spec: DecoderSpec, vocab_size: int, *, single_rows: bool) -> None:
+    def __init__(self, model: Decoder, spec: DecoderSpec, known: KnownTokens, *, single_rows: bool) -> None:
         """Run forks of `model`, which `spec` describes.
 
         Args:
             model: an open decoder.
             spec: description of its graph.
-            vocab_size: width of the returned rows.
+            known: the ids that rows may offer.
             single_rows: allow calls with a single token, which are a fifth faster; rows then depend on batching.
         """
         super().__init__(PART)
         self._single_rows = single_rows
         self._model = model
         self._spec = spec
-        self._vocab_size = vocab_size
+        self._known = known
         self._decoder: Decoder | None = None
         self._reached = 0  # maximum length so far; its memory stays allocated
 
@@ -60,7 +60,7 @@ class OnnxSequence(CachedSequence):
             self._decoder = self._model.fork()
         if len(token_ids) == 1 and not self._single_rows:
             return self._feed_beside_another(self._decoder, token_ids[0], rows)
-        found = np.empty((len(rows), self._vocab_size), np.float32)
+        found = np.empty((len(rows), self._known.size), np.float32)
         done = filled = 0
         for part in np.array_split(np.array(token_ids), -(-len(token_ids) // PART)):
             wanted = [row - done for row in rows if 0 <= row - done < len(part)]
@@ -84,11 +84,12 @@ class OnnxSequence(CachedSequence):
         self._reached = max(self._reached, decoder.length + len(token_ids))
         fewest = 1 if self._single_rows else 2
         asked = max(len(token_ids) - wanted[0], fewest) if wanted else 0
-        logits = decoder.extend(token_ids, asked)[:, : self._vocab_size]
+        logits = decoder.extend(token_ids, asked)
         first = len(token_ids) - asked
-        found = np.empty((len(wanted), self._vocab_size), np.float32)
+        found = np.empty((len(wanted), self._known.size), np.float32)
         for index, row in enumerate(wanted):
-            found[index] = log_softmax(logits[row - first])  # one row at a time, so that no sum depends on other rows
+            # One row at a time, so that no sum depends on other rows.
+            found[index] = self._known.log_probs(logits[row - first], IMPOSSIBLE)
         return found
 
     def _crop(self, length: int) -> None:
@@ -122,7 +123,7 @@ class OnnxEngine(CachedEngine):
         )
 
     def _new_sequence(self, *, single_rows: bool) -> OnnxSequence:
-        return OnnxSequence(self._model, self._spec, self.vocab_size, single_rows=single_rows)
+        return OnnxSequence(self._model, self._spec, self.known, single_rows=single_rows)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return self._template.render(messages)

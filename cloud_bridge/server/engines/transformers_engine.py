@@ -15,6 +15,7 @@ from cloud_bridge.server.engines.cached_engine import CachedEngine
 from cloud_bridge.server.engines.cached_sequence import CachedSequence
 from cloud_bridge.server.engines.model_files import find_model
 from cloud_bridge.server.errors import ServeError
+from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
 
 PART = 512
 """Tokens per forward pass; bounds the memory of a long prompt's attention and the wait of other sessions."""
@@ -23,10 +24,10 @@ PART = 512
 class TransformersSequence(CachedSequence):
     """See `CachedSequence`; the KV cache is a `DynamicCache`."""
 
-    def __init__(self, model: Any, vocab_size: int) -> None:
+    def __init__(self, model: Any, known: KnownTokens) -> None:
         super().__init__(PART)
         self._model = model
-        self._vocab_size = vocab_size
+        self._known = known
         self._cache: Any = DynamicCache()
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -41,7 +42,9 @@ class TransformersSequence(CachedSequence):
         for begin in range(0, len(token_ids), self.part):
             part = token_ids[begin : begin + self.part]
             found.append(self._forward(part, [row - begin for row in rows if 0 <= row - begin < len(part)]))
-        logits = torch.cat(found)[:, : self._vocab_size].float()
+        logits = torch.cat(found)[:, : self._known.size].float()
+        if self._known.holes.size:
+            logits[:, self._known.holes] = float(IMPOSSIBLE)
         log_probs: NDArray[np.float32] = torch.log_softmax(logits, dim=-1).numpy()
         return log_probs
 
@@ -86,7 +89,7 @@ class TransformersEngine(CachedEngine):
         self._chat = tokenizer
 
     def _new_sequence(self, *, single_rows: bool) -> TransformersSequence:  # noqa: ARG002 (differences are tiny)
-        return TransformersSequence(self._model, self.vocab_size)
+        return TransformersSequence(self._model, self.known)
 
     def _render(self, messages: list[dict[str, str]]) -> str | None:
         if self._chat.chat_template is None:

@@ -122,7 +122,7 @@ def test_rows_of_bundles_are_bit_for_bit_those_of_a_device_and_a_cloud(pair: Pai
 
     assistant = load(bundle, threads=1)
     prompt = assistant.prompt(one.instruction, one.device_context, max_new_tokens=len(answer))
-    edge = PromptedDecoder(assistant.decoder, prompt.token_ids)
+    edge = PromptedDecoder(assistant.decoder, prompt.token_ids, open_scorer(spec).known)
     on_the_device = [edge.prefill(), *(edge.step(token, at) for at, token in enumerate(answer[:-1]))]
     assert np.array_equal(open_scorer(spec).score(one.instruction, one.device_context, answer), on_the_device)
 
