@@ -44,8 +44,8 @@ from edge_runtime.generation.sampling import Sampling, choose
 from edge_runtime.generation.schedule import Schedule
 from edge_runtime.privacy.gate import Gate, Policy
 from edge_runtime.privacy.ledger import Ledger
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.prompt_form import prompt_form_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,9 +146,7 @@ class Reference:
         self._engine = load_onnx_engine(str(cloud_bundle), 1)
         self._states: dict[str, Any] = {}
         manifest = assistant.bundle.manifest
-        self._template = ChatTemplate(
-            manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-        )
+        self._template = prompt_form_of(manifest)
 
     def check(self, instruction: PublicInstruction, options: Options, result: AnswerResult) -> None:
         """Compare an answer with the right one.

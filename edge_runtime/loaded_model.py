@@ -13,8 +13,8 @@ from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.generation.drafter import PromptedDecoder
 from edge_runtime.generation.loop import Ending
 from edge_runtime.privacy.gate import Policy
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import Prompt, build_prompt
+from edge_runtime.text.prompt_form import PromptForm
 from edge_runtime.text.tokenizer import Tokenizer
 
 
@@ -25,7 +25,7 @@ class LoadedModel:
     Attributes:
         manifest: the bundle's manifest.
         tokenizer: the model's tokenizer.
-        template: the model's prompt template.
+        template: the form of the model's prompts.
         decoder: decoder of the sequence with the private context; keeps the KV cache of the last prompt.
         known: the ids that the model may write: those that have a token.
         adapter: the adapter in use.
@@ -33,7 +33,7 @@ class LoadedModel:
 
     manifest: Manifest
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: PromptForm
     decoder: Decoder
     known: KnownTokens
     adapter: Adapter | None = None

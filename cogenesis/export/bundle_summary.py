@@ -22,6 +22,8 @@ def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
         "quantization": decoder.quantization.scheme,
         "description": decoder.quantization.description,
         "context_length": manifest.context_length,
+        "prompt_form": "chat" if manifest.chat_template else "plain",
+        "template_variables": dict(manifest.template_variables),
         "size_bytes": exported.size,
         "seconds": round(seconds, 2),
     }
@@ -32,5 +34,9 @@ def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
         f"{exported.path}: {manifest.model.id}, {decoder.quantization.scheme} ({decoder.quantization.description}), "
         f"{exported.size / 1e6:.1f} MB, context {manifest.context_length:,}, in {seconds:.0f} s."
     )
+    if not manifest.chat_template:
+        typer.echo("Its prompts are plain text, because the model has no chat template: a base model continues texts.")
+    if manifest.template_variables:
+        typer.echo(f"Template variables: {json.dumps(dict(manifest.template_variables), ensure_ascii=False)}.")
     choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
     typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,13 @@ class Tokenizer:
         if not self._ids[limit].size:
             raise BundleError("The tokenizer has no tokens. Export the bundle again.")
         return self._ids[limit]
+
+    @cached_property
+    def first_tokens(self) -> tuple[int, ...]:
+        """The tokens that the tokenizer itself puts before a text, usually BOS or nothing."""
+        whole = self.backend.encode("a", add_special_tokens=True)
+        added = takewhile(lambda pair: pair[1], zip(whole.ids, whole.special_tokens_mask, strict=True))
+        return tuple(token for token, _ in added)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`; special tokens in it are recognised, none are added."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec
 from export.bundle.exported import Exported, exported
@@ -13,6 +13,8 @@ from export.progress import Progress, silent
 from export.quantization.stored_matrices import Quantize, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge_runtime.bundle.manifest import Manifest
     from export.model.weights import WeightSource
 
@@ -24,6 +26,7 @@ def export_onnx(
     *,
     calibration: Path | None = None,
     context_length: int | None = None,
+    template_variables: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
@@ -38,11 +41,14 @@ def export_onnx(
             None means "keep" for a GGUF file and "int8" for a directory.
         calibration: text for the calibrated schemes; None uses the text shipped with this package.
         context_length: maximum number of positions; None uses the model's own maximum.
+        template_variables: variables of the chat template by name, such as `enable_thinking`, for all prompts of the
+            bundle; None for none, or those of the bundle to which the decoder is added.
         force: replace an existing bundle.
         progress: see `export.progress`.
 
     Raises:
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
+        RequestError: the chat template does not use a template variable.
     """
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
@@ -53,9 +59,17 @@ def export_onnx(
     if isinstance(source, HFDirectory):
         from export.onnx.portable import export_portable
 
-        manifest = export_portable(source, out, scheme, context_length=context_length, force=force, progress=progress)
+        manifest = export_portable(
+            source,
+            out,
+            scheme,
+            context_length=context_length,
+            template_variables=template_variables,
+            force=force,
+            progress=progress,
+        )
     else:
-        manifest = _export_family(source, out, scheme, calibration, context_length, force, progress)
+        manifest = _export_family(source, out, scheme, calibration, context_length, template_variables, force, progress)
     return exported(out, manifest, BACKEND_ONNX)
 
 
@@ -65,6 +79,7 @@ def _export_family(
     scheme: Quantize,
     calibration: Path | None,
     context_length: int | None,
+    template_variables: Mapping[str, Any] | None,
     force: bool,
     report: Progress,
 ) -> Manifest:
@@ -75,7 +90,8 @@ def _export_family(
 
     architecture = source.architecture.with_context(context_length)
     check_names(source, expected_names(architecture))
-    parts = BundleParts.of(source, architecture)
+    parts = BundleParts.of(source, architecture, template_variables)
+    parts.check_template_variables()
     report("Reading the model", 1, 1)
     matrix, quantization = stored_matrices(source, scheme, calibration, report)
 

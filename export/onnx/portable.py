@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_PORTABLE, DecoderSpec, Quantization
 from export.bundle.writer import BundleParts, golden_name, write_bundle
@@ -15,6 +15,8 @@ from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantiz
 from export.model.architecture import LLAMA_FAMILY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge_runtime.bundle.manifest import Manifest
     from export.model.hf_source import HFDirectory
     from export.progress import Progress
@@ -31,7 +33,14 @@ _LARGE = 1 << 30  # above this, quantized weights go into a separate file; proto
 
 
 def export_portable(
-    model: HFDirectory, out: Path, scheme: str, *, context_length: int | None, force: bool, progress: Progress
+    model: HFDirectory,
+    out: Path,
+    scheme: str,
+    *,
+    context_length: int | None,
+    template_variables: Mapping[str, Any] | None,
+    force: bool,
+    progress: Progress,
 ) -> Manifest:
     """Export with optimum, then quantize with onnxruntime for "int8".
 
@@ -40,6 +49,7 @@ def export_portable(
         out: the bundle's directory.
         scheme: "fp32" or "int8".
         context_length: maximum number of positions; None uses the model's own maximum.
+        template_variables: variables of the chat template; see `export_onnx`.
         force: replace an existing bundle.
         progress: see `export.progress`.
 
@@ -61,7 +71,9 @@ def export_portable(
         tokenizer=model.tokenizer(),
         context_length=_context_length(model, context_length),
         vocab_size=int(model.config.get("vocab_size", 0)),
+        template_variables=template_variables,
     )
+    parts.check_template_variables()
     progress("Reading the model", 1, 1)
 
     def write(directory: Path) -> DecoderSpec:

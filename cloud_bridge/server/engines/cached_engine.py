@@ -20,6 +20,7 @@ from edge_runtime.cloud import AnswerPiece
 from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify
 from edge_runtime.privacy.messages import AnswerRequest
+from edge_runtime.text.prompt_form import PlainForm
 from edge_runtime.text.tokenizer import Tokenizer
 
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>")
@@ -63,6 +64,7 @@ class CachedEngine(ABC):
         self.context_length = context_length
         self.tokenizer_fingerprint = read.fingerprint
         self._tokenizer = tokenizer
+        self._read = read
         self._ends = ends | {vocabulary[token] for token in CHAT_ENDS if token in vocabulary}
         self._sketch_words: SketchWords | None = None
 
@@ -162,11 +164,15 @@ class CachedEngine(ABC):
         """Encode a chat, ready for an answer of at least `room` tokens."""
         text = self._render(messages)
         if text is None:
-            text = "".join(message["content"] + "\n\n" for message in messages)
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            plain = PlainForm()
+            ids = plain.encode(self._read, plain.render(messages))
+        else:
+            ids = self._read.encode(text)
+        if not ids:
+            raise RefusalError(Reason.INTERNAL, "the model's chat template gives an empty prompt")
         if len(ids) + room > self.context_length:
             raise RefusalError(Reason.CONTEXT_FULL, f"the instruction has {len(ids)} tokens, {self.context_length} fit")
-        return ids or sorted(self._ends)[:1] or [0]
+        return ids
 
     def _checked_answer(self, state: ScoringState, keep: int, tokens: Sequence[int], rows: Sequence[int]) -> list[int]:
         if not 0 <= keep <= len(state.answer):

@@ -7,7 +7,8 @@ bit for bit (tested on each kind of graph). Therefore every call has 2 to `PART`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from edge_runtime.decoders.open import open_decoder
 from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.errors import BundleError
 from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
-from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt_form import prompt_form_of
 from edge_runtime.text.tokenizer import Tokenizer
 
 PART = 64
@@ -102,11 +103,18 @@ class OnnxSequence(CachedSequence):
 class OnnxEngine(CachedEngine):
     """Implements `cloud_bridge.server.engines.protocol.Engine`."""
 
-    def __init__(self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> None:
         """Serve an opened bundle; every session is a fork of `decoder`.
 
         Raises:
             BundleError: the chat template can't be used.
+            RequestError: the chat template does not use a variable.
         """
         manifest = bundle.manifest
         super().__init__(
@@ -118,26 +126,29 @@ class OnnxEngine(CachedEngine):
         )
         self._model = decoder
         self._spec = bundle.decoder(BACKEND_ONNX)
-        self._template = ChatTemplate(
-            manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-        )
+        form = prompt_form_of(manifest, template_variables)
+        self._template = form if manifest.chat_template else None
 
     def _new_sequence(self, *, single_rows: bool) -> OnnxSequence:
         return OnnxSequence(self._model, self._spec, self.known, single_rows=single_rows)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        return self._template.render(messages)
+    def _render(self, messages: list[dict[str, str]]) -> str | None:
+        return None if self._template is None else self._template.render(messages)
 
 
-def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
+def load_onnx_engine(
+    bundle: str, threads: int | None = None, template_variables: Mapping[str, Any] | None = None
+) -> OnnxEngine:
     """Load a bundle made by `cogenesis export onnx`, of any model and quantization.
 
     Args:
         bundle: the bundle's directory.
         threads: threads per matrix product; None uses all available cores (at most 8).
+        template_variables: variables of the chat template; they replace or join those that the bundle records.
 
     Raises:
         ServeError: the bundle does not exist, is damaged, or can't be run.
+        RequestError: the chat template does not use a variable.
     """
     if threads is not None and threads < 1:
         raise ServeError(f"`threads` must be at least 1, not {threads}.")
@@ -145,6 +156,7 @@ def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
         opened = open_bundle(bundle)
         tokenizer = Tokenizer.load(opened.path(opened.manifest.tokenizer.path))
         # Spinning threads would slow down clients on the same machine.
-        return OnnxEngine(opened, open_decoder(opened, BACKEND_ONNX, threads=threads, spin=False), tokenizer)
+        decoder = open_decoder(opened, BACKEND_ONNX, threads=threads, spin=False)
+        return OnnxEngine(opened, decoder, tokenizer, template_variables)
     except BundleError as error:
         raise ServeError(f"The bundle can't be served. {error}") from None

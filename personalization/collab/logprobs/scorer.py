@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.fusion.known_tokens import IMPOSSIBLE, NEVER, KnownTokens
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.prompt_form import PromptForm
 from edge_runtime.text.tokenizer import Tokenizer
 from personalization.collab.logprobs.model_spec import BridgeSpec, Network
 
@@ -27,7 +27,7 @@ class RowScorer:
         known: the ids that both have; rows offer no others.
     """
 
-    def __init__(self, network: Network, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    def __init__(self, network: Network, tokenizer: Tokenizer, template: PromptForm) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self._template = template
