@@ -48,7 +48,7 @@ def load(
     Args:
         bundle: directory of the bundle.
         backend: "onnx" or "executorch"; None uses the bundle's first backend.
-        threads: threads of the decoder; None uses one per physical core.
+        threads: threads of the decoder; None uses the cores that affinity and CPU quota leave, at most 8.
         context_length: positions to use, at most the bundle's number; None uses all of them.
         verify: whether to compare all files with the manifest's hashes first.
         adapters: directory of users' adapters; None uses the bundle's own directory.

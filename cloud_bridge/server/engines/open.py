@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloud_bridge.server.engines.model_files import find_model
 from cloud_bridge.server.errors import ServeError
+from edge_runtime.machine.threads import usable_cores
 
 if TYPE_CHECKING:
     from cloud_bridge.server.engines.protocol import Engine
@@ -81,6 +82,6 @@ def _load_transformers(model: str, threads: int | None, variables: Mapping[str, 
         ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    # torch's own default ignores a container's CPU quota.
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
     return load_engine(model, variables)
