@@ -12,8 +12,8 @@ from benchmarks.models import exported_bundle, hf_directory
 from benchmarks.report import CACHE, progress
 from edge_runtime.assistant import load
 from edge_runtime.fusion.logprobs import log_softmax
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.prompt_form import prompt_form_of
 from export.model.locate import locate_model
 from tests.support.records import ctx_records
 
@@ -73,9 +73,7 @@ def _rows(bundle: Path, records: int, *, with_context: bool) -> tuple[NDArray[np
 def _score(bundle: Path, records: int, with_context: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     assistant = load(bundle)
     decoder, tokenizer, manifest = assistant.decoder, assistant.tokenizer, assistant.bundle.manifest
-    template = ChatTemplate(
-        manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-    )
+    template = prompt_form_of(manifest)
     rows, where = [], []
     for index, record in enumerate(ctx_records()[:records]):
         answer = tokenizer.encode(record.answer)[:ANSWER_TOKENS]

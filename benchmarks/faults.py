@@ -36,6 +36,7 @@ from edge_runtime.cloud import Verified
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.errors import CloudError
 from edge_runtime.fusion.fuse import Fusion, fuse
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import THIN, RowFormat
 from edge_runtime.generation.drafter import PromptedDecoder
 from edge_runtime.generation.options import Mode, Options
@@ -43,8 +44,8 @@ from edge_runtime.generation.sampling import Sampling, choose
 from edge_runtime.generation.schedule import Schedule
 from edge_runtime.privacy.gate import Gate, Policy
 from edge_runtime.privacy.ledger import Ledger
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.prompt_form import prompt_form_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,9 +146,7 @@ class Reference:
         self._engine = load_onnx_engine(str(cloud_bundle), 1)
         self._states: dict[str, Any] = {}
         manifest = assistant.bundle.manifest
-        self._template = ChatTemplate(
-            manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-        )
+        self._template = prompt_form_of(manifest)
 
     def check(self, instruction: PublicInstruction, options: Options, result: AnswerResult) -> None:
         """Compare an answer with the right one.
@@ -177,7 +176,7 @@ class Reference:
         room = self._edge.context_length - options.max_new_tokens
         tokenizer = self._assistant.tokenizer
         prompt = build_prompt(tokenizer, self._template, instruction, CONTEXT, None, max_tokens=room)
-        edge = PromptedDecoder(self._edge, prompt.token_ids)
+        edge = PromptedDecoder(self._edge, prompt.token_ids, KnownTokens.of(tokenizer.ids_below(self._edge.vocab_size)))
         conversation = Gate(options.policy, Ledger()).conversation(instruction, CONTEXT, tokenizer)
         answer: list[int] = []
         row = edge.prefill()

@@ -36,8 +36,8 @@ from edge_runtime.privacy.cloud_view import OpenView
 from edge_runtime.privacy.gate import Policy
 from edge_runtime.privacy.guard import STAND_INS, Guard
 from edge_runtime.privacy.ledger import Ledger
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.prompt_form import prompt_form_of
 from edge_runtime.text.token_bytes import TokenBytes
 from export.model.locate import locate_model
 from tests.support.records import Record, ctx_records
@@ -166,9 +166,7 @@ def _served(bundle: Path, threads: int) -> Iterator[Cloud]:
 
 def _scored(assistant: Assistant, records: Sequence[Record], limit: int) -> Iterator[Scored]:
     manifest, tokenizer = assistant.bundle.manifest, assistant.tokenizer
-    template = ChatTemplate(
-        manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-    )
+    template = prompt_form_of(manifest)
     for index, record in enumerate(records):
         progress(f"Scoring answer {index + 1} of {len(records)}")
         tokens = tuple(tokenizer.encode(record.answer)[:limit])

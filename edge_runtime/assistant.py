@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.adapters.adapter import Adapter, load_adapter
 from edge_runtime.adapters.store import ADAPTERS_DIRECTORY, AdapterStore
@@ -21,12 +22,13 @@ from edge_runtime.errors import CogenesisError, RequestError
 from edge_runtime.fusion.combiner import Combiner
 from edge_runtime.fusion.combiner_file import combiner_of
 from edge_runtime.fusion.fuse import Strategy
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.generation.options import Mode, Options
 from edge_runtime.generation.schedule import LearnedSchedule
 from edge_runtime.loaded_model import LoadedModel
 from edge_runtime.privacy.ledger import Ledger
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import Prompt
+from edge_runtime.text.prompt_form import prompt_form_of
 from edge_runtime.text.tokenizer import Tokenizer
 from edge_runtime.writing import Task, write_answer
 
@@ -39,43 +41,50 @@ def load(
     context_length: int | None = None,
     verify: bool = True,
     adapters: Path | str | None = None,
+    template_variables: Mapping[str, Any] | None = None,
 ) -> Assistant:
     """Load a bundle.
 
     Args:
         bundle: directory of the bundle.
         backend: "onnx" or "executorch"; None uses the bundle's first backend.
-        threads: threads of the decoder; None uses one per physical core.
+        threads: threads of the decoder; None uses the cores that affinity and CPU quota leave, at most 8.
         context_length: positions to use, at most the bundle's number; None uses all of them.
         verify: whether to compare all files with the manifest's hashes first.
         adapters: directory of users' adapters; None uses the bundle's own directory.
+        template_variables: variables of the chat template by name, such as `enable_thinking`; they replace or join
+            those that the bundle records.
 
     Raises:
         BundleError: a file of the bundle is missing, damaged, unsafe or from another version.
+        RequestError: the chat template does not use a variable.
     """
     opened = open_bundle(bundle, verify=verify)
     # The tokenizer is parsed while onnxruntime loads the graph, because loading releases the GIL.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        tokenizer = pool.submit(Tokenizer.load, opened.path(opened.manifest.tokenizer.path))
+        tokenizer = pool.submit(_load_tokenizer, opened)
         decoder = open_decoder(opened, backend, threads=threads, context_length=context_length)
         root = opened.root / ADAPTERS_DIRECTORY if adapters is None else Path(adapters)
-        return Assistant(opened, decoder, tokenizer.result(), AdapterStore(root, opened.base))
+        return Assistant(opened, decoder, tokenizer.result(), AdapterStore(root, opened.base), template_variables)
 
 
 class Assistant:
     """Writes answers with one bundle, one at a time; it keeps and reuses the KV cache of the last prompt."""
 
     def __init__(
-        self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer, adapters: AdapterStore | None = None
+        self,
+        bundle: Bundle,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        adapters: AdapterStore | None = None,
+        template_variables: Mapping[str, Any] | None = None,
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.adapters = adapters or AdapterStore(bundle.root / ADAPTERS_DIRECTORY, bundle.base)
         self.tokenizer = tokenizer
-        template = ChatTemplate(
-            manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-        )
-        self._model = LoadedModel(manifest, tokenizer, template, decoder)
+        known = KnownTokens.of(tokenizer.ids_below(decoder.vocab_size))
+        self._model = LoadedModel(manifest, tokenizer, prompt_form_of(manifest, template_variables), decoder, known)
         self._combiner: Combiner | None = None
         self._busy = threading.Lock()
 
@@ -194,3 +203,9 @@ class Assistant:
             yield
         finally:
             self._busy.release()
+
+
+def _load_tokenizer(bundle: Bundle) -> Tokenizer:
+    tokenizer = Tokenizer.load(bundle.path(bundle.manifest.tokenizer.path))
+    tokenizer.ids_below(bundle.manifest.vocab_size)
+    return tokenizer

@@ -9,10 +9,12 @@ from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.context import PrivateContext, PublicInstruction, joined
 from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.errors import PolicyError
+from edge_runtime.fusion.known_tokens import KnownTokens
+from edge_runtime.generation.drafter import PromptedDecoder
 from edge_runtime.generation.loop import Ending
 from edge_runtime.privacy.gate import Policy
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import Prompt, build_prompt
+from edge_runtime.text.prompt_form import PromptForm
 from edge_runtime.text.tokenizer import Tokenizer
 
 
@@ -23,15 +25,17 @@ class LoadedModel:
     Attributes:
         manifest: the bundle's manifest.
         tokenizer: the model's tokenizer.
-        template: the model's prompt template.
+        template: the form of the model's prompts.
         decoder: decoder of the sequence with the private context; keeps the KV cache of the last prompt.
+        known: the ids that the model may write: those that have a token.
         adapter: the adapter in use.
     """
 
     manifest: Manifest
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: PromptForm
     decoder: Decoder
+    known: KnownTokens
     adapter: Adapter | None = None
     _without: Decoder | None = None
 
@@ -40,11 +44,15 @@ class LoadedModel:
         self.decoder.use_adapter(adapter)
         self.adapter = adapter
 
-    def without_context(self) -> Decoder:
+    def prompted(self, prompt: tuple[int, ...]) -> PromptedDecoder:
+        """Return the decoder, ready to continue a prompt."""
+        return PromptedDecoder(self.decoder, prompt, self.known)
+
+    def prompted_without(self, prompt: tuple[int, ...]) -> PromptedDecoder:
         """Return the decoder of the sequence without the private context, with the adapter in use."""
         self._without = self._without or self.decoder.fork()
         self._without.use_adapter(self.adapter)
-        return self._without
+        return PromptedDecoder(self._without, prompt, self.known)
 
     def prompt(
         self, instruction: PublicInstruction, context: PrivateContext | None, outline: str | None, max_new_tokens: int

@@ -58,7 +58,7 @@ def write_answer(model: LoadedModel, task: Task, cloud: Cloud | None) -> Generat
 def _write_alone(model: LoadedModel, task: Task, outline: str | None = None) -> Generator[str, None, None]:
     prompt = _prompt(model, task, outline)
     task.progress.prompt_is_ready(len(prompt.token_ids), len(prompt.dropped))
-    edge = PromptedDecoder(model.decoder, prompt.token_ids)
+    edge = model.prompted(prompt.token_ids)
     yield from _edge_text(model, task, edge, task.options.max_new_tokens)
 
 
@@ -73,11 +73,11 @@ def _write_from_sketch(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate)
 def _write_fused(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) -> Generator[str, None, None]:
     options, progress = task.options, task.progress
     prompt = _prompt(model, task)
-    edge = PromptedDecoder(model.decoder, prompt.token_ids)
+    edge = model.prompted(prompt.token_ids)
     without = None
     if options.fusion.needs_without:
         unaware = model.prompt(task.instruction, None, None, options.max_new_tokens)
-        without = PromptedDecoder(model.without_context(), unaware.token_ids)
+        without = model.prompted_without(unaware.token_ids)
     link = _link(model, task, cloud, gate)
     try:
         progress.prompt_is_ready(len(prompt.token_ids), len(prompt.dropped))
@@ -102,7 +102,7 @@ def _link(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) -> CloudLink
         open_request,
         gate.conversation(task.instruction, model.unsaid(task.context, task.options.policy), model.tokenizer),
         task.options.schedule,
-        model.manifest.vocab_size,
+        model.known,
         task.options.patience,
         task.progress.measured,
         cancelled=task.progress.cancelled,
@@ -150,7 +150,7 @@ def _write_in_cloud(model: LoadedModel, task: Task, cloud: Cloud, gate: Gate) ->
 
 def _finish_for_cloud(model: LoadedModel, task: Task) -> Generator[str, None, None]:
     written = model.tokenizer.encode("".join(task.progress.pieces))
-    edge = PromptedDecoder(model.decoder, (*_prompt(model, task).token_ids, *written))
+    edge = model.prompted((*_prompt(model, task).token_ids, *written))
     # The cloud may use another tokenizer, so the text can be longer in our tokens.
     left = task.options.max_new_tokens - len(task.progress.token_ids)
     left = min(left, model.decoder.context_length - len(edge.prompt))

@@ -139,7 +139,7 @@ def _write_tokenizer(source: GGUFSource, root: Path) -> None:
     """Save the tokenizer for transformers, with the file's own special tokens instead of transformers' defaults."""
     assets = source.tokenizer()
     (root / "tokenizer.json").write_text(assets.json, encoding="utf-8")
-    special = {"bos_token": assets.bos_token, "eos_token": assets.eos_token}
+    special = assets.template_tokens
     _write_json(
         root / "tokenizer_config.json",
         {

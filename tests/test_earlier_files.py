@@ -24,6 +24,7 @@ from export.bundle.verify import verify_bundle
 from tests.support.commands import ROOT
 
 FILES = ROOT / "tests" / "made_by_0.1.0"
+TOKENS = 376
 
 
 @pytest.fixture
@@ -48,7 +49,10 @@ def test_a_bundle_and_its_adapter_write_the_same_answers(made, expected):
         answer = assistant.generate(
             PublicInstruction(expected["instruction"]), context, options=Options(max_new_tokens=24)
         )
-        assert list(answer.finish().token_ids) == expected[user or "bare"]
+        # 0.1.0 also wrote padding: ids that no token has.
+        earlier = expected[user or "bare"]
+        told = next((at for at, token in enumerate(earlier) if token >= TOKENS), len(earlier))
+        assert list(answer.finish().token_ids)[:told] == earlier[:told]
 
 
 def test_a_bundle_passes_its_own_conformance_vectors(made):

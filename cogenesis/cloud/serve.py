@@ -18,6 +18,7 @@ from cloud_bridge.server.errors import ServeError
 from cloud_bridge.server.log_format import LogFormat, write_logs
 from cloud_bridge.server.options import ServerOptions
 from cogenesis.options.expand import expand
+from cogenesis.options.request import TemplateVariablesOption, template_variables
 from cogenesis.options.runner import THREADS
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def serve(
         ),
     ] = None,
     threads: Annotated[int | None, THREADS] = None,
+    template_variable: TemplateVariablesOption = None,
     *,
     server: _Server,
     verbose: Annotated[
@@ -196,10 +198,10 @@ def serve(
         os.environ.setdefault("TQDM_DISABLE", "1")
     write_logs(log_format, (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
     check_choice(engine, model, bundle)
-    options = ServerOptions(**asdict(server))
+    options, variables = ServerOptions(**asdict(server)), template_variables(template_variable)
     import asyncio
 
-    asyncio.run(_serve(options, lambda: load(engine, model, bundle, threads)))
+    asyncio.run(_serve(options, lambda: load(engine, model, bundle, threads, variables)))
 
 
 async def _serve(options: ServerOptions, load_engine: Callable[[], Engine[Any]]) -> None:

@@ -23,6 +23,8 @@ def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
         "quantization": decoder.quantization.scheme,
         "description": decoder.quantization.description,
         "context_length": manifest.context_length,
+        "prompt_form": "chat" if manifest.chat_template else "plain",
+        "template_variables": dict(manifest.template_variables),
         "size_bytes": exported.size,
         "checked": None if decoder.checked is None else asdict(decoder.checked),
         "seconds": round(seconds, 2),
@@ -41,5 +43,9 @@ def say_exported(exported: Exported, seconds: float, as_json: bool) -> None:
         else f"Compared with {check.reference} on {check.tokens} tokens: logits differ by {check.difference:.2g} of "
         f"their spread (allowed {check.tolerance:g})."
     )
+    if not manifest.chat_template:
+        typer.echo("Its prompts are plain text, because the model has no chat template: a base model continues texts.")
+    if manifest.template_variables:
+        typer.echo(f"Template variables: {json.dumps(dict(manifest.template_variables), ensure_ascii=False)}.")
     choice = "" if decoder == manifest.decoder else f" --backend {decoder.backend}"
     typer.echo(f"Try it: cogenesis chat {exported.path}{choice}")

@@ -12,6 +12,7 @@ from cogenesis.export.bundle_summary import say_exported
 from cogenesis.options.expand import expand
 from cogenesis.options.models import ExportOptions
 from cogenesis.options.output import JsonOption
+from cogenesis.options.request import template_variables
 from cogenesis.terminal.progress_bar import progress_bar
 from export.extras import require_extra
 
@@ -55,6 +56,7 @@ def executorch(
             what.scheme,
             calibration=what.calibration,
             context_length=what.context_length,
+            template_variables=template_variables(what.template_variable),
             adapter_sites=adapter_sites.value,
             check=what.check,
             force=what.force,

@@ -8,6 +8,7 @@ from cogenesis.export.bundle_summary import say_exported
 from cogenesis.options.expand import expand
 from cogenesis.options.models import ExportOptions
 from cogenesis.options.output import JsonOption
+from cogenesis.options.request import template_variables
 from cogenesis.terminal.progress_bar import progress_bar
 from export.extras import require_extra
 
@@ -40,6 +41,7 @@ def onnx(
             calibration=what.calibration,
             context_length=what.context_length,
             check=what.check,
+            template_variables=template_variables(what.template_variable),
             force=what.force,
             progress=report,
         )

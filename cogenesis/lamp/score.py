@@ -16,7 +16,7 @@ from cogenesis.terminal.tables import print_table
 from edge_runtime.files.whole_file import whole_file
 from personalization.errors import SettingsError
 from personalization.lamp.outputs import Outputs, read_outputs
-from personalization.lamp.scoring import Scored, compare_scored, pair_tasks, read_zip, task_of
+from personalization.lamp.scoring import Scored, check_same_task, compare_scored, pair_tasks, read_zip, task_of
 from personalization.lamp.scoring import score as judge
 from personalization.lamp.tasks import LampTask, find_task
 from personalization.measures.significance import Comparison
@@ -137,9 +137,11 @@ def _files(
         DataError: a file can't be used.
     """
     if golds is not None and preds is not None and golds_zip is None and preds_zip is None:
-        return {"": read_outputs(golds)}, [
-            _File({"": read_outputs(path)}, str(path)) for path in (preds, against) if path is not None
-        ]
+        expected = {"": read_outputs(golds)}
+        files = [_File({"": read_outputs(path)}, str(path)) for path in (preds, against) if path is not None]
+        for file in files:
+            check_same_task(expected[""], file.outputs[""], file.where)
+        return expected, files
     if golds_zip is not None and preds_zip is not None and golds is None and preds is None:
         expected = read_zip(golds_zip)
         files = [_File(read_zip(path), str(path)) for path in (preds_zip, against) if path is not None]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.options.request import TemplateVariablesOption, template_variables
 from cogenesis.options.runner import THREADS
 from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, BACKEND_ONNX
 from edge_runtime.errors import RequestError
@@ -79,17 +80,24 @@ class AssistantOptions:
     backend: BackendOption = None
     context_length: ContextLengthOption = None
     threads: Annotated[int | None, THREADS] = None
+    template_variable: TemplateVariablesOption = None
 
     def load(self, bundle: Path) -> Assistant:
         """Load the bundle with the chosen adapter.
 
         Raises:
-            RequestError: both a user and an adapter file are given.
+            RequestError: both a user and an adapter file are given, or the chat template does not use a variable.
             BundleError, AdapterError: the bundle or the adapter can't be used.
         """
         from edge_runtime.assistant import load
 
-        assistant = load(bundle, self.backend, threads=self.threads, context_length=self.context_length)
+        assistant = load(
+            bundle,
+            self.backend,
+            threads=self.threads,
+            context_length=self.context_length,
+            template_variables=template_variables(self.template_variable),
+        )
         if self.user is not None and self.adapter is not None:
             raise RequestError("Give --user with the user whose adapter to use, or --adapter with a file, not both.")
         if self.user is not None:

@@ -12,7 +12,7 @@ WHOSE = "Data"
 TASK = typer.Option(
     "--task",
     metavar="LaMP-N",
-    help="The LaMP task of the questions: LaMP-1 to LaMP-7, or LaMP-2-news.",
+    help="The LaMP task of the questions: LaMP-1 to LaMP-7, or LaMP-2-news (also LaMP_2N).",
     rich_help_panel=WHOSE,
     show_default=False,
 )

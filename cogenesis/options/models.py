@@ -11,6 +11,7 @@ import typer
 
 from cogenesis.options.assistant import ContextLengthOption
 from cogenesis.options.output import ForceOption
+from cogenesis.options.request import TemplateVariablesOption
 
 if TYPE_CHECKING:
     from export.quantization.stored_matrices import Quantize
@@ -87,6 +88,7 @@ class ExportOptions:
             "that it was not checked."
         ),
     ] = True
+    template_variable: TemplateVariablesOption = None
     force: ForceOption = False
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from edge_runtime.errors import RequestError
 from edge_runtime.generation.options import Mode
 
 RequestOption = Annotated[
@@ -25,3 +28,37 @@ MODE = typer.Option(
     "edge.",
 )
 ModeOption = Annotated[Mode, MODE]
+TEMPLATE_VARIABLE = typer.Option(
+    "--template-variable",
+    metavar="NAME=VALUE",
+    help="Variable of the model's chat template, such as enable_thinking=false; may be given again. VALUE is JSON.",
+    show_default=False,
+)
+TemplateVariablesOption = Annotated[list[str] | None, TEMPLATE_VARIABLE]
+
+
+def template_variables(given: Sequence[str] | None) -> dict[str, Any] | None:
+    """Read `NAME=VALUE` texts; None if there are none.
+
+    Raises:
+        RequestError: a text has another form, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise RequestError(f"A template variable must be NAME=VALUE, not '{text}'. Example: enable_thinking=false.")
+        if name in found:
+            raise RequestError(f"The template variable '{name}' comes twice.")
+        try:
+            found[name] = json.loads(value, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise RequestError(
+                f"The value of the template variable '{name}' is not JSON: {value}. Use true, false, null, a number, "
+                f"""or a text in double quotes, such as '{name}="text"'."""
+            ) from None
+    return found or None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)  # NaN and infinities are no JSON

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -66,7 +66,8 @@ class ModelCard:
 class TokenizerSpec:
     """The tokenizer: `path` of `tokenizer.json`, `fingerprint` (see `edge_runtime.text.tokenizer`), special tokens.
 
-    The chat template receives `bos_token` and `eos_token`; any of `stop_token_ids` ends an answer.
+    The chat template receives `bos_token`, `eos_token` and `special_tokens`, its other special tokens by name, such as
+    `pad_token`; any of `stop_token_ids` ends an answer.
     """
 
     path: str
@@ -74,6 +75,13 @@ class TokenizerSpec:
     bos_token: str
     eos_token: str
     stop_token_ids: tuple[int, ...]
+    special_tokens: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def template_tokens(self) -> dict[str, str | list[str]]:
+        """The special tokens that the chat template gets; those that the model lacks are undefined in it."""
+        pairs = {"bos_token": self.bos_token, "eos_token": self.eos_token, **self.special_tokens}
+        return {name: one if isinstance(one, str) else list(one) for name, one in pairs.items() if one}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,7 @@ class Manifest:
 
     Attributes:
         decoders: at least one, at most one per backend; the first is the default.
+        template_variables: values of the chat template's variables, JSON by name.
     """
 
     created_by: str
@@ -178,6 +187,7 @@ class Manifest:
     decoders: tuple[DecoderSpec, ...]
     source: WeightSource
     files: tuple[FileEntry, ...]
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decoder(self) -> DecoderSpec:
@@ -253,6 +263,7 @@ def _manifest(root: _Fields) -> Manifest:
             tokenizer.text("bos_token"),
             tokenizer.text("eos_token"),
             tuple(tokenizer.integers("stop_token_ids")),
+            _special_tokens(tokenizer),
         ),
         chat_template=root.text("chat_template"),
         context_length=root.integer("context_length", minimum=1),
@@ -260,6 +271,7 @@ def _manifest(root: _Fields) -> Manifest:
         decoders=tuple(_decoder(spec) for spec in root.children("decoders")),
         source=WeightSource(source.text("kind"), source.text("name"), source.text("sha256")),
         files=tuple(_file_entry(entry) for entry in root.children("files")),
+        template_variables=root.optional_object("template_variables"),
     )
     backends = [spec.backend for spec in manifest.decoders]
     if not backends or len(set(backends)) != len(backends):
@@ -270,10 +282,22 @@ def _manifest(root: _Fields) -> Manifest:
     wanted = [("tokenizer.path", manifest.tokenizer.path)]
     for index, spec in enumerate(manifest.decoders):
         wanted += [(f"decoders[{index}].graph", spec.graph), (f"decoders[{index}].golden", spec.golden)]
-    for field, path in wanted:
+    for name, path in wanted:
         if path not in named:
-            raise root.error(field, f"names '{path}', which 'files' does not list")
+            raise root.error(name, f"names '{path}', which 'files' does not list")
     return manifest
+
+
+def _special_tokens(tokenizer: _Fields) -> dict[str, str | tuple[str, ...]]:
+    found: dict[str, str | tuple[str, ...]] = {}
+    for name, value in tokenizer.optional_object("special_tokens").items():
+        if isinstance(value, list) and all(isinstance(token, str) for token in value):
+            found[name] = tuple(value)
+        elif isinstance(value, str):
+            found[name] = value
+        else:
+            raise tokenizer.error(f"special_tokens.{name}", "must be a string or a list of strings")
+    return found
 
 
 def _decoder(decoder: _Fields) -> DecoderSpec:
@@ -387,6 +411,9 @@ class _Fields:
         if any(type(value) is not int or value < 0 for value in values):
             raise self.error(name, "must be a list of whole numbers")
         return values
+
+    def optional_object(self, name: str) -> dict[str, Any]:
+        return dict(self._get(name, dict, "an object")) if name in self._body else {}
 
     def path(self, name: str) -> str:
         value = self.text(name)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.cloud import Cloud, CloudSession, Verified
 from edge_runtime.errors import CloudError, CloudTimeoutError, ProtocolError
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import SparseLogProbs
 from edge_runtime.generation.backoff import Backoff
 from edge_runtime.generation.pace import Measured
@@ -91,7 +92,7 @@ class CloudLink:
         open_request: releases the message that opens a session, or resumes the session with the given id.
         conversation: the part of the answer that the cloud may see.
         schedule: chooses the positions at which the cloud is asked.
-        vocab_size: vocabulary size of the edge model.
+        known: the edge model's ids that have a token; rows may have only these.
         patience: maximum seconds that a position waits for its row.
         measured: receives the measured times of round trips.
         backoff: pauses between attempts to reconnect.
@@ -105,7 +106,7 @@ class CloudLink:
     open_request: Callable[[str], Released[OpenRequest]]
     conversation: Conversation
     schedule: Schedule | LearnedSchedule
-    vocab_size: int
+    known: KnownTokens
     patience: float
     measured: Measured
     backoff: Backoff = field(default_factory=Backoff)
@@ -293,9 +294,8 @@ class CloudLink:
     def _land(self, flight: _Flight) -> None:
         try:
             verified = flight.future.result()
-            if not verified.superseded:
-                self._check(verified, flight)
-            elif flight.wanted:
+            rows = {} if verified.superseded else self._checked(verified, flight)
+            if verified.superseded and flight.wanted:
                 raise ProtocolError("The cloud left out rows that are still wanted. Update the cloud.")
         except CloudError as error:
             self._lost(error)
@@ -313,15 +313,16 @@ class CloudLink:
             self.counts.resumed += 1
         self.error, self._retry_at = None, None
         self.backoff.reset()
-        rows = dict(zip(flight.rows, verified.rows, strict=False))
         for position in flight.positions:
             if position.state is _State.SENT:
                 position.cloud, position.state = rows[position.row], _State.HERE
 
-    def _check(self, verified: Verified, flight: _Flight) -> None:
-        fits = all(int(row.ids[-1]) < self.vocab_size for row in verified.rows)
-        if not fits or len(verified.rows) != len(flight.rows):
+    def _checked(self, verified: Verified, flight: _Flight) -> dict[int, SparseLogProbs]:
+        """Return the reply's rows by their number, without ids that have no token here."""
+        known = [row for row in map(self.known.only, verified.rows) if row is not None]
+        if not len(known) == len(verified.rows) == len(flight.rows):
             raise ProtocolError("The cloud sent rows that don't fit this model. Check which model it serves.")
+        return dict(zip(flight.rows, known, strict=True))
 
     def _lost(self, error: CloudError) -> None:
         """Handle a failed session: decide its positions alone, and schedule a retry if the error is transient."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.decoders.protocol import Decoder
-from edge_runtime.fusion.logprobs import log_softmax
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.generation.pace import Measured
 from edge_runtime.generation.sampling import Sampling, choose
 from edge_runtime.generation.speculate import Settled
@@ -19,10 +19,11 @@ from edge_runtime.generation.speculate import Settled
 
 @dataclass(frozen=True, slots=True)
 class PromptedDecoder:
-    """A decoder and the prompt it continues."""
+    """A decoder, the prompt it continues, and the ids that its rows may offer."""
 
     decoder: Decoder
     prompt: tuple[int, ...]
+    known: KnownTokens
 
     def prefill(self) -> NDArray[np.float32]:
         """Feed the prompt and return the log-probs after it: (V,) float32.
@@ -51,7 +52,7 @@ class PromptedDecoder:
         self.decoder.rewind(min(self.decoder.length, len(self.prompt) + length))
 
     def _row(self, token: int) -> NDArray[np.float32]:
-        return log_softmax(self.decoder.extend([token])[0])
+        return self.known.log_probs(self.decoder.extend([token])[0])
 
 
 class EdgeRow(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from edge_runtime.errors import RequestError
 from edge_runtime.request import load_json, parse_context
-from edge_runtime.store.item import NewItem, filled, iso_date, storable
+from edge_runtime.store.item import NewItem, filled, iso_date, parse_lamp_date, storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,8 @@ LAMP_FIELDS = {
     "LaMP-6": LampFields("title", "text", False),
     "LaMP-7": LampFields(None, "text", False),
 }
+LAMP_ALIASES = {"lamp-2m": "LaMP-2", "lamp-2n": "LaMP-2-news"}
+"""Other names of tasks in people's files, in lower case with hyphens: films and news, the second task's variants."""
 
 
 def read_import(path: Path | str, task: str | None = None, user: str | None = None) -> Incoming:
@@ -107,6 +108,7 @@ def _from_list(body: list[Any], path: Path | str, task: str | None, user: str | 
 
 def _lamp_fields(task: str) -> LampFields:
     wanted = task.strip().replace("_", "-").lower()
+    wanted = LAMP_ALIASES.get(wanted, wanted).lower()
     for name, fields in LAMP_FIELDS.items():
         if name.lower() == wanted:
             return fields
@@ -155,12 +157,10 @@ def _value(item: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _lamp_date(value: object, where: str) -> str | None:
-    """Parse LaMP's dates, which have months and days with or without a leading zero."""
     if value is None:
         return None
     try:
-        year, month, day = (int(part) for part in str(value).split("-"))
-        return datetime.date(year, month, day).isoformat()
+        return parse_lamp_date(str(value)).isoformat()
     except ValueError:
         raise RequestError(
             f"This file can't be imported: the date of {where} is not of the form Y-M-D. Correct it."

@@ -73,6 +73,18 @@ def filled(name: str, text: str) -> str:
     return storable(name, text)
 
 
+def parse_lamp_date(text: str) -> datetime.date:
+    """Read a date of LaMP's files: Y-M-D, leading zeros optional, or a year alone, which is its first day.
+
+    Raises:
+        ValueError: the text has another form, or there is no such day.
+    """
+    if len(text) == 4 and text.isdecimal():
+        return datetime.date(int(text), 1, 1)
+    year, month, day = (int(part) for part in text.split("-"))
+    return datetime.date(year, month, day)
+
+
 def iso_date(value: object) -> str | None:
     """Return a date as YYYY-MM-DD; None stays None.
 

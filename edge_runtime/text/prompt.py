@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
-from edge_runtime.errors import ContextOverflowError
-from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.errors import BundleError, ContextOverflowError
+from edge_runtime.text.prompt_form import PromptForm
 from edge_runtime.text.relevance import rank
 from edge_runtime.text.tokenizer import Tokenizer
 
@@ -39,7 +39,7 @@ class Prompt:
 
 def build_prompt(
     tokenizer: Tokenizer,
-    template: ChatTemplate,
+    template: PromptForm,
     instruction: PublicInstruction,
     context: PrivateContext | None,
     outline: str | None,
@@ -52,7 +52,7 @@ def build_prompt(
 
     Args:
         tokenizer: tokenizer of the edge model.
-        template: chat template of the edge model.
+        template: chat template of the edge model, or its plain form.
         instruction: the writing task.
         context: the private context; None or an empty context for none.
         outline: points to follow (sketch mode).
@@ -60,7 +60,7 @@ def build_prompt(
 
     Raises:
         ContextOverflowError: profile, instruction and outline alone exceed `max_tokens`.
-        BundleError: the chat template fails.
+        BundleError: the chat template fails, or gives an empty prompt.
     """
     context = context or PrivateContext()
 
@@ -69,9 +69,14 @@ def build_prompt(
         text = template.render([{"role": "user", "content": content}])
         chosen = set(kept)
         dropped = tuple(i for i in range(len(context.history)) if i not in chosen)
-        return Prompt(tuple(tokenizer.encode(text)), text, tuple(sorted(kept)), dropped)
+        return Prompt(tuple(template.encode(tokenizer, text)), text, tuple(sorted(kept)), dropped)
 
     shortest = build(())
+    if not shortest.token_ids:
+        raise BundleError(
+            "The bundle's chat template gives an empty prompt: manifest.json, field 'chat_template'. Export the bundle "
+            "again with a working template."
+        )
     room = max_tokens - len(shortest.token_ids)
     if room < 0:
         raise _overflow(tokenizer, instruction, context, outline, len(shortest.token_ids), max_tokens)

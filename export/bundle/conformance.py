@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from edge_runtime.decoders.open import open_decoder
 from edge_runtime.errors import BundleError
-from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt_form import prompt_form_of
 from edge_runtime.text.tokenizer import Tokenizer
 from export.errors import ConformanceError
 
@@ -181,12 +182,9 @@ def _prompts(bundle: Bundle) -> dict[str, Sequence[int]]:
     tokenizer = Tokenizer.load(bundle.path(manifest.tokenizer.path))
     texts = dict(_PROMPTS)
     if manifest.chat_template:
-        spec = manifest.tokenizer
-        try:
-            template = ChatTemplate(manifest.chat_template, bos_token=spec.bos_token, eos_token=spec.eos_token)
-            texts["chat"] = template.render([{"role": "user", "content": _QUESTION}])
-        except BundleError:
-            pass  # the model is usable even if its template rejects such a plain conversation
+        # The model is usable even if its template rejects such a plain conversation.
+        with suppress(BundleError):
+            texts["chat"] = prompt_form_of(manifest).render([{"role": "user", "content": _QUESTION}])
     room = max(1, manifest.context_length - GREEDY_TOKENS)
     found = {name: tokenizer.encode(text)[:room] for name, text in texts.items()}
     return {name: ids for name, ids in found.items() if ids} or {"first token": [0]}

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as HFTokenizer
 
@@ -32,13 +32,14 @@ from edge_runtime.bundle.manifest import WeightSource as ManifestSource
 from edge_runtime.bundle.reader import Bundle, open_bundle, sha256_of
 from edge_runtime.errors import BundleError, WriteError
 from edge_runtime.files.staged_directory import staged_directory
+from edge_runtime.text.prompt_form import prompt_form
 from edge_runtime.text.tokenizer import Tokenizer
 from export.bundle.conformance import make_vectors, write_vectors
 from export.errors import SourceError
 from export.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edge_runtime.bundle.manifest import DecoderSpec, SourceCheck
@@ -50,16 +51,22 @@ TOKENIZER_NAME = "tokenizer.json"
 
 @dataclass(frozen=True, slots=True)
 class BundleParts:
-    """Contents of the manifest that can't be read from the bundle's files."""
+    """Contents of the manifest that can't be read from the bundle's files.
+
+    `template_variables` None keeps those of the bundle to which a decoder is added.
+    """
 
     architecture: str
     provenance: Provenance
     tokenizer: TokenizerAssets
     context_length: int
     vocab_size: int
+    template_variables: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, source: WeightSource, architecture: Architecture) -> BundleParts:
+    def of(
+        cls, source: WeightSource, architecture: Architecture, template_variables: Mapping[str, Any] | None = None
+    ) -> BundleParts:
         """Parts for a model of one of the families that we write ourselves."""
         return cls(
             architecture.family,
@@ -67,7 +74,17 @@ class BundleParts:
             source.tokenizer(),
             architecture.context_length,
             architecture.vocab,
+            template_variables,
         )
+
+    def check_template_variables(self) -> None:
+        """Check that the chat template uses the variables.
+
+        Raises:
+            RequestError: it does not use one of them.
+        """
+        if self.template_variables:
+            prompt_form(self.tokenizer.chat_template, self.tokenizer.template_tokens, self.template_variables)
 
 
 def write_bundle(
@@ -98,11 +115,15 @@ def write_bundle(
             files remain.
         SourceError: the tokenizer has token ids outside the model's vocabulary.
         WrongExportError: the decoder does not compute what its source does.
+        RequestError: the chat template does not use a template variable.
     """
+    parts.check_template_variables()
     present = _same_model(out, parts)
     if present is None and replace_existing:
         _refuse_to_lose_adapters(out, parts)
     others = () if present is None else tuple(spec for spec in present.manifest.decoders if spec.backend != backend)
+    if present is not None and others and parts.template_variables is None:
+        parts = replace(parts, template_variables=present.manifest.template_variables)
     adds = present is not None and len(others) == len(present.manifest.decoders)
     if present is not None and others and present.manifest.context_length != parts.context_length:
         raise WriteError(
@@ -208,7 +229,12 @@ def _manifest(
         created_by=created_by(),
         model=ModelCard(source.model_id, source.revision, parts.architecture, source.license, source.parameters),
         tokenizer=TokenizerSpec(
-            TOKENIZER_NAME, fingerprint, tokenizer.bos_token, tokenizer.eos_token, tokenizer.stop_token_ids
+            TOKENIZER_NAME,
+            fingerprint,
+            tokenizer.bos_token,
+            tokenizer.eos_token,
+            tokenizer.stop_token_ids,
+            tokenizer.special_tokens,
         ),
         chat_template=tokenizer.chat_template,
         context_length=parts.context_length,
@@ -216,6 +242,7 @@ def _manifest(
         decoders=decoders,
         source=ManifestSource(source.kind, source.name, source.sha256),
         files=files,
+        template_variables=dict(parts.template_variables or {}),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH, GRAPH_EXECUTORCH, DecoderSpec
 from export.bundle.exported import Exported, exported
@@ -14,6 +14,8 @@ from export.progress import Progress, silent
 from export.quantization.stored_matrices import Quantize, check_kept, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from export.executorch.model import DecoderModel
     from export.model.lora_sites import AdapterSites
 
@@ -27,6 +29,7 @@ def export_executorch(
     *,
     calibration: Path | None = None,
     context_length: int | None = None,
+    template_variables: Mapping[str, Any] | None = None,
     adapter_sites: AdapterSites = "qkv",
     check: bool = True,
     force: bool = False,
@@ -41,6 +44,8 @@ def export_executorch(
             None means "keep" for a GGUF file and "int8" for a directory.
         calibration: text for the calibrated schemes; None uses the text shipped with this package.
         context_length: maximum number of positions; None uses the model's own maximum.
+        template_variables: variables of the chat template by name, such as `enable_thinking`, for all prompts of the
+            bundle; None for none, or those of the bundle to which the decoder is added.
         adapter_sites: which adapters fit: "qkv" takes adapters on queries, keys and values; "all" takes any, but
             every token takes about a tenth more time, even without an adapter.
         check: compare the decoder with the source model as transformers computes it. Without it, the manifest says that
@@ -51,6 +56,7 @@ def export_executorch(
     Raises:
         WrongExportError: the decoder does not compute what transformers computes; nothing was written.
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
+        RequestError: the chat template does not use a template variable.
     """
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize or ("int8" if path.is_dir() else None))
@@ -69,7 +75,8 @@ def export_executorch(
             "Use the ONNX runtime."
         )
     check_names(source, expected_names(architecture))
-    parts = BundleParts.of(source, architecture)
+    parts = BundleParts.of(source, architecture, template_variables)
+    parts.check_template_variables()
     progress("Reading the model", 1, 1)
     checker = None
     if check:

@@ -27,8 +27,8 @@ _HARMLESS_TEXT = """
 _HARMLESS = frozenset(_HARMLESS_TEXT.split())
 _COMMON_TEXT = """
     head_dim hidden_act hidden_size intermediate_size max_position_embeddings num_attention_heads
-    num_hidden_layers num_key_value_heads compression_config quantization_config rms_norm_eps rope_parameters rope_scaling
-    rope_theta tie_word_embeddings vocab_size
+    num_hidden_layers num_key_value_heads compression_config quantization_config rms_norm_eps rope_parameters
+    rope_scaling rope_theta tie_word_embeddings vocab_size
 """
 _COMMON = frozenset(_COMMON_TEXT.split())
 _LAYER_KINDS = frozenset({"layer_types", "sliding_window"})

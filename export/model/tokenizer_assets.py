@@ -25,6 +25,15 @@ _LLAMA3_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# Special tokens of GGUF files, by the chat template's names.
+_GGUF_SPECIAL = {
+    "ggml.unknown_token_id": "unk_token",
+    "ggml.padding_token_id": "pad_token",
+    "ggml.seperator_token_id": "sep_token",  # llama.cpp's spelling
+    "ggml.cls_token_id": "cls_token",
+    "ggml.mask_token_id": "mask_token",
+}
+
 
 def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
     """Read the tokenizer of a model directory.
@@ -48,11 +57,23 @@ def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()), "")
-    return assets(tokenizer.backend_tokenizer, template, tokenizer.bos_token, tokenizer.eos_token, stops)
+    return assets(
+        tokenizer.backend_tokenizer,
+        template,
+        tokenizer.bos_token,
+        tokenizer.eos_token,
+        stops,
+        tokenizer.special_tokens_map,
+    )
 
 
 def assets(
-    backend: HFTokenizer, chat_template: str | None, bos_token: str | None, eos_token: str | None, stops: Iterable[Any]
+    backend: HFTokenizer,
+    chat_template: str | None,
+    bos_token: str | None,
+    eos_token: str | None,
+    stops: Iterable[Any],
+    special_tokens: Mapping[str, Any] | None = None,
 ) -> TokenizerAssets:
     """Convert a tokenizer to the form that a bundle stores.
 
@@ -62,6 +83,7 @@ def assets(
         bos_token: the chat template's `bos_token`.
         eos_token: the chat template's `eos_token`.
         stops: token ids, or lists of them, that end an answer. Tokens that end a turn in the template are added.
+        special_tokens: the chat template's other special tokens by name; None for none.
     """
     backend.no_padding()
     backend.no_truncation()
@@ -77,7 +99,17 @@ def assets(
         bos_token=bos_token or "",
         eos_token=eos_token or "",
         stop_token_ids=tuple(sorted(ids)),
+        special_tokens=_other_tokens(special_tokens or {}),
     )
+
+
+def _other_tokens(tokens: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]:
+    """Return special tokens by name, in the manifest's form: texts or tuples of them, without BOS and EOS."""
+    return {
+        name: tuple(map(str, token)) if isinstance(token, list | tuple) else str(token)
+        for name, token in tokens.items()
+        if token and name not in ("bos_token", "eos_token")
+    }
 
 
 def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> TokenizerAssets:
@@ -109,7 +141,9 @@ def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> 
         backend.post_processor = processors.TemplateProcessing(
             single=[bos_token, "$A"], pair=[bos_token, "$A", "$B"], special_tokens=[(bos_token, bos)]
         )
-    return assets(backend, fields.get("chat_template"), bos_token, eos_token, [eos, fields.get("ggml.eot_token_id")])
+    others = {name: tokens[fields[field]] for field, name in _GGUF_SPECIAL.items() if fields.get(field) is not None}
+    stops = [eos, fields.get("ggml.eot_token_id")]
+    return assets(backend, fields.get("chat_template"), bos_token, eos_token, stops, others)
 
 
 def _split_as_trained(backend: HFTokenizer, pre: str) -> None:

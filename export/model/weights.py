@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.bundle.manifest import TokenizerSpec
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from export.model.architecture import Architecture
@@ -64,13 +67,24 @@ class Provenance(Origin):
 
 @dataclass(frozen=True, slots=True)
 class TokenizerAssets:
-    """A tokenizer as a bundle stores it; `json` is the compact text of `tokenizer.json`."""
+    """A tokenizer as a bundle stores it.
+
+    `json` is the compact text of `tokenizer.json`. `special_tokens` are the chat template's other special tokens by
+    name, such as `pad_token` and `unk_token`.
+    """
 
     json: str
     chat_template: str
     bos_token: str
     eos_token: str
     stop_token_ids: tuple[int, ...]
+    special_tokens: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def template_tokens(self) -> dict[str, Any]:
+        """All special tokens that the chat template gets; see `TokenizerSpec.template_tokens`."""
+        spec = TokenizerSpec("", "", self.bos_token, self.eos_token, (), self.special_tokens)
+        return spec.template_tokens
 
 
 class WeightSource(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_SHARED_KV, DecoderSpec
 from export.bundle.exported import Exported, exported
@@ -13,6 +13,8 @@ from export.progress import Progress, silent
 from export.quantization.stored_matrices import Quantize, check_kept, check_names, chosen_scheme, stored_matrices
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edge_runtime.bundle.manifest import Manifest
     from export.model.weights import WeightSource
 
@@ -25,6 +27,7 @@ def export_onnx(
     calibration: Path | None = None,
     context_length: int | None = None,
     check: bool = True,
+    template_variables: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
@@ -41,12 +44,15 @@ def export_onnx(
         context_length: maximum number of positions; None uses the model's own maximum.
         check: compare the decoder with the source model as transformers computes it. Without it, the manifest says that
             the decoder was not checked.
+        template_variables: variables of the chat template by name, such as `enable_thinking`, for all prompts of the
+            bundle; None for none, or those of the bundle to which the decoder is added.
         force: replace an existing bundle.
         progress: see `export.progress`.
 
     Raises:
         WrongExportError: the decoder does not compute what transformers computes; nothing was written.
         ExportError: the model is missing, damaged or not supported, or the bundle can't be written.
+        RequestError: the chat template does not use a template variable.
     """
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
@@ -63,6 +69,19 @@ def export_onnx(
         )
     else:
         manifest = _export_family(source, out, scheme, calibration, context_length, check, force, progress)
+            source,
+            out,
+            scheme,
+            context_length=context_length,
+            template_variables=template_variables,
+            check=check,
+            force=force,
+            progress=progress,
+        )
+    else:
+        manifest = _export_family(
+            source, out, scheme, calibration, context_length, check, template_variables, force, progress
+        )
     return exported(out, manifest, BACKEND_ONNX)
 
 
@@ -72,7 +91,7 @@ def _export_family(
     scheme: Quantize,
     calibration: Path | None,
     context_length: int | None,
-    check: bool,
+    template_variables: Mapping[str, Any] | None,
     force: bool,
     report: Progress,
 ) -> Manifest:
@@ -84,7 +103,8 @@ def _export_family(
 
     architecture = source.architecture.with_context(context_length)
     check_names(source, expected_names(architecture))
-    parts = BundleParts.of(source, architecture)
+    parts = BundleParts.of(source, architecture, template_variables)
+    parts.check_template_variables()
     report("Reading the model", 1, 1)
     checker = None
     if check:

@@ -41,6 +41,7 @@ def export_portable(
     *,
     context_length: int | None,
     check: bool,
+    template_variables: Mapping[str, Any] | None,
     force: bool,
     progress: Progress,
 ) -> Manifest:
@@ -52,6 +53,7 @@ def export_portable(
         scheme: "fp32" or "int8".
         context_length: maximum number of positions; None uses the model's own maximum.
         check: compare the decoder with the source model as transformers computes it.
+        template_variables: variables of the chat template; see `export_onnx`.
         force: replace an existing bundle.
         progress: see `export.progress`.
 
@@ -74,7 +76,9 @@ def export_portable(
         tokenizer=model.tokenizer(),
         context_length=_context_length(model, context_length),
         vocab_size=int(model.config.get("vocab_size", 0)),
+        template_variables=template_variables,
     )
+    parts.check_template_variables()
     progress("Reading the model", 1, 1)
     checker = None
     if check:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from export.errors import UnsupportedQuantizationError
 from export.model.quantized_matrix import BLOCK_SIZE, QuantizedMatrix, midpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from export.model.architecture import Architecture
 
 
 Grid: TypeAlias = Literal["symmetric", "asymmetric", "affine"]
@@ -57,6 +60,23 @@ class BlockGrids:
 def levels(bits: int) -> int:
     """Return the largest code."""
     return (1 << bits) - 1
+
+
+def check_widths(architecture: Architecture) -> None:
+    """Check that every row of a model's matrices can be split into blocks.
+
+    Raises:
+        UnsupportedQuantizationError: a width is not a multiple of `BLOCK_SIZE`.
+    """
+    for what, width in (
+        ("hidden size", architecture.hidden),
+        ("width of the attention heads", architecture.query_width),
+        ("intermediate size", architecture.intermediate),
+    ):
+        if width % BLOCK_SIZE:
+            raise UnsupportedQuantizationError(
+                f"The model's {what} is {width}, not a multiple of {BLOCK_SIZE}. Use `quantize` fp32."
+            )
 
 
 def quantize(

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from export.errors import UnsupportedQuantizationError
-from export.model.quantized_matrix import BLOCK_SIZE
 from export.model.weights import EMBEDDING, HEAD
 from export.quantization.calibration import calibrate, calibration_windows, read_calibration_text
 from export.quantization.gptq import gptq
-from export.quantization.quantize import quantize
+from export.quantization.quantize import check_widths, quantize
 from export.quantization.sensitivity import most_sensitive, site_sensitivities
 
 if TYPE_CHECKING:
@@ -26,10 +24,9 @@ if TYPE_CHECKING:
 
     Progress: TypeAlias = Callable[[str, int, int], None]
 
-Scheme: TypeAlias = Literal["int8", "mixed", "int4"]
+Scheme: TypeAlias = Literal["mixed", "int4"]
 
 DESCRIPTIONS: Mapping[str, str] = {
-    "int8": "GPTQ; 8 bits everywhere, symmetric blocks of 32",
     "mixed": "GPTQ; 8 bits for the half of the weights that the model is most sensitive in, 4 bits for the rest, "
     "8-bit embedding and head",
     "int4": "GPTQ; 4 bits, but 8 for the twentieth of the weights that the model is most sensitive in, "
@@ -39,7 +36,6 @@ EIGHT_BIT_SHARE: Mapping[str, float] = {"mixed": 0.5, "int4": 0.05}
 """Share of the layers' weights that get 8 bits; half of the loss comes from a twentieth of the weights."""
 
 _PROBES, _PROBE_TOKENS = 8, 128  # windows of text to measure sensitivity
-_WINDOWS_FOR_8_BITS = 4  # more windows do not improve 8-bit weights
 
 
 def quantize_model(
@@ -68,15 +64,7 @@ def quantize_model(
         UnsupportedQuantizationError: rows can't be split into blocks.
     """
     architecture = source.architecture
-    for what, width in (
-        ("hidden size", architecture.hidden),
-        ("width of the attention heads", architecture.query_width),
-        ("intermediate size", architecture.intermediate),
-    ):
-        if width % BLOCK_SIZE:
-            raise UnsupportedQuantizationError(
-                f"The model's {what} is {width}, not a multiple of {BLOCK_SIZE}. Use `quantize` fp32."
-            )
+    check_widths(architecture)
     tables = (EMBEDDING,) if architecture.tied_head else (EMBEDDING, HEAD)
     matrices = {name: quantize(source.read(name), 8) for name in tables}
     return matrices | _calibrated(source, scheme, calibration_text, progress)
@@ -87,11 +75,8 @@ def _calibrated(
 ) -> dict[str, QuantizedMatrix]:
     windows = calibration_tokens(source, calibration_text)
     sizes = _site_sizes(source)
-    if scheme == "int8":
-        wide, windows = frozenset(sizes), _spread(windows, _WINDOWS_FOR_8_BITS)
-    else:
-        costs = site_sensitivities(source, _spread(windows, _PROBES)[:, :_PROBE_TOKENS], progress)
-        wide = most_sensitive(costs, sizes, EIGHT_BIT_SHARE[scheme])
+    costs = site_sensitivities(source, _spread(windows, _PROBES)[:, :_PROBE_TOKENS], progress)
+    wide = most_sensitive(costs, sizes, EIGHT_BIT_SHARE[scheme])
     matrices: dict[str, QuantizedMatrix] = {}
 
     def quantize_site(site: Site) -> dict[str, NDArray[np.float32]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Quantize = Literal["keep", "fp32", "int8", "mixed", "int4"]
 
+_ROUNDED = "rounded to the nearest of 8 bits everywhere, symmetric blocks of 32"
+
 
 def chosen_scheme(path: Path, wanted: str | None) -> Quantize:
     """Choose the scheme for a model; None means "keep" for a GGUF file and "int8" for a directory.
@@ -102,6 +104,13 @@ def stored_matrices(
             return source.read(name) if blocks is None else blocks
 
         return kept, Quantization(scheme, f"the model's own blocks, not quantized again: {source.quantization()}")
+    from export.quantization.quantize import check_widths, quantize
+
+    check_widths(source.architecture)
+    if scheme == "int8":
+        # Calibration gains nothing at 8 bits. Each matrix is read and rounded when it is written, so only one of them
+        # is in memory.
+        return lambda name: quantize(source.read(name), 8), Quantization(scheme, _ROUNDED)
     from export.quantization.schemes import DESCRIPTIONS, quantize_model
 
     report("Quantizing", 0, 1)

@@ -48,6 +48,9 @@ class TorchWriter:
         start = own.decoder_start_token_id
         special = {name: getattr(own, name, None) for name in _SPECIAL}
         special["decoder_start_token_id"] = base.model.config.decoder_start_token_id if start is None else start
+        rows = int(base.model.config.vocab_size)
+        known = set(base.writer.tokenizer.ids_below(rows).tolist())
+        unknown = [token for token in range(rows) if token not in known]
         self._padding = base.stops[0] if base.stops else 0
         # Replaces the model's own settings, from which `generate` takes everything that a call does not set.
         base.model.generation_config = GenerationConfig(
@@ -56,6 +59,9 @@ class TorchWriter:
             do_sample=False,
             eos_token_id=list(base.stops) or None,
             pad_token_id=self._padding,
+            suppress_tokens=unknown or None,
+            # A beam's score is then the probability in a model without these ids.
+            renormalize_logits=bool(unknown),
             **special,
         )
         self.tokens = TokenizerCounter(base.writer.tokenizer)

@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 
 from edge_runtime.errors import CogenesisError
 from edge_runtime.extras import require_packages
+from edge_runtime.machine.threads import usable_cores
 from personalization.errors import RunnerError
 from personalization.jobs.backlog import Attempt, Backlog, J, JobError, R, Worker, perform
-from personalization.jobs.runners import RayRunner, processors
+from personalization.jobs.runners import RayRunner
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -192,7 +193,7 @@ def connected(runner: RayRunner, jobs: int) -> Iterator[ModuleType]:
         with _session(ray, f"The Ray cluster at {runner.address}", remedy, address=runner.address):
             yield ray
     else:
-        workers = min(runner.workers or max(1, processors() // runner.threads), jobs)
+        workers = min(runner.workers or max(1, usable_cores() // runner.threads), jobs)
         with (
             _own_directory() as directory,
             _session(

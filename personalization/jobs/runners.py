@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -60,8 +59,3 @@ def runner_of(runner: RunnerName | str, address: str | None, workers: int | None
     if address is not None or workers is not None:
         raise RunnerError("`address` and `workers` are for a cluster. Set `runner` to ray, or leave them out.")
     return LocalRunner()
-
-
-def processors() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,10 +21,12 @@ class ProfileItem:
     Attributes:
         id: id of the item within its profile.
         fields: the fields that the task uses, as text, and `date` if the item has one.
+        bad_date: why the item's date can't be used, or "".
     """
 
     id: str
     fields: Mapping[str, str] = field(repr=False)
+    bad_date: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,10 @@ def _question(body: Mapping[str, Any], task: LampTask) -> Question:
 
 def _item(body: Mapping[str, Any], task: LampTask, where: str) -> ProfileItem:
     fields = {name: label_field(body, name, where) for name in task.fields}
+    bad_date = ""
     if body.get("date") is not None:
-        fields["date"] = text_field(body, "date", where)
-    return ProfileItem(label_field(body, "id", where), fields)
+        try:
+            fields["date"] = label_field(body, "date", where)
+        except DataError as error:
+            bad_date = str(error)  # matters only where dates are used
+    return ProfileItem(label_field(body, "id", where), fields, bad_date)

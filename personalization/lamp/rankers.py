@@ -15,7 +15,7 @@ from edge_runtime.retrieval.rank_fusion import alternate, reciprocal_rank_scores
 from edge_runtime.store.bm25 import best_first
 from personalization.errors import DataError, PersonalizationError, SettingsError
 from personalization.lamp.bm25 import Bm25
-from personalization.lamp.questions import Question
+from personalization.lamp.questions import ProfileItem, Question
 from personalization.lamp.tasks import LampTask, day_number
 from personalization.users.data import user_seed
 
@@ -83,7 +83,7 @@ def searched(task: LampTask, question: Question, *, use_date: bool = False) -> S
     if use_date:
         for item in question.profile:
             if "date" not in item.fields:
-                raise _without_date(question, item.id)
+                raise _without_date(question, item)
     documents = tuple(task.document_text(item.fields, use_date=use_date) for item in question.profile)
     return Searched(question, query, documents)
 
@@ -176,7 +176,7 @@ def _day(question: Question, number: int) -> int:
     """Return an item's date as a day number."""
     item = question.profile[number]
     if "date" not in item.fields:
-        raise _without_date(question, item.id)
+        raise _without_date(question, item)
     try:
         return day_number(item.fields["date"])
     except ValueError:
@@ -185,8 +185,9 @@ def _day(question: Question, number: int) -> int:
         ) from None
 
 
-def _without_date(question: Question, item: str) -> DataError:
+def _without_date(question: Question, item: ProfileItem) -> DataError:
+    problem = f"has a date that can't be used ({item.bad_date})" if item.bad_date else "has no 'date'"
     return DataError(
-        f"Item '{item}' of question '{question.id}' has no 'date'. Choose a `ranker` without dates, and leave out "
+        f"Item '{item.id}' of question '{question.id}' {problem}. Choose a `ranker` without dates, and leave out "
         "`use_date`."
     )

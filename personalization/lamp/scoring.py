@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from personalization.files.reading import reading
 from personalization.files.zip_member import ZIP_DAMAGE, read_member
 from personalization.lamp.metrics import Array, metrics_of, sample_scores, statistics
 from personalization.lamp.outputs import Outputs, parse_outputs
-from personalization.lamp.tasks import LAMP_TASKS, Judging, LampTask
+from personalization.lamp.tasks import Judging, LampTask, tasks_named
 from personalization.measures.significance import Comparison, compare_systems
 
 _LARGEST_MEMBER = 1 << 30
@@ -85,19 +85,16 @@ def task_of(golds: Outputs, wanted: LampTask | None, where: str) -> LampTask:
 
     Args:
         golds: the gold outputs.
-        wanted: the task that the user names; None to use the file's. Files have one name for both variants of the
-            second task; their labels tell them apart.
+        wanted: the task that the user names; None to use the file's. "LaMP_2" is both variants of the second task,
+            whose labels tell them apart; "LaMP_2M" is films and "LaMP_2N" news.
         where: the file's name in messages.
 
     Raises:
         SettingsError: neither names a task, or the two differ.
     """
-    named = golds.task.strip().replace("-", "_").lower()
-    known = [
-        task for task in LAMP_TASKS.values() if named in (task.file_name.lower(), task.name.lower().replace("-", "_"))
-    ]
+    known = tasks_named(golds.task)
     if wanted is not None:
-        if named and wanted not in known:
+        if golds.task.strip() and wanted not in known:
             raise SettingsError(f"The gold outputs are of {golds.task}, not of {wanted.name}: {where}. Check `task`.")
         return wanted
     if not known:
@@ -110,12 +107,12 @@ def read_zip(path: Path) -> dict[str, Outputs]:
     """Read the outputs files (`*.json`) anywhere in a zip file, without extracting them.
 
     Returns:
-        Outputs by the task that each file names, such as "LaMP_5".
+        Outputs by the task that each file names, such as "LaMP_5"; "LaMP_2M" and "LaMP_2N" if both are there.
 
     Raises:
         DataError: it is not a zip file or is damaged, a file in it is not in LaMP's format, or two are of one task.
     """
-    found: dict[str, Outputs] = {}
+    found: dict[str, list[tuple[Outputs, str]]] = {}
     try:
         with reading(path), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -125,15 +122,28 @@ def read_zip(path: Path) -> dict[str, Outputs]:
                 outputs = parse_outputs(_member(archive, member, where), where)
                 if not outputs.task:
                     raise DataError(f'The file names no task: {where}. Give it one, such as "task": "LaMP_5".')
-                task = outputs.task.replace("-", "_")
-                if task in found:
-                    raise DataError(f"Two files are of {task}: {path}, the second is {member.filename}.")
-                found[task] = outputs
+                meant = tasks_named(outputs.task)
+                task = meant[0].file_name if meant else outputs.task.replace("-", "_")
+                found.setdefault(task, []).append((outputs, member.filename))
     except ZIP_DAMAGE as error:
         raise DataError(f"The zip file can't be read: {path} ({error}). Make it again, without a password.") from None
     if not found:
         raise DataError(f"There is no outputs file (*.json) in the zip file: {path}.")
-    return found
+    return dict(part for task, files in found.items() for part in _told_apart(task, files, path))
+
+
+def _told_apart(task: str, files: Sequence[tuple[Outputs, str]], path: Path) -> Iterator[tuple[str, Outputs]]:
+    """Yield the files of one name; two are right only if their own names tell the variants of the task apart."""
+    if len(files) == 1:
+        yield task, files[0][0]
+        return
+    seen: set[str] = set()
+    for outputs, _ in files:
+        variants = [meant.name for meant in tasks_named(outputs.task)]
+        if len(variants) != 1 or variants[0] in seen:
+            raise DataError(f"Two files are of {task}: {path}, the second is {files[1][1]}.")
+        seen.add(variants[0])
+        yield variants[0].replace("-", "_"), outputs
 
 
 def pair_tasks(golds: Mapping[str, Outputs], predictions: Mapping[str, Outputs], where: str) -> None:
@@ -147,6 +157,21 @@ def pair_tasks(golds: Mapping[str, Outputs], predictions: Mapping[str, Outputs],
         parts = [f"without predictions: {', '.join(missing)}"] if missing else []
         parts += [f"without gold outputs: {', '.join(unknown)}"] if unknown else []
         raise DataError(f"The predictions are of other tasks than the gold outputs: {where} ({'; '.join(parts)}).")
+    for task, outputs in golds.items():
+        check_same_task(outputs, predictions[task], where)
+
+
+def check_same_task(golds: Outputs, predictions: Outputs, where: str) -> None:
+    """Check that predictions do not name another task than the gold outputs; a file may name none.
+
+    Raises:
+        DataError: they do.
+    """
+    expected, found = tasks_named(golds.task), tasks_named(predictions.task)
+    if expected and found and not any(task in expected for task in found):
+        raise DataError(
+            f"The predictions are of {predictions.task}, the gold outputs of {golds.task}: {where}. Check both files."
+        )
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Any:

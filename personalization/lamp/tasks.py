@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+from edge_runtime.store.importing import LAMP_ALIASES
+from edge_runtime.store.item import parse_lamp_date
 from personalization.errors import DataError, SettingsError
 from personalization.users.data import Pair
 
@@ -176,26 +177,38 @@ def cut_text(text: str, seed: int) -> tuple[str, str]:
 
 
 def day_number(date: str) -> int:
-    """Return the day number of a date of the form Y-M-D; leading zeros are optional.
+    """Return the day number of a date of the form Y-M-D, leading zeros optional, or of a year's first day.
 
     Raises:
         ValueError: the date has another form, or there is no such day.
     """
-    year, month, day = map(int, date.split("-"))
-    return datetime.date(year, month, day).toordinal()
+    return parse_lamp_date(date).toordinal()
 
 
 def find_task(name: str) -> LampTask:
-    """Return the task with this name; "lamp_5" also means LaMP-5.
+    """Return the task with this name; "lamp_5" also means LaMP-5, and "LaMP_2N" LaMP-2-news.
 
     Raises:
         SettingsError: there is no such task.
     """
-    wanted = name.strip().replace("_", "-").lower()
+    wanted = _plain(name)
+    wanted = LAMP_ALIASES.get(wanted, wanted).lower()
     found = next((task for known, task in LAMP_TASKS.items() if known.lower() == wanted), None)
     if found is None:
         raise SettingsError(f"There is no task '{name}'. Use one of: {', '.join(LAMP_TASKS)}.")
     return found
+
+
+def tasks_named(name: str) -> list[LampTask]:
+    """Return the tasks that a name in a file can mean: "LaMP_2" means films or news, "LaMP_2N" only news."""
+    wanted = _plain(name)
+    if wanted in LAMP_ALIASES:
+        return [LAMP_TASKS[LAMP_ALIASES[wanted]]]
+    return [task for task in LAMP_TASKS.values() if wanted in (_plain(task.file_name), _plain(task.name))]
+
+
+def _plain(name: str) -> str:
+    return name.strip().replace("_", "-").lower()
 
 
 def _after(marker: str, text: str) -> str:

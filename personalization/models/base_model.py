@@ -66,7 +66,7 @@ class Base:
         self.device = device
         assets = hf_tokenizer(path, config)
         self.stops = assets.stop_token_ids
-        self.writer = ExampleWriter(assets, seq2seq=self.seq2seq, name=str(path))
+        self.writer = ExampleWriter(assets, seq2seq=self.seq2seq)
         # None for T5 and similar models: their positions are relative.
         self.context_length: int | None = getattr(model.config, "max_position_embeddings", None)
         self._model: Any = model.requires_grad_(False).eval()

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from edge_runtime.context import PrivateContext, PublicInstruction
 from edge_runtime.errors import ContextOverflowError
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import Prompt, build_prompt
+from edge_runtime.text.prompt_form import PromptForm, prompt_form
 from edge_runtime.text.tokenizer import Tokenizer
-from personalization.errors import SettingsError, TrainingError
+from personalization.errors import TrainingError
 from personalization.users.data import Pair, context_of
 
 if TYPE_CHECKING:
@@ -50,27 +50,19 @@ class Example:
 class ExampleWriter:
     """Writes examples in one model's format."""
 
-    def __init__(self, assets: TokenizerAssets, *, seq2seq: bool, name: str) -> None:
+    def __init__(self, assets: TokenizerAssets, *, seq2seq: bool) -> None:
         """Prepare a model's format.
 
         Args:
             assets: the model's tokenizer.
             seq2seq: whether it is an encoder-decoder model. It has no chat template; its tokenizer adds special tokens.
-            name: name of the model in messages.
 
         Raises:
-            SettingsError: a decoder-only model has no chat template, so the edge runtime has no prompt for it.
             BundleError: the chat template is broken.
         """
-        if not seq2seq and not assets.chat_template:
-            raise SettingsError(
-                f"The model has no chat template, so the edge runtime has no prompt for it: {name}. Use an "
-                "instruction-tuned model, or add a chat_template.jinja to its directory."
-            )
         self.tokenizer = Tokenizer(HFTokenizer.from_str(assets.json))
-        self.template = ChatTemplate(
-            _NO_TEMPLATE if seq2seq else assets.chat_template, bos_token=assets.bos_token, eos_token=assets.eos_token
-        )
+        template = _NO_TEMPLATE if seq2seq else assets.chat_template
+        self.template: PromptForm = prompt_form(template, assets.template_tokens)
         self._seq2seq = seq2seq
         self._added = self.tokenizer.backend.num_special_tokens_to_add(is_pair=False) if seq2seq else 0
         self._ending = () if seq2seq else self._end_of_turn(assets.stop_token_ids)

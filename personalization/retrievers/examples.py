@@ -60,6 +60,11 @@ def retriever_examples(
         known += len(valued)
         if len(valued) < FEWEST:
             continue
+        bad = next((item for item in valued if item.bad_date), None) if use_date else None
+        if bad is not None:
+            raise DataError(
+                f"A date can't be used: {questions.path}, {bad.bad_date}. Correct it, or leave out `use_date`."
+            )
         documents = (questions.task.document_text(item.fields, use_date=use_date) for item in valued)
         gains = _gains(feedback, question.id, (item.id for item in valued))
         found.append(RetrieverExample(questions.query(question), tuple(documents), gains))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from edge_runtime.bundle.reader import open_bundle
@@ -79,6 +79,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(text.splitlines(), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", chat_template=TEMPLATE
+    )
+
+
+def make_base_tokenizer() -> PreTrainedTokenizerFast:
+    """Make the same tokenizer as base models have it: it puts BOS before a text, and there is no chat template."""
+    made = make_tokenizer()
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", pair="<|im_start|> $A $B", special_tokens=[("<|im_start|>", 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made.backend_tokenizer, bos_token=made.bos_token, eos_token=made.eos_token
     )
 
 

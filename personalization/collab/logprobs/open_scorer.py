@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.decoders.protocol import Decoder
-from edge_runtime.text.chat_template import ChatTemplate
+from edge_runtime.text.prompt_form import prompt_form_of
 from edge_runtime.text.tokenizer import Tokenizer
 from personalization.collab.logprobs.model_spec import ModelSpec
 from personalization.collab.logprobs.scorer import RowScorer
@@ -26,7 +26,7 @@ def open_scorer(spec: ModelSpec, *, for_cloud: bool = False) -> RowScorer:
         for_cloud: whether it scores in place of the cloud.
 
     Raises:
-        CogenesisError: the model can't be loaded or has no chat template.
+        CogenesisError: the model can't be loaded.
     """
     return _of_bundle(spec, for_cloud) if spec.is_bundle else _of_directory(spec)
 
@@ -41,10 +41,9 @@ def _of_bundle(spec: ModelSpec, for_cloud: bool) -> RowScorer:
     decoder = open_decoder(bundle, threads=spec.threads, spin=False)
     if spec.adapter is not None:
         decoder.use_adapter(load_adapter(spec.adapter))
-    card = bundle.manifest.tokenizer
-    template = ChatTemplate(bundle.manifest.chat_template, bos_token=card.bos_token, eos_token=card.eos_token)
     network = _DecoderNetwork(decoder) if for_cloud else _DeviceNetwork(decoder)
-    return RowScorer(network, Tokenizer.load(bundle.path(card.path)), template)
+    tokenizer = Tokenizer.load(bundle.path(bundle.manifest.tokenizer.path))
+    return RowScorer(network, tokenizer, prompt_form_of(bundle.manifest))
 
 
 class _DecoderNetwork:

@@ -100,7 +100,7 @@ class LogProbWorker:
             plan.edge.identity,
             plan.edge.base,
             _name(plan.cloud),
-            self._edge.network.vocab_size,
+            self._edge.known.size,
             plan.rows,
             plan.edge_top,
             plan.without_context,

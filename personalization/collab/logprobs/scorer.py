@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.context import PrivateContext, PublicInstruction
-from edge_runtime.fusion.logprobs import log_softmax
+from edge_runtime.fusion.known_tokens import IMPOSSIBLE, NEVER, KnownTokens
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs, sparsify
-from edge_runtime.text.chat_template import ChatTemplate
 from edge_runtime.text.prompt import build_prompt
+from edge_runtime.text.prompt_form import PromptForm
 from edge_runtime.text.tokenizer import Tokenizer
 from personalization.collab.logprobs.model_spec import BridgeSpec, Network
 
 
 class RowScorer:
-    """A model, its tokenizer and its chat template."""
+    """A model, its tokenizer and its chat template.
 
-    def __init__(self, network: Network, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    Attributes:
+        network: the model.
+        tokenizer: its tokenizer.
+        known: the ids that both have; rows offer no others.
+    """
+
+    def __init__(self, network: Network, tokenizer: Tokenizer, template: PromptForm) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self._template = template
-
-    @property
-    def known_tokens(self) -> int:
-        """Number of ids that both the model and its tokenizer know; a cloud offers no others."""
-        vocabulary = self.tokenizer.backend.get_vocab(with_added_tokens=True)
-        known: int = min(self.network.vocab_size, max(vocabulary.values()) + 1)
-        return known
+        self.known = KnownTokens.of(tokenizer.ids_below(network.vocab_size))
 
     def score(
         self,
@@ -39,9 +39,10 @@ class RowScorer:
         context: PrivateContext | None,
         answer: Sequence[int],
         outline: str | None = None,
-        vocabulary: int | None = None,
+        *,
+        for_cloud: bool = False,
     ) -> NDArray[np.float32]:
-        """Return log-probs at every token of an answer: (len(answer), V) float32.
+        """Return log-probs at every token of an answer: (len(answer), V) float32, V being `known.size`.
 
         The prompt is the one that the edge runtime builds: it leaves room for the answer and drops history if
         necessary.
@@ -51,14 +52,15 @@ class RowScorer:
             context: the private context; None for the instruction alone.
             answer: token ids.
             outline: points to follow, or None.
-            vocabulary: number of ids to score, from the first; None for all.
+            for_cloud: give ids without a token -inf, as a cloud does; otherwise the device's `NEVER`.
 
         Raises:
             ContextOverflowError: prompt and answer don't fit into the context.
         """
         room = self.network.context_length - len(answer)
         prompt = build_prompt(self.tokenizer, self._template, instruction, context, outline, room)
-        return log_softmax(self.network.logits([*prompt.token_ids, *answer[:-1]], len(answer))[:, :vocabulary])
+        logits = self.network.logits([*prompt.token_ids, *answer[:-1]], len(answer))
+        return self.known.log_probs(logits, IMPOSSIBLE if for_cloud else NEVER)
 
 
 class CloudRows(Protocol):
@@ -88,10 +90,10 @@ class LocalCloudRows:
         """
         from cloud_bridge.row_coding import decode_rows, encode_rows
 
-        whole = self._scorer.score(instruction, None, answer, vocabulary=self._scorer.known_tokens)
+        whole = self._scorer.score(instruction, None, answer, for_cloud=True)
         coded = encode_rows((sparsify(row, self._form) for row in whole), self._form.value_type)
         sent = decode_rows(coded, count=len(answer), vocab_size=whole.shape[1], form=self._form)
-        # The answer may have ids in the edge's padding, which the cloud does not know.
+        # The cloud's model may have fewer rows than the tokenizer has tokens.
         said = [row[token] if token < row.size else math.nan for row, token in zip(whole, answer, strict=True)]
         return sent, np.array(said, np.float32)
 

@@ -22,8 +22,7 @@ class TorchNetwork:
 
         Raises:
             ModelError: the directory is incomplete or damaged.
-            SettingsError: the model is not a decoder with a chat template and a maximum context length, or there is no
-                such device.
+            SettingsError: the model is not a decoder with a maximum context length, or there is no such device.
         """
         base = Base(spec.source, spec.threads, spec.device)
         if base.seq2seq or base.context_length is None:

@@ -80,8 +80,9 @@ def changed(path, value):
 PLACES = sorted(places({key: value for key, value in VALID.items() if key != "checksum"}), key=str)
 
 
-# A missing minor version is harmless: nothing depends on it. Bundles of schema 2.0 have no check.
-OPTIONAL = (("schema", "minor"), ("decoders", 0, "checked"))
+# A missing minor version is harmless: nothing depends on it. Version 2.0 had no checks, special tokens and template
+# variables.
+OPTIONAL = [("schema", "minor"), ("tokenizer", "special_tokens"), ("template_variables",), ("decoders", 0, "checked")]
 NAMED = [path for path in PLACES if isinstance(path[-1], str) and path not in OPTIONAL]
 
 
@@ -156,6 +157,34 @@ def test_another_major_version_is_refused_whatever_else_is_in_it(major):
     future = {"format": VALID["format"], "schema": {"major": major, "minor": 0}, "all": "different"}
     with pytest.raises(UnsupportedVersionError, match=str(major)):
         read_manifest(json.dumps(future))
+
+
+def test_a_bundle_of_version_2_0_has_no_template_variables():
+    body = changed(("tokenizer", "special_tokens"), ...)
+    del body["template_variables"]
+    assert read_manifest(sealed(body)) == small_manifest()
+
+
+def test_special_tokens_and_template_variables_are_kept():
+    tokens = {"pad_token": "<pad>", "additional_special_tokens": ("<x>", "<y>")}
+    manifest = small_manifest()
+    tokenizer = replace(manifest.tokenizer, special_tokens=tokens, eos_token="")
+    manifest = replace(
+        manifest, tokenizer=tokenizer, template_variables={"enable_thinking": False, "n": [1, {"a": None}]}
+    )
+    assert read_manifest(write_manifest(manifest)) == manifest
+    # A token that the model lacks is undefined in the template.
+    assert tokenizer.template_tokens == {
+        "bos_token": "<s>",
+        "pad_token": "<pad>",
+        "additional_special_tokens": ["<x>", "<y>"],
+    }
+
+
+@pytest.mark.parametrize("value", [1, None, {}, ["a", 1], True])
+def test_a_special_token_is_text(value):
+    with pytest.raises(ManifestError, match=r"tokenizer\.special_tokens\.pad_token"):
+        read_manifest(sealed(changed(("tokenizer", "special_tokens"), {"pad_token": value})))
 
 
 def test_fields_of_a_later_minor_version_are_passed_over():

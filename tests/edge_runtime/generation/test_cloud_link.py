@@ -18,6 +18,7 @@ from edge_runtime.errors import (
     CloudUnavailableError,
     ProtocolError,
 )
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
 from edge_runtime.generation.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
 from edge_runtime.generation.cloud_link import CloudLink
@@ -102,7 +103,7 @@ def link(cloud, clock) -> CloudLink:
         lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="f", rows=RowFormat(), resume=resume),
         gate.conversation(INSTRUCTION, PrivateContext(), Tokenizer()),
         Schedule(),
-        1000,
+        KnownTokens.all(1000),
         0.2,
         Measured(),
         Backoff(lambda _, high: high),
@@ -175,7 +176,7 @@ def test_no_token_is_sent_before_a_row_behind_it_is_wanted(cloud, clock):
         lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="f", rows=RowFormat(), resume=resume),
         gate.conversation(INSTRUCTION, PrivateContext(), Tokenizer()),
         Schedule(2, 9, 1),
-        1000,
+        KnownTokens.all(1000),
         0.2,
         Measured(),
         clock=clock,

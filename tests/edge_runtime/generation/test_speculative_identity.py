@@ -14,6 +14,7 @@ from edge_runtime.context import HistoryItem, PrivateContext, PublicInstruction
 from edge_runtime.decoders.open import open_decoder
 from edge_runtime.decoders.protocol import Decoder
 from edge_runtime.fusion.fuse import Fusion, Strategy, fuse
+from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.logprobs import log_softmax
 from edge_runtime.fusion.sparse import RowFormat
 from edge_runtime.generation.backoff import Backoff
@@ -69,13 +70,17 @@ def write(
         lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="0" * 64, rows=options.row_format, resume=resume),
         gate.conversation(INSTRUCTION, CONTEXT, pair.tokenizer),
         options.schedule,
-        pair.edge.vocab_size,
+        KnownTokens.all(pair.edge.vocab_size),
         options.patience,
         measured,
         Backoff(lambda low, _: low / 50),
     )
-    without = PromptedDecoder(pair.without, PUBLIC_PROMPT) if options.fusion.needs_without else None
-    edge = PromptedDecoder(pair.edge, PROMPT)
+    without = (
+        PromptedDecoder(pair.without, PUBLIC_PROMPT, KnownTokens.all(pair.without.vocab_size))
+        if options.fusion.needs_without
+        else None
+    )
+    edge = PromptedDecoder(pair.edge, PROMPT, KnownTokens.all(pair.edge.vocab_size))
     try:
         return list(generate_fused(edge, without, link, options, measured, Ending(length, ends))), link
     finally:

@@ -23,6 +23,16 @@ def write(path, body):
     return path
 
 
+@pytest.mark.parametrize(
+    ("date", "read"), [(2010, "2010-01-01"), ("2010", "2010-01-01"), (None, None), ("2012-3-4", "2012-03-04")]
+)
+@pytest.mark.parametrize(("task", "fields"), [("LaMP_2M", ("tag", "description")), ("LaMP_2N", ("title", "text"))])
+def test_lamp_files_of_others_are_imported(tmp_path, date, read, task, fields):
+    item = {"id": 7, "date": date, fields[0]: "1984", fields[1]: "A text.", "category": "travel"}
+    [taken] = read_import(write(tmp_path / "q.json", [{"id": 1, "input": "?", "profile": [item]}]), task).items
+    assert (taken.title, taken.text, taken.origin, taken.date) == ("1984", "A text.", "7", read)
+
+
 @pytest.mark.parametrize("name", LAMP_TASKS)
 def test_what_is_searched_of_an_item_is_what_lamp_ranks(tmp_path, name):
     task = LAMP_TASKS[name]

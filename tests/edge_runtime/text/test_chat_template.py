@@ -96,7 +96,7 @@ def oracle(byte_level_tokenizer):
 @pytest.mark.parametrize("messages", CONVERSATIONS, ids=["short", "odd", "long"])
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 def test_renders_as_transformers_does(oracle, source, messages, add_generation_prompt):
-    template = ChatTemplate(source, bos_token="<|user|>", eos_token="<|end|>")
+    template = ChatTemplate(source, {"bos_token": "<|user|>", "eos_token": "<|end|>"})
     assert template.render(messages, add_generation_prompt=add_generation_prompt) == oracle(
         source, messages, add_generation_prompt
     )
@@ -104,7 +104,7 @@ def test_renders_as_transformers_does(oracle, source, messages, add_generation_p
 
 def test_renders_smollm2s_own_template_as_transformers_does(oracle):
     source = smollm2_template()
-    template = ChatTemplate(source, bos_token="<|user|>", eos_token="<|end|>")
+    template = ChatTemplate(source, {"bos_token": "<|user|>", "eos_token": "<|end|>"})
     conversations = [*CONVERSATIONS, [{"role": "system", "content": "Be brief."}, *CONVERSATIONS[0]]]
     for messages in conversations:
         for add_generation_prompt in (True, False):

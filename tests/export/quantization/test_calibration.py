@@ -13,10 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from export.errors import SourceError, UnsupportedQuantizationError
 from export.model.hf_source import HFSource
+from export.model.quantized_matrix import QuantizedMatrix
+from export.progress import silent
 from export.quantization.calibration import SITES, Site, calibrate, calibration_windows, read_calibration_text
 from export.quantization.quantize import quantize
 from export.quantization.schemes import EIGHT_BIT_SHARE, quantize_model
 from export.quantization.sensitivity import most_sensitive, site_sensitivities
+from export.quantization.stored_matrices import stored_matrices
 from tests.support.tiny_models import VOCABULARY, make_tokenizer
 
 WINDOWS = np.random.default_rng(0).integers(0, VOCABULARY, (6, 48))
@@ -103,7 +106,23 @@ def test_the_most_sensitive_sites_fill_the_share_and_no_more():
     assert most_sensitive({(0, 0): 9.0, (0, 1): 5.0}, {(0, 0): 100, (0, 1): 10}, 0.1) == {(0, 1)}
 
 
-@pytest.mark.parametrize("scheme", ["int8", "mixed", "int4"])
+def test_8_bits_are_the_nearest_of_each_block(family_model):
+    source = HFSource(family_model("llama-untied-biases"))
+    matrix, quantization = stored_matrices(source, "int8", None, silent)
+    assert quantization.scheme == "int8"
+    for name in (name for name in source.names() if source.read(name).ndim == 2):
+        weights, stored = source.read(name), matrix(name)
+        assert isinstance(stored, QuantizedMatrix)
+        assert (stored.bits, stored.zeros, stored.residual) == (8, None, None)
+        blocks = weights.reshape(-1, 32)
+        off = stored.dequantize().reshape(-1, 32) - blocks
+        # GGUF's Q8_0: a scale of the largest weight over 127, in float16.
+        scales = (np.abs(blocks).max(1, keepdims=True) / 127).astype(np.float16).astype(np.float32)
+        off_in_gguf = scales * np.rint(blocks / scales).clip(-127, 127) - blocks
+        assert ((off**2).sum(1) <= (off_in_gguf**2).sum(1) * (1 + 1e-5) + 1e-12).all()
+
+
+@pytest.mark.parametrize("scheme", ["mixed", "int4"])
 def test_every_matrix_is_quantized_and_packed_neighbours_share_their_bits(family_model, tmp_path, scheme):
     source = HFSource(family_model("llama-untied-biases"))
     text = tmp_path / "text.txt"
@@ -123,7 +142,7 @@ def test_every_matrix_is_quantized_and_packed_neighbours_share_their_bits(family
             assert len({matrices[f"model.layers.{layer}.{name}.weight"].bits for name in names}) == 1
     body = [m for name, m in matrices.items() if ".layers." in name]
     eight = sum(m.codes.size for m in body if m.bits == 8) / sum(m.codes.size for m in body)
-    assert eight == 1 if scheme == "int8" else eight <= EIGHT_BIT_SHARE[scheme]
+    assert eight <= EIGHT_BIT_SHARE[scheme]
     assert all(done <= total for _, done, total in steps)
     assert steps[-1][1] == steps[-1][2]
 
@@ -133,7 +152,9 @@ def test_widths_that_blocks_do_not_divide_are_refused(tmp_path):
 
     source = HFSource(make_model(tmp_path / "odd", model_type="llama", intermediate_size=80))
     with pytest.raises(UnsupportedQuantizationError, match="intermediate size is 80"):
-        quantize_model(source, "int8")
+        quantize_model(source, "mixed")
+    with pytest.raises(UnsupportedQuantizationError, match="intermediate size is 80"):
+        stored_matrices(source, "int8", None, silent)
 
 
 def test_windows_have_one_length_and_start_with_the_marker():

@@ -16,6 +16,7 @@ from personalization.errors import DataError
 from personalization.files import json_array
 from personalization.files.json_array import JsonArrayScan, read_element
 from personalization.lamp.questions import QuestionFile
+from personalization.lamp.rankers import RankerName, ranker_of, searched
 from personalization.lamp.tasks import LAMP_TASKS
 from tests.support.lamp_data import merged, questions
 from tests.support.personal_data import write_json
@@ -146,7 +147,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         ({"profile": "x"}, "'profile' of question '0' must be a list of objects"),
         ({"profile": [{"id": "1", "title": "t"}]}, r"profile\[0\] of question '0' has no 'abstract'"),
         ({"profile": [{"title": "t", "abstract": "a"}]}, r"profile\[0\] of question '0' has no 'id'"),
-        ({"profile": [{"id": "1", "title": "t", "abstract": "a", "date": 3}]}, r"'date' of profile\[0\]"),
+        ({"id": 1.5}, "'id' of question 1 must be a text"),
+        ({"user_id": 1.5}, "'user_id' of question '0' must be a text"),
+        (
+            {"profile": [{"id": 1.5, "title": "t", "abstract": "a"}]},
+            r"'id' of profile\[0\] of question '0' must be a text",
+        ),
+        ({"profile": [{"id": "1", "title": 1.5, "abstract": "a"}]}, r"'title' of profile\[0\]"),
         ({"output": 1.5}, "'output' of question '0' must be a text"),
     ],
 )
@@ -155,6 +162,29 @@ def test_a_question_of_another_form_is_named(tmp_path, change, problem):
     path = write_json(tmp_path / "questions.json", [body | change])
     with pytest.raises(DataError, match=rf"{re.escape(str(path))}, {problem}.*Check `task`"):
         list(QuestionFile(path, LAMP_5))
+
+
+@pytest.mark.parametrize(("date", "read"), [(2010, "2010"), ("2010-3-4", "2010-3-4"), (None, None)])
+def test_numbers_are_ids_and_dates(tmp_path, date, read):
+    item = {"id": 7, "title": 1984, "abstract": "a", "date": date}
+    body = {"id": 3, "input": "a: b", "profile": [item], "user_id": 5, "output": 6}
+    [question] = QuestionFile(write_json(tmp_path / "questions.json", [body]), LAMP_5)
+    assert (question.id, question.user, question.output) == ("3", "5", "6")
+    [found] = question.profile
+    assert (found.id, found.fields["title"], found.fields.get("date"), found.bad_date) == ("7", "1984", read, "")
+
+
+@pytest.mark.parametrize("date", [2010.5, True, ["2010"], {}, "\ud800"])
+def test_a_date_that_is_none_matters_only_where_it_is_used(tmp_path, date):
+    [body] = questions("LaMP-5", count=1)
+    body |= {"profile": [{"id": "1", "title": "t", "abstract": "a", "date": date}]}
+    [question] = QuestionFile(write_json(tmp_path / "questions.json", [body]), LAMP_5)
+    assert searched(LAMP_5, question).documents == ("t a",)
+    named = r"Item '1' of question '0' has a date that can't be used \('date' of profile\[0\] of question '0'"
+    with pytest.raises(DataError, match=named):
+        searched(LAMP_5, question, use_date=True)
+    with pytest.raises(DataError, match=named):
+        ranker_of(RankerName.RECENCY)([searched(LAMP_5, question)])
 
 
 def test_an_id_that_comes_twice_is_named(tmp_path):

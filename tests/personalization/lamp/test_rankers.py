@@ -111,10 +111,15 @@ def test_an_empty_profile_is_an_empty_ranking(name, encoder):
     assert orders(name, encoder, [question, QUESTIONS[0]])[0] == []
 
 
-@pytest.mark.parametrize("date", ["2020-02-30", "2020-01", "yesterday", "2020-01-01 12:00", ""])
+@pytest.mark.parametrize("date", ["2020-02-30", "2020-01", "0000", "3", "yesterday", "2020-01-01 12:00", ""])
 def test_what_is_no_date_is_named(date):
     with pytest.raises(DataError, match="Item '0' of question '7' has a date that is not of the form Y-M-D"):
         orders(RankerName.RECENCY, questions=[asked(7, (date, *DATES[1:]))])
+
+
+def test_a_year_alone_is_its_first_day():
+    dates = ("2010", "2009-12-31", "2010-01-02", "2010-1-1", "1999")
+    assert orders(RankerName.RECENCY, questions=[asked(7, dates)]) == [[2, 3, 0, 1, 4]]
 
 
 def test_an_item_without_a_date_is_named():

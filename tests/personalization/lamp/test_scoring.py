@@ -73,6 +73,43 @@ def test_the_file_says_of_which_task_it_is(tmp_path, task):
     assert list(scores("--golds", file, "--preds", file)) == [task]
 
 
+@pytest.mark.parametrize(
+    ("alias", "task"), [("LaMP_2M", "LaMP-2"), ("LaMP_2N", "LaMP-2-news"), ("lamp-2n", "LaMP-2-news")]
+)
+def test_the_variants_of_the_second_task_are_known_by_their_other_names(tmp_path, alias, task):
+    expected, found = golds(task, COUNT) | {"task": alias}, predictions(task)
+    files = write_json(tmp_path / "golds.json", expected), write_json(tmp_path / "preds.json", found)
+    pairs = [(one["output"], other["output"]) for one, other in zip(expected["golds"], found["golds"], strict=True)]
+    right = {task: {"questions": COUNT, "scores": mean_scores(LAMP_TASKS[task], pairs)}}
+    for options in ((), ("--task", task), ("--task", alias)):
+        assert scores("--golds", files[0], "--preds", files[1], *options) == right
+    other = "LaMP-2" if task == "LaMP-2-news" else "LaMP-2-news"
+    with pytest.raises(SettingsError, match=f"are of {alias}, not of {other}"):
+        run("--golds", files[0], "--preds", files[1], "--task", other)
+
+
+def test_predictions_that_name_another_task_are_refused(tmp_path):
+    gold = write_json(tmp_path / "golds.json", golds("LaMP-2", COUNT) | {"task": "LaMP_2M"})
+    news = write_json(tmp_path / "preds.json", golds("LaMP-2", COUNT) | {"task": "LaMP_2N"})
+    with pytest.raises(DataError, match=r"are of LaMP_2N, the gold outputs of LaMP_2M: .*preds\.json"):
+        run("--golds", gold, "--preds", news)
+    zips = [zipped(tmp_path / f"{path.stem}.zip", {"a.json": path.read_bytes()}) for path in (gold, news)]
+    with pytest.raises(DataError, match="are of LaMP_2N, the gold outputs of LaMP_2M"):
+        run("--golds-zip", zips[0], "--preds-zip", zips[1])
+
+
+def test_both_variants_of_the_second_task_fit_into_one_zip_file(tmp_path):
+    bodies = {
+        "m.json": golds("LaMP-2", COUNT) | {"task": "LaMP_2M"},
+        "n.json": golds("LaMP-2-news", COUNT) | {"task": "LaMP_2N"},
+    }
+    both = zipped(tmp_path / "both.zip", bodies)
+    assert sorted(scores("--golds-zip", both, "--preds-zip", both)) == ["LaMP-2", "LaMP-2-news"]
+    same = zipped(tmp_path / "same.zip", {"m.json": bodies["m.json"], "x.json": golds("LaMP-2", COUNT)})
+    with pytest.raises(DataError, match="Two files are of LaMP_2"):
+        run("--golds-zip", same, "--preds-zip", same)
+
+
 def test_the_order_of_the_predictions_does_not_matter(tmp_path, files):
     body = predictions("LaMP-5")
     turned = write_json(tmp_path / "turned.json", {"golds": body["golds"][::-1]})
@@ -134,7 +171,11 @@ def outputs(*rows, task="LaMP_5"):
         (outputs(("1", "a")), {"preds": []}, r"preds\.json, it has no 'golds'"),
         (outputs(("1", "a")), [], r"preds\.json, it must be an object with 'golds'"),
         (outputs(), outputs(), "no gold outputs to score against"),
-        (outputs(("1", "[3]"), task="LaMP_1"), outputs(("1", "[1]")), r"gold '\[3\]' is not an answer of LaMP-1"),
+        (
+            outputs(("1", "[3]"), task="LaMP_1"),
+            outputs(("1", "[1]"), task="LaMP_1"),
+            r"gold '\[3\]' is not an answer of LaMP-1",
+        ),
     ],
 )
 def test_predictions_that_do_not_fit_are_named(tmp_path, expected, found, problem):

@@ -140,5 +140,7 @@ def test_prompts_are_those_of_the_papers(name, prompt):
 
 def test_a_task_is_found_however_its_name_is_written():
     assert find_task("lamp_5") is find_task(" LaMP-5 ") is LAMP_TASKS["LaMP-5"]
+    assert find_task("LaMP_2N") is find_task("lamp-2n") is LAMP_TASKS["LaMP-2-news"]
+    assert find_task("LaMP_2M") is LAMP_TASKS["LaMP-2"]
     with pytest.raises(SettingsError, match=r"no task 'LaMP-8'. Use one of: LaMP-1, .*LaMP-7"):
         find_task("LaMP-8")

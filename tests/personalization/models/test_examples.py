@@ -12,12 +12,12 @@ from edge_runtime.assistant import load
 from edge_runtime.context import HistoryItem
 from export.model.tokenizer_assets import assets
 from export.onnx.export import export_onnx
-from personalization.errors import SettingsError, TrainingError
+from personalization.errors import TrainingError
 from personalization.models.base_model import Base
 from personalization.models.examples import ExampleWriter
 from personalization.users.data import Pair, context_of
 from tests.support.personal_data import text, user
-from tests.support.tiny_models import make_model, make_tokenizer
+from tests.support.tiny_models import make_base_tokenizer, make_model, make_tokenizer
 
 END = 1  # <|im_end|> of the tiny tokenizer
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80).filter(lambda text: text.strip())
@@ -33,7 +33,7 @@ def assistant(llama, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def writer():
-    return ExampleWriter(tokenizer_assets(), seq2seq=False, name="tiny")
+    return ExampleWriter(tokenizer_assets(), seq2seq=False)
 
 
 def tokenizer_assets(**changes):
@@ -132,12 +132,18 @@ def test_a_profile_that_fills_the_prompt_is_an_error(writer):
     ],
 )
 def test_an_answer_ends_as_the_template_ends_it(template, end):
-    writer = ExampleWriter(tokenizer_assets(template=template, stops=[0, 1]), seq2seq=False, name="tiny")
+    writer = ExampleWriter(tokenizer_assets(template=template, stops=[0, 1]), seq2seq=False)
     assert writer.write(Pair("Write.", "Yes."), None, 100).answer[-1] == end
 
 
-def test_a_decoder_without_a_chat_template_is_refused(tmp_path):
+def test_a_decoder_without_a_chat_template_reads_plain_text_behind_its_own_bos(tmp_path):
     make_model(tmp_path, model_type="llama")
+    make_base_tokenizer().save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(SettingsError, match="no chat template"):
-        Base(tmp_path, threads=1)
+    expected = AutoTokenizer.from_pretrained(tmp_path)("Write of the sea.\n\n").input_ids
+    assert expected[0] == 0
+    writer = Base(tmp_path, threads=1).writer
+    assert list(writer.prompt("Write of the sea.")) == expected
+    example = writer.write(Pair("Write of the sea.", "Waves."), None, 100)
+    assert list(example.prompt) == expected
+    assert (example.answer[-1], example.ending) == (1, 1)

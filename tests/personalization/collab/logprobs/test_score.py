@@ -97,8 +97,8 @@ def test_rows_are_those_of_transformers_over_the_devices_prompt(pair: Pair):
         model = AutoModelForCausalLM.from_pretrained(getattr(pair, name), dtype=torch.float32).eval()
         ids = torch.tensor([[*prompts[name], 5, 17, 300, 42]])
         with torch.inference_mode():
-            # A cloud never offers ids that its tokenizer lacks.
-            known = len(AutoTokenizer.from_pretrained(pair.cloud)) if name == "cloud" else None
+            # Neither offers ids that the tokenizer lacks.
+            known = len(AutoTokenizer.from_pretrained(pair.cloud))
             expected = model(ids).logits[0, :, :known].double().log_softmax(-1)
         np.testing.assert_allclose(nll, [-expected[-5 + i, t] for i, t in enumerate([5, 17, 300, 42])], atol=1e-4)
 
@@ -122,7 +122,7 @@ def test_rows_of_bundles_are_bit_for_bit_those_of_a_device_and_a_cloud(pair: Pai
 
     assistant = load(bundle, threads=1)
     prompt = assistant.prompt(one.instruction, one.device_context, max_new_tokens=len(answer))
-    edge = PromptedDecoder(assistant.decoder, prompt.token_ids)
+    edge = PromptedDecoder(assistant.decoder, prompt.token_ids, open_scorer(spec).known)
     on_the_device = [edge.prefill(), *(edge.step(token, at) for at, token in enumerate(answer[:-1]))]
     assert np.array_equal(open_scorer(spec).score(one.instruction, one.device_context, answer), on_the_device)
 
