@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from export.errors import SourceError, UnsupportedModelError
+from export.model.rope import Rope, rope_from_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LLAMA_FAMILY = ("llama", "mistral", "qwen2", "qwen3", "gemma")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Rotary positions: cos and sin of `position * inverse_frequencies`, both times `attention_factor`.
-
-    Attributes:
-        inverse_frequencies: head_dim / 2 values.
-        attention_factor: 1.0 except for YaRN.
-    """
-
-    inverse_frequencies: tuple[float, ...]
-    attention_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +117,19 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
     from transformers import AutoConfig
 
     try:
-        full = AutoConfig.for_model(**config)
+        # A copy, because transformers 5 writes into what it is given.
+        full = AutoConfig.for_model(**copy.deepcopy(dict(config)))
+    except Exception as error:  # transformers 5 has exceptions of its own for this
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"The model's configuration is not valid: {where} ({reason}).") from None
+    try:
         hidden, heads = int(full.hidden_size), int(full.num_attention_heads)
         head_dim = int(getattr(full, "head_dim", None) or hidden // heads)
         gemma, attention_bias = family == "gemma", bool(getattr(full, "attention_bias", False))
         activation = full.hidden_act
+        if gemma and activation == "gelu":
+            # Gemma's first files say "gelu" and mean the approximation; transformers reads it so since version 5.
+            activation = "gelu_pytorch_tanh"
         if activation not in _ACTIVATIONS:
             raise UnsupportedModelError(f"The activation '{activation}' is not supported: {where}.")
         return Architecture(
@@ -149,7 +145,7 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
             sliding_window=_sliding_window(full, family),
             norm_eps=float(full.rms_norm_eps),
             norm_offset=1.0 if gemma else 0.0,
-            rope=rope_from_config(full, where),
+            rope=rope_from_config(config, head_dim, where),
             activation=_ACTIVATIONS[activation],
             qkv_bias=family == "qwen2" or attention_bias,
             o_bias=attention_bias and family != "qwen2",
@@ -160,24 +156,6 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
         )
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise SourceError(f"The model's configuration is not valid: {where} ({error}).") from None
-
-
-def rope_from_config(config: Any, where: str) -> Rope:
-    """Compute the rotary frequencies of a transformers configuration with transformers itself.
-
-    Raises:
-        UnsupportedModelError: the scaling depends on the input's length, or is unknown.
-    """
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaling = getattr(config, "rope_scaling", None) or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in _ROPE_TYPES:
-        raise UnsupportedModelError(
-            f"The rotary positions are of type '{kind}', supported are {', '.join(_ROPE_TYPES)}: {where}."
-        )
-    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
-    return Rope(tuple(float(value) for value in frequencies.tolist()), float(factor))
 
 
 def _sliding_window(config: Any, family: str) -> int | None:

@@ -13,14 +13,15 @@ from gguf.quants import dequantize
 
 from edge_runtime.bundle.reader import sha256_of
 from export.errors import SourceError, UnsupportedModelError
-from export.model.architecture import Architecture, Rope, rope_from_config
+from export.model.architecture import Architecture
 from export.model.gguf_blocks import EXACT, exact_blocks
 from export.model.hf_source import spdx
+from export.model.rope import Rope, rope_from_config
 from export.model.tokenizer_assets import gguf_tokenizer
 from export.model.weights import EMBEDDING, FINAL_NORM, HEAD, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -228,7 +229,7 @@ class GGUFSource:
             sliding_window=int(window) if window else None,
             norm_eps=float(value("attention.layer_norm_rms_epsilon")),
             norm_offset=0.0,
-            rope=self._rope(family, {"hidden_size": hidden, "num_attention_heads": int(heads), "head_dim": head_dim}),
+            rope=self._rope(family, head_dim),
             activation="silu",
             qkv_bias="model.layers.0.self_attn.q_proj.bias" in self._tensors,
             o_bias="model.layers.0.self_attn.o_proj.bias" in self._tensors,
@@ -238,7 +239,7 @@ class GGUFSource:
             tied_head=HEAD not in self._tensors,
         )
 
-    def _rope(self, family: str, sizes: Mapping[str, int]) -> Rope:
+    def _rope(self, family: str, head_dim: int) -> Rope:
         def value(name: str, default: Any = ...) -> Any:
             return self._field(f"{family}.rope.{name}", default)
 
@@ -248,9 +249,7 @@ class GGUFSource:
                 f"Rotary positions of type '{kind}' are not supported in GGUF files: {self.path}. "
                 "Export the model from its Hugging Face directory."
             )
-        from transformers import LlamaConfig
-
-        rope = rope_from_config(LlamaConfig(**sizes, **_rope_fields(value)), str(self.path))
+        rope = rope_from_config(_rope_fields(value), head_dim, str(self.path))
         factors = next((tensor for tensor in self._reader.tensors if tensor.name == _ROPE_FACTORS), None)
         if factors is None:
             return rope
