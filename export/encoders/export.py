@@ -16,8 +16,8 @@ from export.bundle.writer import created_by
 from export.encoders.graph import EncoderArchitecture, encoder_architecture, write_encoder_graph
 from export.errors import ConformanceError, SourceError, UnsupportedQuantizationError
 from export.model.hf_source import model_license, read_config
+from export.model.hf_tokenizer import hf_tokenizer
 from export.model.quantized_matrix import BLOCK_SIZE, Matrix
-from export.model.tokenizer_assets import hf_tokenizer
 from export.progress import Progress, silent
 from export.quantization.quantize import quantize
 

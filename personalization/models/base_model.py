@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from export.model.architecture import LLAMA_FAMILY
 from export.model.hf_source import read_config
-from export.model.tokenizer_assets import hf_tokenizer
+from export.model.hf_tokenizer import hf_tokenizer
 from personalization.errors import ModelError, SettingsError, TrainingError
 from personalization.models.adapter_sites import linear_layers
 from personalization.models.examples import Example, ExampleWriter
