@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from export.model.weights import TokenizerAssets
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# The files, except for further chat templates, of which nothing here uses any.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 # Lists of further special tokens; the second is transformers 5's name.
 _MORE_TOKENS = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
