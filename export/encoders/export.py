@@ -16,8 +16,8 @@ from export.bundle.writer import created_by
 from export.encoders.graph import EncoderArchitecture, encoder_architecture, write_encoder_graph
 from export.errors import ConformanceError, SourceError, UnsupportedQuantizationError
 from export.model.hf_source import model_license, read_config
+from export.model.hf_tokenizer import HFTokenizerFiles, hf_tokenizer
 from export.model.quantized_matrix import BLOCK_SIZE, Matrix
-from export.model.tokenizer_assets import hf_tokenizer
 from export.progress import Progress, silent
 from export.quantization.quantize import quantize
 
@@ -187,10 +187,7 @@ def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme) -> fl
 
 def _most_tokens(path: Path, architecture: EncoderArchitecture) -> int:
     """Return the model's number of positions, or the tokenizer's limit if that is lower."""
-    from transformers import AutoTokenizer
-
-    said = AutoTokenizer.from_pretrained(path, local_files_only=True).model_max_length
-    return min(architecture.positions, said) if isinstance(said, int) and said > 0 else architecture.positions
+    return min(architecture.positions, HFTokenizerFiles(path).max_tokens or architecture.positions)
 
 
 def _is_encoder(path: Path) -> bool:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from export.model.architecture import Architecture, Rope
+    from export.model.architecture import Architecture
     from export.model.lora_sites import AdapterSites
     from export.model.quantized_matrix import Matrix
+    from export.model.rope import Rope
 
 
 class DecoderModel(nn.Module):

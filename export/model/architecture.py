@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from export.errors import SourceError, UnsupportedModelError
 from export.model.config_keys import check_keys
 from export.model.features import LLAMA_NORMS, HeadNorms, NormKind, NormPlacement, family_features
+from export.model.rope import Rope, right_length, rope_from_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,21 +33,6 @@ LLAMA_FAMILY = (
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _ACTIVATION_KEYS = {"gemma2": "hidden_activation", "gemma3_text": "hidden_activation"}
 _DEFAULTS_OF = {"minicpm": "llama"}  # transformers has no configuration of its own for these
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Rotary positions: cos and sin of `position * inverse_frequencies`, both times `attention_factor`.
-
-    Attributes:
-        inverse_frequencies: half as many values as each head rotates; the first of the two halves that turn together
-            starts at the head's first value, and the rest of the head is not rotated.
-        attention_factor: 1.0 except for YaRN and LongRoPE.
-    """
-
-    inverse_frequencies: tuple[float, ...]
-    attention_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +191,20 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
     # transformers knows each family's defaults; its configuration classes need no model.
     from transformers import AutoConfig
 
-    raw = _without_nested_rope(config, where)
     try:
-        full = AutoConfig.for_model(**{**raw, "model_type": _DEFAULTS_OF.get(family, family)})
+        # A copy, because transformers 5 writes into what it is given.
+        copied = copy.deepcopy(dict(config))
+        full = AutoConfig.for_model(**{**copied, "model_type": _DEFAULTS_OF.get(family, family)})
+    except Exception as error:  # transformers 5 has exceptions of its own for this
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"The model's configuration is not valid: {where} ({reason}).") from None
+    try:
         hidden, heads = int(full.hidden_size), int(full.num_attention_heads)
         head_dim = int(getattr(full, "head_dim", None) or hidden // heads)
         activation = getattr(full, _ACTIVATION_KEYS.get(family, "hidden_act"))
+        if family == "gemma" and activation == "gelu":
+            # Gemma's first files say "gelu" and mean the approximation; transformers reads it so since version 5.
+            activation = "gelu_pytorch_tanh"
         if activation not in _ACTIVATIONS:
             raise UnsupportedModelError(f"The activation '{activation}' is not supported: {where}.")
         two_ropes = family == "gemma3_text"
@@ -224,67 +219,12 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
             vocab=int(full.vocab_size),
             context_length=int(full.max_position_embeddings),
             norm_eps=float(full.layer_norm_eps if family == "stablelm" else full.rms_norm_eps),
-            rope=rope_from_config(full, where),
-            local_rope=plain_rope(raw.get("rope_local_base_freq") or 1e4, head_dim) if two_ropes else None,
+            rope=rope_from_config(config, head_dim, where, "full_attention" if two_ropes else None),
+            local_rope=rope_from_config(config, head_dim, where, "sliding_attention") if two_ropes else None,
             activation=_ACTIVATIONS[activation],
             tied_head=bool(full.tie_word_embeddings),
-            right_length=_right_length(full),
+            right_length=right_length(config, where),
             **family_features(full, config, family, head_dim),
         )
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise SourceError(f"The model's configuration is not valid: {where} ({error}).") from None
-
-
-def plain_rope(theta: float, width: int) -> Rope:
-    """Compute the frequencies 1 / theta^(2 i / width) in float32, as transformers does."""
-    import torch
-
-    exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
-    return Rope(tuple(float(value) for value in (1.0 / (float(theta) ** exponents)).tolist()))
-
-
-def _without_nested_rope(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Write rotary settings that are given by kind of layer (transformers 5) as transformers 4 does."""
-    found = config.get("rope_parameters")
-    kinds = {"full_attention", "sliding_attention"}
-    if not isinstance(found, dict) or not kinds & found.keys():
-        return dict(config)
-    whole = dict(found.get("full_attention") or {})
-    local = dict(found.get("sliding_attention") or {})
-    if found.keys() - kinds or config.get("model_type") != "gemma3_text":
-        raise UnsupportedModelError(f"The rotary positions of this model's kinds of layers are not supported: {where}.")
-    if local.get("rope_type", "default") != "default" or local.keys() - {"rope_type", "rope_theta"}:
-        raise UnsupportedModelError(f"The rotary positions of this model's sliding layers are scaled: {where}.")
-    flat = {key: value for key, value in config.items() if key != "rope_parameters"}
-    for name, settings, default in (("rope_theta", whole, 1e6), ("rope_local_base_freq", local, 1e4)):
-        flat[name] = settings.pop("rope_theta", flat.get(name, default))
-    if whole.get("rope_type", "default") != "default":
-        flat["rope_scaling"] = whole
-    return flat
-
-
-def _right_length(config: Any) -> int | None:
-    """Return the length up to which `longrope` rotates by its short factors; beyond, by others at every position."""
-    scaling = getattr(config, "rope_scaling", None) or {}
-    if scaling.get("rope_type", scaling.get("type")) != "longrope":
-        return None
-    original = getattr(config, "original_max_position_embeddings", None)
-    return int(original or scaling["original_max_position_embeddings"])
-
-
-def rope_from_config(config: Any, where: str) -> Rope:
-    """Compute the rotary frequencies of a transformers configuration with transformers itself.
-
-    Raises:
-        UnsupportedModelError: the scaling depends on the input's length, or is unknown.
-    """
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    scaling = getattr(config, "rope_scaling", None) or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in _ROPE_TYPES:
-        raise UnsupportedModelError(
-            f"The rotary positions are of type '{kind}', supported are {', '.join(_ROPE_TYPES)}: {where}."
-        )
-    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
-    return Rope(tuple(float(value) for value in frequencies.tolist()), float(factor))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from export.errors import SourceError, UnsupportedModelError
-from export.model.architecture import Architecture, Rope, plain_rope
+from export.model.architecture import Architecture
 from export.model.features import GEMMA_NORMS, LLAMA_NORMS, OLMO2_NORMS
+from export.model.rope import Rope, plain_rope
 from export.model.weights import EMBEDDING, FINAL_NORM, FINAL_NORM_BIAS, HEAD
 
 if TYPE_CHECKING:

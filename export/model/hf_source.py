@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
 from export.model.architecture import from_hf_config
 from export.model.fused import fused_widths, split_names, whole_of
+from export.model.hf_tokenizer import hf_tokenizer
 from export.model.lineage import read_lineage, weights_digest
 from export.model.packed_checkpoint import PackedCheckpoint, dense, packed_checkpoint
 from export.model.quantized_matrix import QuantizedMatrix
-from export.model.tokenizer_assets import hf_tokenizer
 from export.model.weights import HEAD, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:

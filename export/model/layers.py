@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from export.model.transformers_config import transformers_config
 from export.model.weights import EMBEDDING, FINAL_NORM, HEAD
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def batches(hidden: torch.Tensor) -> list[slice]:
 
 
 def _config(source: WeightSource) -> Any:
+    if source.path.is_dir():
+        return transformers_config(source.path)
     from transformers import AutoConfig
 
-    if source.path.is_dir():
-        return AutoConfig.from_pretrained(source.path)
     return AutoConfig.from_pretrained(source.path.parent, gguf_file=source.path.name)

@@ -12,7 +12,6 @@ from export.model.weights import TokenizerAssets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from tokenizers import Tokenizer as HFTokenizer
 
@@ -33,38 +32,6 @@ _GGUF_SPECIAL = {
     "ggml.cls_token_id": "cls_token",
     "ggml.mask_token_id": "mask_token",
 }
-
-
-def hf_tokenizer(path: Path, config: Mapping[str, Any]) -> TokenizerAssets:
-    """Read the tokenizer of a model directory.
-
-    Args:
-        path: the directory.
-        config: its parsed `config.json`; its eos ids are stop ids, as are those of `generation_config.json`.
-
-    Raises:
-        SourceError: there is no tokenizer, or it has no fast implementation.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, local_files_only=True)
-    except Exception as error:  # transformers does not say what it raises
-        raise SourceError(f"The model's tokenizer can't be read: {path} ({_first_line(error)}).") from None
-    if not tokenizer.is_fast:
-        raise SourceError(f"The tokenizer has no tokenizer.json and can't be converted to one: {path}.")
-    stops = [config.get("eos_token_id"), _generation_config(path).get("eos_token_id"), tokenizer.eos_token_id]
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default") or next(iter(template.values()), "")
-    return assets(
-        tokenizer.backend_tokenizer,
-        template,
-        tokenizer.bos_token,
-        tokenizer.eos_token,
-        stops,
-        tokenizer.special_tokens_map,
-    )
 
 
 def assets(
@@ -155,14 +122,6 @@ def _split_as_trained(backend: HFTokenizer, pre: str) -> None:
         regex = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
         bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([regex, bytes_only])
-
-
-def _generation_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / "generation_config.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from export.model.architecture import Architecture, Rope
+    from export.model.architecture import Architecture
+    from export.model.rope import Rope
     from export.onnx.graph_writer import GraphWriter
 
 _HEAD, _HALF = 16, 8  # onnxruntime's kernel takes heads and rotated halves of a multiple of these widths only

@@ -65,10 +65,6 @@ def export_onnx(
         from export.onnx.portable import export_portable
 
         manifest = export_portable(
-            source, out, scheme, context_length=context_length, check=check, force=force, progress=progress
-        )
-    else:
-        manifest = _export_family(source, out, scheme, calibration, context_length, check, force, progress)
             source,
             out,
             scheme,
@@ -91,6 +87,7 @@ def _export_family(
     scheme: Quantize,
     calibration: Path | None,
     context_length: int | None,
+    check: bool,
     template_variables: Mapping[str, Any] | None,
     force: bool,
     report: Progress,

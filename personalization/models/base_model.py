@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from export.model.architecture import LLAMA_FAMILY
 from export.model.hf_source import read_config
-from export.model.tokenizer_assets import hf_tokenizer
+from export.model.hf_tokenizer import hf_tokenizer
+from export.model.transformers_config import transformers_config
 from personalization.errors import ModelError, SettingsError, TrainingError
 from personalization.models.adapter_sites import linear_layers
 from personalization.models.examples import Example, ExampleWriter
@@ -52,8 +53,11 @@ class Base:
         config = read_config(path)
         self.seq2seq = bool(config.get("is_encoder_decoder"))
         kind = AutoModelForSeq2SeqLM if self.seq2seq else AutoModelForCausalLM
+        described = transformers_config(path)
         try:
-            model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+            model = kind.from_pretrained(
+                path, config=described, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
         except Exception as error:  # transformers' parts raise many types
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"The model can't be loaded: {path} ({reason}). Download it again.") from None

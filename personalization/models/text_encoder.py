@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import AutoModel, AutoModelForTextEncoding
 
 from export.model.hf_source import read_config
+from export.model.hf_tokenizer import HFTokenizerFiles
+from export.model.transformers_config import transformers_config
 from personalization.errors import ModelError, SettingsError
 from personalization.models.load_errors import model_errors
 
@@ -65,22 +67,19 @@ class Encoder:
         """
         path = Path(path)
         encoder_decoder = read_config(path).get("is_encoder_decoder")
+        described, files = transformers_config(path), HFTokenizerFiles(path)
         kind = AutoModelForTextEncoding if encoder_decoder else AutoModel
         try:
             model, found = kind.from_pretrained(
-                path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                path, config=described, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except Exception as error:  # transformers' parts raise many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"The encoder can't be loaded: {path} ({reason}). Download it again.") from None
         missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
         if missing:
             raise ModelError(f"The encoder lacks weights: {path} ({missing[0]}). Download or train it again.")
-        if not tokenizer.is_fast:
-            raise ModelError(
-                f"The tokenizer has no tokenizer.json and can't be converted to one: {path}. Choose another encoder."
-            )
+        tokenizer = files.fast_tokenizer()
         if tokenizer.pad_token_id is None:
             raise ModelError(f"The encoder's tokenizer has no padding token: {path}. Set its 'pad_token'.")
         if getattr(model, "pooler", None) is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from edge_runtime.errors import WriteError
 from edge_runtime.files.staged_directory import staged_directory
+from export.model.hf_tokenizer import TOKENIZER_FILES, HFTokenizerFiles
 from export.progress import Progress
 from personalization.errors import TrainingError
 from personalization.jobs.interrupts import terminated_as_interrupt
@@ -106,7 +107,11 @@ def save_model(model: Any, source: Path, directory: Path) -> None:
         directory: directory to write to.
     """
     model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(source, local_files_only=True).save_pretrained(directory)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+    if not (directory / "tokenizer.json").is_file():
+        HFTokenizerFiles(source).fast_tokenizer().save_pretrained(directory)
     for file in directory.glob("*.safetensors"):
         file.chmod((directory.stat().st_mode & 0o666) | 0o600)  # safetensors makes it private
 

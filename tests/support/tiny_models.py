@@ -61,7 +61,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "gemma": {"model_type": "gemma", "head_dim": 32, "num_key_value_heads": 1, "hidden_act": "gelu_pytorch_tanh"},
-    "gemma-exact-gelu": {"model_type": "gemma", "head_dim": 16, "hidden_act": "gelu"},
+    "llama-exact-gelu": {"model_type": "llama", "head_dim": 16, "hidden_act": "gelu"},
 }
 
 

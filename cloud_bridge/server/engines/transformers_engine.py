@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from cloud_bridge.server.engines.cached_engine import CachedEngine
 from cloud_bridge.server.engines.cached_sequence import CachedSequence
+from cloud_bridge.server.engines.checkpoint_version import check_loadable, load_tokenizer
 from cloud_bridge.server.engines.model_files import find_model
 from cloud_bridge.server.errors import ServeError
 from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
@@ -119,8 +120,10 @@ def load_engine(model: str, template_variables: Mapping[str, Any] | None = None)
     """
     found = find_model(model)
     gguf = {"gguf_file": found.file} if found.file else {}
+    if not gguf:
+        check_loadable(found.directory)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.directory, local_files_only=True, **gguf)
+        tokenizer = load_tokenizer(found.directory, **gguf)
         loaded = AutoModelForCausalLM.from_pretrained(
             found.directory, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", **gguf
         )

@@ -17,8 +17,8 @@ from edge_runtime.bundle.reader import open_bundle
 from export.check.check import check_twin, family_twin
 from export.check.twin import twin_config
 from export.errors import ExportError, WrongExportError
-from export.model.architecture import Rope
 from export.model.hf_source import HFSource
+from export.model.rope import Rope
 from export.onnx.export import export_onnx
 from export.onnx.trial import opened_graph
 from tests.support.tiny_models import FAMILIES, make_model

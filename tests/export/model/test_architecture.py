@@ -41,6 +41,14 @@ def test_what_the_graph_can_not_do_is_refused(config, words):
         from_hf_config({**SHAPE, **config}, "config.json")
 
 
+def test_gemma_means_the_approximation_by_gelu():
+    # Its first files say "gelu"; transformers 5 reads it as the approximation that the weights were trained with.
+    assert (
+        from_hf_config({**SHAPE, "model_type": "gemma", "hidden_act": "gelu"}, "config.json").activation == "gelu_tanh"
+    )
+    assert from_hf_config({**SHAPE, "model_type": "llama", "hidden_act": "gelu"}, "config.json").activation == "gelu"
+
+
 @pytest.mark.parametrize("broken", [{"hidden_size": "wide"}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}])
 def test_a_configuration_that_makes_no_sense_is_refused(broken):
     with pytest.raises(ExportError):
