@@ -55,12 +55,13 @@ def test_a_configuration_that_makes_no_sense_is_refused(broken):
         from_hf_config({**SHAPE, "model_type": "llama", **broken}, "config.json")
 
 
-def test_a_sliding_window_bounds_the_context():
+def test_a_sliding_window_bounds_the_context_where_attention_can_not_slide():
     sliding = from_hf_config({**SHAPE, "model_type": "mistral", "sliding_window": 256}, "config.json")
-    assert sliding.with_context(None).context_length == 256
-    assert sliding.with_context(200).context_length == 200
+    assert sliding.with_context(None).context_length == 1024
+    assert sliding.with_context(None, sliding=False).context_length == 256
+    assert sliding.with_context(200, sliding=False).context_length == 200
     with pytest.raises(UnsupportedModelError, match="`context_length` to 256"):
-        sliding.with_context(512)
+        sliding.with_context(512, sliding=False)
     with pytest.raises(UnsupportedModelError, match=r"`context_length` must be in 1 \.\. 1,024"):
         sliding.with_context(4096)
 
@@ -74,7 +75,9 @@ def test_tensors_that_the_graph_would_leave_out_are_refused(tmp_path):
     # A Qwen2 with its biases, labelled as a family without biases.
     model = make_model(tmp_path / "model", model_type="qwen2")
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    own = ("layer_types", "max_window_layers", "use_sliding_window", "sliding_window")
+    kept = {name: value for name, value in config.items() if name not in own}
+    (model / "config.json").write_text(json.dumps({**kept, "model_type": "llama"}))
     with pytest.raises(UnsupportedModelError, match=r"q_proj\.bias|k_proj\.bias"):
         export_onnx(model, tmp_path / "bundle", "fp32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
