@@ -15,6 +15,7 @@ from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
 from export.model.architecture import from_hf_config
 from export.model.fused import fused_widths, split_names, whole_of
 from export.model.lineage import read_lineage, weights_digest
+from export.model.text_part import text_config, text_tensor
 from export.model.tokenizer_assets import hf_tokenizer
 from export.model.weights import HEAD, Provenance, TokenizerAssets
 
@@ -34,7 +35,8 @@ class HFDirectory:
 
     Attributes:
         path: of the directory.
-        config: its parsed `config.json`.
+        config: its parsed `config.json`, of a model that also reads images the part for text.
+        reads_images: whether it is such a model.
 
     Raises:
         ModelNotFoundError: the directory has no `config.json`.
@@ -43,7 +45,9 @@ class HFDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = read_config(path)
+        whole = read_config(path)
+        self.config = text_config(whole, str(path / "config.json"))
+        self.reads_images = self.config.get("model_type") != whole.get("model_type")
 
     @property
     def family(self) -> str:
@@ -73,9 +77,13 @@ class HFSource:
         self.path = path
         self._directory = directory or HFDirectory(path)
         self.architecture = from_hf_config(self._directory.config, str(path / "config.json"))
-        self._files = {
-            name: file for file in weight_files(path) for name in _tensor_names(file) if not _NOT_WEIGHTS.search(name)
-        }
+        self._files: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}  # names in the files, if they differ
+        for file in weight_files(path):
+            for stored in _tensor_names(file):
+                name = text_tensor(stored) if self._directory.reads_images else stored
+                if name is not None and not _NOT_WEIGHTS.search(name):
+                    self._files[name], self._stored[name] = file, stored
         # Checkpoints saved from the model without its head lack the usual prefix.
         self._prefix = "" if any(name.startswith("model.") for name in self._files) else "model."
         if self.architecture.tied_head:
@@ -97,13 +105,13 @@ class HFSource:
         try:
             # Read with torch, because numpy has no bfloat16.
             with safe_open(file, framework="pt") as tensors:
-                kind = tensors.get_slice(stored).get_dtype()
+                kind = tensors.get_slice(self._stored[stored]).get_dtype()
                 if kind not in _FLOATS:
                     raise UnsupportedModelError(
                         f"The tensor '{name}' is stored as {kind}, not as floating point: {file}. "
                         "Use the original model."
                     )
-                array: NDArray[np.float32] = tensors.get_tensor(stored).float().numpy()
+                array: NDArray[np.float32] = tensors.get_tensor(self._stored[stored]).float().numpy()
         except (OSError, SafetensorError) as error:
             raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
         return array

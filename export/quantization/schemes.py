@@ -9,7 +9,7 @@ import numpy as np
 from export.errors import UnsupportedQuantizationError
 from export.model.quantized_matrix import BLOCK_SIZE
 from export.model.weights import EMBEDDING, HEAD
-from export.quantization.calibration import calibrate, calibration_windows, read_calibration_text
+from export.quantization.calibration import SITES, calibrate, calibration_windows, read_calibration_text
 from export.quantization.gptq import gptq
 from export.quantization.quantize import quantize
 from export.quantization.sensitivity import most_sensitive, site_sensitivities
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from export.model.architecture import Architecture
     from export.model.quantized_matrix import QuantizedMatrix
     from export.model.weights import WeightSource
     from export.quantization.calibration import Site
@@ -35,6 +36,14 @@ DESCRIPTIONS: Mapping[str, str] = {
     "int4": "GPTQ; 4 bits, but 8 for the twentieth of the weights that the model is most sensitive in, "
     "8-bit embedding and head",
 }
+_ROUNDED = "8 bits everywhere, rounded to nearest, symmetric blocks of 32"
+
+
+def describe(scheme: Scheme, architecture: Architecture) -> str:
+    """Describe how a model's weights are stored, for the manifest."""
+    return DESCRIPTIONS[scheme] if architecture.plain else _ROUNDED
+
+
 EIGHT_BIT_SHARE: Mapping[str, float] = {"mixed": 0.5, "int4": 0.05}
 """Share of the layers' weights that get 8 bits; half of the loss comes from a twentieth of the weights."""
 
@@ -68,6 +77,11 @@ def quantize_model(
         UnsupportedQuantizationError: rows can't be split into blocks.
     """
     architecture = source.architecture
+    if scheme != "int8" and not architecture.plain:
+        raise UnsupportedQuantizationError(
+            f"'{scheme}' needs calibration, which there is not for models of type '{architecture.family}' with these "
+            "layers. Use `quantize` int8 or fp32."
+        )
     for what, width in (
         ("hidden size", architecture.hidden),
         ("width of the attention heads", architecture.query_width),
@@ -79,7 +93,24 @@ def quantize_model(
             )
     tables = (EMBEDDING,) if architecture.tied_head else (EMBEDDING, HEAD)
     matrices = {name: quantize(source.read(name), 8) for name in tables}
+    if not architecture.plain:
+        return matrices | _rounded(source, progress)
     return matrices | _calibrated(source, scheme, calibration_text, progress)
+
+
+def _rounded(source: WeightSource, progress: Progress | None) -> dict[str, QuantizedMatrix]:
+    names = [
+        f"model.layers.{layer}.{name}.weight"
+        for layer in range(source.architecture.layers)
+        for site in SITES
+        for name in site
+    ]
+    matrices = {}
+    for done, name in enumerate(names):
+        if progress is not None:
+            progress("Quantizing", done, len(names))
+        matrices[name] = quantize(source.read(name), 8)
+    return matrices
 
 
 def _calibrated(

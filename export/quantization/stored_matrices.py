@@ -62,11 +62,11 @@ def stored_matrices(
             return source.read(name) if blocks is None else blocks
 
         return kept, Quantization(scheme, f"the blocks of the GGUF file, not quantized again: {source.quantization()}")
-    from export.quantization.schemes import DESCRIPTIONS, quantize_model
+    from export.quantization.schemes import describe, quantize_model
 
     report("Quantizing", 0, 1)
     quantized: Mapping[str, QuantizedMatrix] = quantize_model(source, scheme, calibration, report)
-    return quantized.__getitem__, Quantization(scheme, DESCRIPTIONS[scheme])
+    return quantized.__getitem__, Quantization(scheme, describe(scheme, source.architecture))
 
 
 def check_names(source: WeightSource, expected: frozenset[str]) -> None:
