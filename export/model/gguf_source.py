@@ -16,7 +16,7 @@ from export.errors import SourceError, UnsupportedModelError
 from export.model.fused import split_names, whole_of
 from export.model.gguf_blocks import EXACT, exact_blocks
 from export.model.gguf_families import FACTORS, PERMUTED, check_supported, hf_name, read_architecture
-from export.model.gguf_header import first_fields
+from export.model.gguf_first_fields import first_fields
 from export.model.hf_source import spdx
 from export.model.tokenizer_assets import gguf_tokenizer
 from export.model.weights import EMBEDDING, Provenance, TokenizerAssets
