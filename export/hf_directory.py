@@ -14,6 +14,7 @@ from edge_runtime.errors import WriteError
 from edge_runtime.files.staged_directory import staged_directory
 from export.errors import UnsupportedModelError
 from export.model.gguf_source import GGUFSource
+from export.model.hf_fields import CLASSES, check_writable, features_of, hf_values
 from export.model.lineage import write_lineage
 from export.model.locate import locate_model
 from export.progress import Progress, silent
@@ -21,7 +22,6 @@ from export.progress import Progress, silent
 if TYPE_CHECKING:
     from export.model.architecture import Architecture
 
-_CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SHARD_BYTES = 4 << 30
 
 
@@ -55,6 +55,7 @@ def write_hf_directory(
     if path.is_dir():
         raise UnsupportedModelError(f"This is a Hugging Face directory already: {path}. Use it as it is.")
     source = GGUFSource(path)
+    check_writable(source.architecture, path)
     with staged_directory(out, replaceable=is_model_directory, replace=force) as root:
         weights = _write_weights(source, root, progress)
         write_lineage(root, source.provenance(), weights)
@@ -73,7 +74,7 @@ def is_model_directory(path: Path) -> bool:
 
 def _write_weights(source: GGUFSource, root: Path, report: Progress) -> list[Path]:
     """Write the safetensors files, and an index if there are several."""
-    names = source.names()
+    names, read = source.names(), hf_values(source.architecture, source.read)
     shards: list[list[str]] = [[]]
     filled = 0
     for name in names:
@@ -90,7 +91,7 @@ def _write_weights(source: GGUFSource, root: Path, report: Progress) -> list[Pat
         file = root / ("model.safetensors" if single else f"model-{index + 1:05}-of-{len(shards):05}.safetensors")
         tensors = {}
         for name in shard:
-            tensors[name] = source.read(name)
+            tensors[name] = read(name)
             files[name] = file.name
             done += 1
             report("Writing the weights", done, len(names))
@@ -113,7 +114,7 @@ def _config(source: GGUFSource) -> dict[str, Any]:
 
     a: Architecture = source.architecture
     fields: dict[str, Any] = {
-        "architectures": [_CLASSES[a.family]],
+        "architectures": [CLASSES[a.family]],
         "dtype": "float32",
         "hidden_size": a.hidden,
         "intermediate_size": a.intermediate,
@@ -124,10 +125,10 @@ def _config(source: GGUFSource) -> dict[str, Any]:
         "vocab_size": a.vocab,
         "max_position_embeddings": a.context_length,
         "rms_norm_eps": a.norm_eps,
-        "hidden_act": a.activation,
         "tie_word_embeddings": a.tied_head,
         "attention_bias": a.qkv_bias and a.family != "qwen2",
         "mlp_bias": a.mlp_bias,
+        **features_of(a),
         **source.rope_fields(),
         **source.special_token_ids(),
     }

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, deserialize
 
 from edge_runtime.adapters.adapter import MAX_RANK
 from edge_runtime.bundle.manifest import BACKEND_EXECUTORCH
+from export.adapters.fused_targets import split_fused, split_modules, split_target
 from export.errors import AdapterExportError
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def read_peft_matrices(directory: Path, config: PeftConfig, spec: DecoderSpec) -
             raise AdapterExportError(f"The adapter has two matrices for one place: {path}, '{name}'.")
         halves.setdefault(place, {})[match["half"]] = array
     widths = {projection: (site.in_features, width) for site in spec.lora for projection, width in site.projections}
+    halves, modules = split_fused(halves, widths), split_modules(modules)
     matrices: Matrices = {}
     for place, pair in sorted(halves.items()):
         where = f"{path}, layer {place[0]}, {place[1]}"
@@ -180,7 +182,8 @@ def read_peft_matrices(directory: Path, config: PeftConfig, spec: DecoderSpec) -
                 f"The adapter holds numbers that are not finite: {where}. Train it again, with a lower learning rate."
             )
         matrices[place] = pair["lora_A"].T, pair["lora_B"].T * np.float32(config.scale_of(modules[place]))
-    lacking = {target.rpartition(".")[2] for target in config.targets} - {projection for _, projection in matrices}
+    wanted = {part for target in config.targets for part in split_target(target.rpartition(".")[2])}
+    lacking = wanted - {projection for _, projection in matrices}
     if lacking or not matrices:
         raise AdapterExportError(
             f"The adapter has no matrices for {', '.join(sorted(lacking)) or 'anything'}: {path}. Save it again."

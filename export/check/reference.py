@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from export.check.described import known_config
 from export.errors import SourceError, UnsupportedModelError
+from export.model.text_part import text_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,25 +146,27 @@ class CheckpointWeights(Mapping[str, torch.Tensor]):
             # transformers prefers the single file to the index.
             if single.is_file():
                 with safe_open(single, framework="pt") as tensors:
-                    self._files = dict.fromkeys(tensors.keys(), single)
+                    files = dict.fromkeys(tensors.keys(), single)
             else:
-                body = json.loads(index.read_bytes())
-                self._files = {name: path / file for name, file in body["weight_map"].items()}
+                files = {name: path / file for name, file in json.loads(index.read_bytes())["weight_map"].items()}
+            # Names in the text model alone, for directories of models that also read images.
+            self._files = {text_tensor(stored): (file, stored) for stored, file in files.items()}
         except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
             raise SourceError(f"The weights can't be read: {path} ({error}). Download the model again.") from None
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        file, stored = self._files[name]
         try:
-            with safe_open(self._files[name], framework="pt") as tensors:
-                return tensors.get_tensor(name).float()
+            with safe_open(file, framework="pt") as tensors:
+                return tensors.get_tensor(stored).float()
         except (OSError, SafetensorError) as error:
-            raise SourceError(f"A weight file can't be read: {self._files[name]} ({error}).") from None
+            raise SourceError(f"A weight file can't be read: {file} ({error}).") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return (name for name in self._files if name is not None)
 
     def __len__(self) -> int:
         return len(self._files)

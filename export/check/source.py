@@ -13,6 +13,7 @@ from export.check.described import described_config
 from export.check.reference import CheckpointWeights, ReadWeights, Reference, quiet
 from export.errors import SourceError
 from export.model.hf_source import HFSource, read_config
+from export.model.text_part import text_config
 
 _TOKENS = 64
 _TEXT = (
@@ -61,7 +62,11 @@ def reference_config(source: Source) -> Mapping[str, Any]:
     path = source.path
     if path.is_dir():
         # Weights that are stored quantized are compared as what they are worth.
-        return {name: value for name, value in read_config(path).items() if name != "quantization_config"}
+        return {
+            name: value
+            for name, value in text_config(read_config(path), str(path)).items()
+            if name != "quantization_config"
+        }
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, load_gguf_checkpoint
 
     own = _gguf_source(source)

@@ -18,6 +18,7 @@ from export.model.hf_tokenizer import hf_tokenizer
 from export.model.lineage import read_lineage, weights_digest
 from export.model.packed_checkpoint import PackedCheckpoint, dense, packed_checkpoint
 from export.model.quantized_matrix import QuantizedMatrix
+from export.model.text_part import text_config, text_tensor
 from export.model.weights import HEAD, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class HFDirectory:
 
     Attributes:
         path: of the directory.
-        config: its parsed `config.json`.
+        config: its parsed `config.json`, of a model that also reads images the part for text.
+        reads_images: whether it is such a model.
 
     Raises:
         ModelNotFoundError: the directory has no `config.json`.
@@ -47,7 +49,9 @@ class HFDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = read_config(path)
+        whole = read_config(path)
+        self.config = text_config(whole, str(path / "config.json"))
+        self.reads_images = self.config.get("model_type") != whole.get("model_type")
 
     @property
     def family(self) -> str:
@@ -77,9 +81,13 @@ class HFSource:
         self.path = path
         self._directory = directory or HFDirectory(path)
         self.architecture = from_hf_config(self._directory.config, str(path / "config.json"))
-        self._files = {
-            name: file for file in weight_files(path) for name in _tensor_names(file) if not _NOT_WEIGHTS.search(name)
-        }
+        self._files: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}  # names in the files, if they differ
+        for file in weight_files(path):
+            for stored in _tensor_names(file):
+                name = text_tensor(stored) if self._directory.reads_images else stored
+                if name is not None and not _NOT_WEIGHTS.search(name):
+                    self._files[name], self._stored[name] = file, stored
         # Checkpoints saved from the model without its head lack the usual prefix.
         self._prefix = "" if any(name.startswith("model.") for name in self._files) else "model."
         self._packed = packed_checkpoint(self._directory.config, str(path / "config.json"))
@@ -109,13 +117,13 @@ class HFSource:
         try:
             # Read with torch, because numpy has no bfloat16.
             with safe_open(file, framework="pt") as tensors:
-                kind = tensors.get_slice(stored).get_dtype()
+                kind = tensors.get_slice(self._stored[stored]).get_dtype()
                 if kind not in _FLOATS:
                     raise UnsupportedModelError(
                         f"The tensor '{name}' is stored as {kind}, not as floating point: {file}. "
                         "Use the original model."
                     )
-                array: NDArray[np.float32] = tensors.get_tensor(stored).float().numpy()
+                array: NDArray[np.float32] = tensors.get_tensor(self._stored[stored]).float().numpy()
         except (OSError, SafetensorError) as error:
             raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
         return array
@@ -156,8 +164,8 @@ class HFSource:
         try:
             with safe_open(file, framework="pt") as tensors:
                 if kind_only:
-                    return tensors.get_slice(stored).get_dtype()
-                tensor = tensors.get_tensor(stored)
+                    return tensors.get_slice(self._stored[stored]).get_dtype()
+                tensor = tensors.get_tensor(self._stored[stored])
                 return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
         except (OSError, SafetensorError) as error:
             raise SourceError(f"A weight file can't be read: {file} ({error}). Download it again.") from None
@@ -176,7 +184,7 @@ class HFSource:
         for stored, file in self._files.items():
             if packed.weight_name(stored) is not None:
                 with safe_open(file, framework="pt") as tensors:
-                    part = tensors.get_slice(stored)
+                    part = tensors.get_slice(self._stored[stored])
                     total += int(np.prod(part.get_shape())) * packed.weights_per_element(part.get_dtype())
         return total
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from export.errors import UnsupportedQuantizationError
 from export.model.weights import EMBEDDING, HEAD
 from export.quantization.calibration import calibrate, calibration_windows, read_calibration_text
 from export.quantization.gptq import gptq
@@ -65,6 +66,11 @@ def quantize_model(
     """
     architecture = source.architecture
     check_widths(architecture)
+    if not architecture.plain:
+        raise UnsupportedQuantizationError(
+            f"'{scheme}' needs calibration, which there is not for models of type '{architecture.family}' with these "
+            "layers. Use `quantize` int8 or fp32."
+        )
     tables = (EMBEDDING,) if architecture.tied_head else (EMBEDDING, HEAD)
     matrices = {name: quantize(source.read(name), 8) for name in tables}
     return matrices | _calibrated(source, scheme, calibration_text, progress)
