@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cogenesis.generate import ALONE
 from cogenesis.options.assistant import AssistantOptions, UserFileOption
 from cogenesis.options.cloud import CloudOption, Connection
 from cogenesis.options.expand import expand
@@ -113,6 +114,7 @@ def _summary(result: AnswerResult) -> str:
     text = f"{result.mode}: {len(result.token_ids)} tokens, {stats.tokens_per_second:.0f} tokens/s"
     if stats.round_trips:
         text += f", {stats.round_trips} round trips, {stats.bytes_up:,} bytes up, {stats.bytes_down:,} down"
+    text += "".join(f". {count} tokens by the device alone: {ALONE[reason]}" for reason, count in result.alone.items())
     if result.cloud_error:
         text += f". Finished on the device: {result.cloud_error}"
     return text

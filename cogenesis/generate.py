@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from edge_runtime.answer import Answer, AnswerResult
 
 FINISHED_WITHOUT_CLOUD = 6
+ALONE = {
+    "cloud": "the cloud was lost or too slow",
+    "context": "the answer filled the cloud's context",
+    "policy": "the privacy policy showed the cloud no more of the answer",
+}
 _GREEDY = AllSamplingOptions(temperature=0.0, top_p=1.0)
 
 
@@ -144,6 +149,8 @@ def _print_summary(result: AnswerResult, past_texts: int, retriever: str | None)
         f"{stats.bytes_down:,} down]",
         file=sys.stderr,
     )
+    for reason, count in result.alone.items():
+        print(f"[{count} tokens by the device alone: {ALONE[reason]}]", file=sys.stderr)
 
 
 class FinishedWithoutCloudError(CogenesisError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -79,6 +79,9 @@ class AnswerResult:
         outline: the cloud's sketch, in mode sketch.
         cloud_error: why the cloud was unavailable at the end of the answer, or "". `stats` counts interruptions from
             which the cloud came back.
+        alone: number of tokens that the device decided although the schedule asks the cloud there, by reason: "cloud"
+            (lost or too slow), "context" (the answer fills the cloud's context) or "policy" (the privacy policy shows
+            the cloud no more of the answer).
         stats: statistics of the answer.
         ledger: every message sent and received.
     """
@@ -92,6 +95,7 @@ class AnswerResult:
     fused: tuple[bool, ...]
     outline: str
     cloud_error: str
+    alone: Mapping[str, int]
     stats: Stats
     ledger: Ledger = field(repr=False)
 
@@ -107,6 +111,7 @@ class AnswerResult:
             "fused": list(self.fused),
             "outline": self.outline,
             "cloud_error": self.cloud_error,
+            "alone": dict(self.alone),
             "stats": {name: getattr(self.stats, name) for name in Stats.__slots__},
         }
 
@@ -197,6 +202,7 @@ class Progress:
             fused=tuple(self.fused),
             outline=self.outline,
             cloud_error=self.cloud_error,
+            alone={str(reason): count for reason, count in self.link.alone.items()},
             stats=stats,
             ledger=self.ledger,
         )

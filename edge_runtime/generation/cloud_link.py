@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,29 @@ class _State(Enum):
     ALONE = auto()  # the edge decides alone
 
 
+class Alone(StrEnum):
+    """Why the edge decided a token alone although the schedule asks the cloud there.
+
+    CLOUD: the cloud was lost or too slow. CONTEXT: the answer fills the cloud's context. POLICY: the privacy policy
+    shows the cloud no more of the answer.
+    """
+
+    CLOUD = "cloud"
+    CONTEXT = "context"
+    POLICY = "policy"
+
+
 @dataclass(slots=True)
 class _Position:
-    """An unsettled position of the answer: the row of the view that predicts it, and the state of that row."""
+    """An unsettled position of the answer: the row of the view that predicts it, and the state of that row.
+
+    `alone` says why the edge decides it, if the schedule asks the cloud there.
+    """
 
     row: int
     state: _State
     cloud: SparseLogProbs | None = None
+    alone: Alone | None = None
 
 
 @dataclass(slots=True)
@@ -66,6 +82,7 @@ class LinkCounts:
         resumed: how often it came back.
         wait_seconds: time that the device spent only waiting for the cloud.
         server_seconds: compute time of the cloud's model for all requests.
+        alone: settled tokens that the edge decided although the schedule asks the cloud there, by reason.
     """
 
     round_trips: int = 0
@@ -73,6 +90,7 @@ class LinkCounts:
     resumed: int = 0
     wait_seconds: float = 0.0
     server_seconds: float = 0.0
+    alone: Counter[Alone] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -194,7 +212,9 @@ class CloudLink:
     def settled(self, length: int) -> None:
         """Record that the first `length` tokens of the answer are final."""
         while self._settled < length and self._positions:
-            self._positions.popleft()
+            position = self._positions.popleft()
+            if position.state is _State.ALONE and position.alone is not None:
+                self.counts.alone[position.alone] += 1
             self._settled += 1
 
     def send(self) -> None:
@@ -211,7 +231,8 @@ class CloudLink:
         for position in self._positions:
             if position.state is _State.UNSENT:
                 if room is not None and position.row > room:
-                    position.state = _State.ALONE  # the cloud's context is full; rows that fit are still requested
+                    # Rows that fit are still requested.
+                    position.state, position.alone = _State.ALONE, Alone.CONTEXT
                 else:
                     unsent.append(position)
         if not unsent:
@@ -267,9 +288,12 @@ class CloudLink:
         """Add the position after the last token; ask the cloud if link, schedule and policy allow it."""
         position = self.conversation.length
         up = self._session is not None and not self._waits_for_sign
-        asks = self.schedule.asks(position) if up and self.conversation.asks else False
+        asks, alone = self.schedule.asks(position), None
+        if asks is not False and not (up and self.conversation.asks):
+            # A learned schedule might not have asked here, but the cloud could not be asked in any case.
+            asks, alone = False, Alone.CLOUD if not up else Alone.POLICY
         state = _State.UNDECIDED if asks is None else _State.UNSENT if asks else _State.ALONE
-        self._positions.append(_Position(self.conversation.row, state))
+        self._positions.append(_Position(self.conversation.row, state, alone=alone))
 
     def _open(self) -> None:
         self._session = self.cloud.open(self.open_request(self._session_id))
@@ -386,8 +410,8 @@ class CloudLink:
 
     def _decide_alone(self) -> None:
         for position in self._positions:
-            if position.state is not _State.HERE:
-                position.state = _State.ALONE
+            if position.state in (_State.UNSENT, _State.SENT, _State.UNDECIDED):
+                position.state, position.alone = _State.ALONE, Alone.CLOUD
 
 
 def _common_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -165,6 +165,7 @@ class _Speculation:
         self.drafter.settle(settled)
         length = len(self.drafter.answer)
         if self.ending.reached(settled.tokens[-1], length):
+            self.link.settled(length)
             return True
         if not settled.keeps_draft:
             self.link.rewind(length - 1)

@@ -21,7 +21,7 @@ from edge_runtime.errors import (
 from edge_runtime.fusion.known_tokens import KnownTokens
 from edge_runtime.fusion.sparse import RowFormat, SparseLogProbs
 from edge_runtime.generation.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
-from edge_runtime.generation.cloud_link import CloudLink
+from edge_runtime.generation.cloud_link import Alone, CloudLink
 from edge_runtime.generation.pace import AdaptiveWindow, FixedWindow, Measured
 from edge_runtime.generation.schedule import Schedule
 from edge_runtime.privacy.gate import Gate, Policy
@@ -433,3 +433,58 @@ def test_measured_means_follow_what_happens():
     assert measured.link_seconds == pytest.approx(0.1, rel=1e-3)
     assert measured.acceptance < 0.01
     assert (measured.compared, measured.accepted) == (200, 0)
+
+
+def test_tokens_that_are_not_fused_are_counted_with_the_reason(link, cloud):
+    started(link, cloud)
+    cloud.room = 2
+    for token in (8, 9, 10):
+        link.push(token)
+    link.send()
+    cloud.reply()
+    link.poll()
+    assert link.ready == 4
+    link.settled(3)
+    assert link.counts.alone == {}
+    link.settled(5)
+    assert link.counts.alone == {Alone.CONTEXT: 2}
+
+    cloud.room = None
+    link.push(11)
+    link.send()
+    cloud.fail()
+    link.poll()  # the row on its way is lost
+    link.push(12)
+    link.settled(7)
+    assert link.counts.alone == {Alone.CONTEXT: 2, Alone.CLOUD: 2}
+
+
+def test_tokens_that_the_policy_hides_are_counted(link, cloud, monkeypatch):
+    started(link, cloud)
+    monkeypatch.setattr(type(link.conversation), "asks", False)
+    link.push(8)
+    link.push(9)
+    link.settled(4)
+    assert link.counts.alone[Alone.POLICY] == 2
+
+
+def test_tokens_that_the_schedule_leaves_to_the_edge_are_not_counted(cloud, clock):
+    gate = Gate(Policy.OPEN, Ledger())
+    link = CloudLink(
+        cloud,
+        lambda resume: gate.open(INSTRUCTION, tokenizer_fingerprint="f", rows=RowFormat(), resume=resume),
+        gate.conversation(INSTRUCTION, PrivateContext(), Tokenizer()),
+        Schedule(1, 9, 1),
+        KnownTokens.all(1000),
+        0.2,
+        Measured(),
+        clock=clock,
+    )
+    link.begin()
+    link.send()
+    cloud.reply()
+    link.poll()
+    for token in (7, 8, 9):
+        link.push(token)
+    link.settled(3)
+    assert link.counts.alone == {}
