@@ -31,6 +31,7 @@ _DESCRIPTIONS = {
 # Architectures' names for the maximum number of positions.
 _LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _UNBOUNDED_LENGTH = 2048  # for models without learned positions (ALiBi), which have no maximum
+_VARYING_ROPES = ("longrope", "su", "dynamic")
 _LARGE = 1 << 30  # above this, quantized weights go into a separate file; protobuf's limit is 2 GiB
 
 
@@ -128,6 +129,12 @@ def _check_supported(model: HFDirectory) -> None:
         raise UnsupportedModelError(
             f"Models of type '{family}' can't be exported: {model.path}. Our graph covers {', '.join(LLAMA_FAMILY)}; "
             "optimum does not know this type as a text generator either."
+        )
+    scaling = model.config.get("rope_scaling") or model.config.get("rope_parameters") or {}
+    if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) in _VARYING_ROPES:
+        raise UnsupportedModelError(
+            f"Models of type '{family}' with rotary positions that depend on the text's length can't be exported: "
+            f"{model.path}. optimum would fix those of short texts."
         )
     if model.config.get("quantization_config"):
         raise UnsupportedModelError(f"The weights are already quantized: {model.path}. Use the original model.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from export.errors import ExportError, SourceError, UnsupportedModelError
-from export.model.architecture import from_hf_config
+from export.model.architecture import LLAMA_FAMILY, from_hf_config
 from export.onnx.export import export_onnx
 from tests.support.tiny_models import FAMILIES, SHAPE, make_model
 
@@ -49,14 +51,59 @@ def test_gemma_means_the_approximation_by_gelu():
     assert from_hf_config({**SHAPE, "model_type": "llama", "hidden_act": "gelu"}, "config.json").activation == "gelu"
 
 
+@pytest.mark.parametrize("family", LLAMA_FAMILY)
+def test_a_key_that_the_reader_does_not_know_is_an_error(family):
+    config = {**SHAPE, "model_type": family, "attention_twist": 2}
+    with pytest.raises(UnsupportedModelError, match="does not know: 'attention_twist'"):
+        from_hf_config(config, "config.json")
+    plain = {**config, "attention_twist": None, "transformers_version": "5.23.0", "torch_dtype": "bfloat16"}
+    if family == "ministral":
+        plain["head_dim"] = 16
+    assert from_hf_config(plain, "config.json").family == family
+
+
+@pytest.mark.parametrize("family", sorted(set(LLAMA_FAMILY) - {"minicpm"}))
+def test_the_keys_that_transformers_saves_are_all_known(family):
+    config = AutoConfig.for_model(**{**SHAPE, "model_type": family, "head_dim": 16}).to_diff_dict()
+    assert from_hf_config({**config, "model_type": family}, "config.json").layers == 2
+    whole = AutoConfig.for_model(**{**SHAPE, "model_type": family, "head_dim": 16}).to_dict()
+    assert from_hf_config(whole, "config.json").layers == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "stablelm", "qk_layernorm": True}, "each head has a layer norm"),
+        ({"model_type": "stablelm", "use_parallel_residual": True}, "in parallel"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "both directions"),
+        ({"model_type": "llama", "pretraining_tp": 2}, "tensor-parallel"),
+    ],
+)
+def test_known_keys_with_values_that_the_graph_can_not_do_are_refused_by_name(config, words):
+    with pytest.raises(UnsupportedModelError, match=words):
+        from_hf_config({**SHAPE, **config}, "config.json")
+
+
+def test_a_refusal_loads_no_deep_learning_library():
+    code = (
+        "import sys\nfrom export.errors import UnsupportedModelError\n"
+        "from export.model.architecture import from_hf_config\n"
+        "try:\n    from_hf_config({'model_type': 'llama', 'attention_twist': 1}, 'x')\n"
+        "except UnsupportedModelError:\n    assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "else:\n    raise AssertionError"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("broken", [{"hidden_size": "wide"}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}])
 def test_a_configuration_that_makes_no_sense_is_refused(broken):
     with pytest.raises(ExportError):
         from_hf_config({**SHAPE, "model_type": "llama", **broken}, "config.json")
 
 
-def test_a_sliding_window_bounds_the_context_where_attention_can_not_slide():
+def test_a_sliding_window_bounds_the_context_only_where_the_graph_can_not_slide():
     sliding = from_hf_config({**SHAPE, "model_type": "mistral", "sliding_window": 256}, "config.json")
+    assert sliding.windows == (256, 256)
     assert sliding.with_context(None).context_length == 1024
     assert sliding.with_context(None, sliding=False).context_length == 256
     assert sliding.with_context(200, sliding=False).context_length == 200
@@ -68,7 +115,7 @@ def test_a_sliding_window_bounds_the_context_where_attention_can_not_slide():
 
 def test_a_sliding_window_that_is_switched_off_does_not_count():
     config = {**SHAPE, "model_type": "qwen2", "sliding_window": 256, "use_sliding_window": False}
-    assert from_hf_config(config, "config.json").with_context(None).context_length == 1024
+    assert from_hf_config(config, "config.json").windows == (None, None)
 
 
 def test_tensors_that_the_graph_would_leave_out_are_refused(tmp_path):

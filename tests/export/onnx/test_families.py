@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_every_row_is_that_of_transformers_however_tokens_are_fed(name, shape):
     np.testing.assert_allclose(decoder.extend(ids, rows=LENGTH), expected, atol=TOLERANCE, rtol=0)
     decoder.rewind(5)
     cuts = [*range(5, 2 * WINDOW), LENGTH - 20, LENGTH]
-    rows = [decoder.extend(ids[start:end], rows=end - start) for start, end in itertools.pairwise(cuts)]
+    rows = [decoder.extend(ids[start:end], rows=end - start) for start, end in pairwise(cuts)]
     np.testing.assert_allclose(np.concatenate(rows), expected[5:], atol=TOLERANCE, rtol=0)
     decoder.rewind(WINDOW + 3)
     other = decoder.fork()
@@ -114,7 +114,7 @@ def test_an_adapter_on_fused_projections_is_split(shape, tmp_path):
     with torch.no_grad():
         expected = trained(torch.tensor([ids])).logits[0].numpy()
     decoder = open_decoder(bundle, threads=1)
-    decoder.use_adapter(AdapterStore(bundle).load("anna"))
+    decoder.use_adapter(AdapterStore(root / "adapters", bundle.base).load("anna"))
     np.testing.assert_allclose(decoder.extend(ids, rows=LENGTH), expected, atol=5e-4, rtol=0)
 
 
