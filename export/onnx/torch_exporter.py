@@ -116,10 +116,21 @@ def _add_mask(file: Path) -> None:
 
     model = onnx.load(file, load_external_data=False)
     _drop_traces(model)
+    _drop_unused(model.graph)
     model.graph.input.append(
         onnx.helper.make_tensor_value_info("attention_mask", onnx.TensorProto.INT64, [1, "total_length"])
     )
     onnx.save(model, file)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Drop constants that no node reads, such as GPT-2's masks for attention of other kinds."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return  # inner graphs read from outside
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _drop_traces(model: Any) -> None:
