@@ -16,11 +16,11 @@ RUN := PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=passive PYTHONNOUSERSITE=1 TOKEN
 BENCHMARKS := $(filter-out %_process.py %/frontier.py,$(shell grep -l __main__ benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-fast test-slow lint format bench collab-report clean
+.PHONY: help demo check test test-fast test-slow test-transformers4 lint format bench collab-report upgrade clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
-		|| sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1: \2/p' Makefile
 
 # The developers' packages include what the demo needs.
 demo: $(or $(wildcard $(DEV)),$(DEMO))  ## write one task in four modes with real models (first run: minutes; later: under one)
@@ -37,6 +37,20 @@ test-fast: lint  ## run the linters and the unit tests (2 minutes on 2 cores)
 test-slow: $(DEV)  ## run the tests that `make test` leaves out, and more examples of the fusion loop (an hour)
 	@$(RUN) $(BIN)/python -m pytest -m slow
 	@$(RUN) $(BIN)/python -m pytest --hypothesis-profile thorough tests/edge_runtime/generation tests/edge_runtime/fusion
+
+# An older transformers, with what it needs, put before the installed one.
+OLDER := .venv/transformers4
+test-transformers4: $(OLDER)/.installed-$(KEY)  ## run the export, adapter and engine tests with transformers 4.57 (20 minutes)
+	@PYTHONPATH="$(CURDIR)/$(OLDER)" $(RUN) $(BIN)/python -m pytest tests/export tests/personalization/models \
+		tests/personalization/adapters tests/cloud_bridge/server/engines
+
+$(OLDER)/.installed-$(KEY): $(DEV)
+	@rm -rf $(OLDER) && $(PIP) install --no-deps --target $(OLDER) 'transformers==4.57.*' 'tokenizers<=0.23.0' 'huggingface_hub<1'
+	@touch $@
+
+upgrade: $(DEV)  ## raise constraints.txt to the newest versions that work together, then run what CI runs (an hour)
+	@PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/upgrade.py
+	@$(MAKE) check test-transformers4
 
 lint: $(DEV)  ## check style, types and the direction of imports
 	@echo "ruff check";   $(BIN)/ruff check --quiet .

@@ -179,7 +179,7 @@ def _answers(model: Path, records: int, context: bool) -> list[Answer]:
         before = [tokenizer.bos_token_id]
         if context:
             messages = [{"role": "user", "content": prompt}]
-            before = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+            before = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
         answers.append(Answer((*before, *written), len(before)))
     return answers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.extras import require_packages
 
-_EXTRA = ("torch", "transformers", "onnx", "gguf", "optimum")
+_EXTRA = ("torch", "transformers", "onnx", "onnxscript", "gguf")
 
 
 def require_extra(*more: str) -> None:

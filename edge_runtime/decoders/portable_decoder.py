@@ -1,4 +1,4 @@
-"""Runs a graph of kind "portable" (exported by optimum), for architectures that our own graph does not support."""
+"""Runs a graph of kind "portable" (by torch's exporter), for architectures that our own graph does not support."""
 
 from __future__ import annotations
 

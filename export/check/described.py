@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from export.errors import UnsupportedModelError
+from export.model.transformers_config import readable_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,14 +67,18 @@ def described_config(a: Architecture, where: str) -> dict[str, Any]:
 
 
 def known_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration that transformers has a class for; MiniCPM computes what Granite does."""
+    """Return a configuration in a form that the installed transformers reads; MiniCPM computes what Granite does.
+
+    Raises:
+        SourceError, UnsupportedModelError: see `readable_fields`.
+    """
     if config.get("model_type") != "minicpm":
-        return dict(config)
+        return readable_fields(config, "the configuration")
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     layers = int(config["num_hidden_layers"])
     own = ("scale_emb", "scale_depth", "dim_model_base", "model_type", "auto_map")
-    return {name: value for name, value in config.items() if name not in own} | {
-        "model_type": "granite",
+    others = {name: value for name, value in config.items() if name not in own}
+    return readable_fields({**others, "model_type": "granite"}, "the configuration") | {
         "embedding_multiplier": float(config.get("scale_emb", 1)),
         "residual_multiplier": float(config.get("scale_depth", 1)) / layers**0.5,
         "logits_scaling": hidden / float(config.get("dim_model_base", 1)),

@@ -40,11 +40,9 @@ class Reference:
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
         try:
             full = transformers.AutoConfig.for_model(**known_config(config))
-            # Kernels of torch ignore a cap on attention scores.
-            how = "eager" if getattr(full, "attn_logit_softcapping", None) else "sdpa"
             with init_empty_weights(include_buffers=False), quiet():
                 model = transformers.AutoModelForCausalLM.from_config(
-                    full, dtype=torch.float32, attn_implementation=how
+                    full, dtype=torch.float32, attn_implementation="eager"
                 )
         except Exception as error:  # transformers does not say what it raises
             raise UnsupportedModelError(

@@ -93,7 +93,10 @@ def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> 
     Raises:
         SourceError: a field is missing, or the kind of tokenizer is unknown.
     """
-    from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+    try:  # transformers 5
+        from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+    except ImportError:
+        from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
     names = GGUF_TOKENIZER_MAPPING["tokenizer"]
     known = {name: fields[field] for field, name in names.items() if field in fields}

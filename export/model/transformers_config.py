@@ -5,6 +5,7 @@ Version 4 ignores the `rope_parameters` that version 5 saves, and computes with 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,21 @@ def transformers_config(path: Path) -> Any:
         raise SourceError(f"The model's configuration is not valid: {path / 'config.json'} ({reason}).") from None
     _check_known(config, saved, where)
     return config
+
+
+def readable_fields(saved: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a configuration's fields in the form that the installed transformers reads; a copy.
+
+    Args:
+        saved: the parsed `config.json`, saved by any version.
+        where: its path, for error messages.
+
+    Raises:
+        SourceError: the settings of the rotary positions are not valid.
+        UnsupportedModelError: the installed transformers can't express them.
+    """
+    copied = copy.deepcopy(dict(saved))
+    return _for_version_4(copied, where) if needs_translation(saved) else copied
 
 
 def needs_translation(saved: Mapping[str, Any]) -> bool:

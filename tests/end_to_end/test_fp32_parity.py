@@ -29,7 +29,7 @@ def decoder(bundle_fp32):
 def test_logits_agree_to_a_thousandth_and_greedy_tokens_exactly(index, torch_model, decoder, ctx_records):
     model, tokenizer = torch_model
     conversation = [{"role": "user", "content": ctx_records[index].prompt}]
-    prompt = tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
     assert len(prompt) > 1000
     with torch.inference_mode():
         whole = model.generate(

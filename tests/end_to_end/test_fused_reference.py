@@ -181,7 +181,7 @@ def check(
         assert len(tokens) == TOKENS
     prompt = assistant.prompt(instruction, context).token_ids
     bare_prompt = models.tokenizer.apply_chat_template(
-        [{"role": "user", "content": instruction.text}], add_generation_prompt=True
+        [{"role": "user", "content": instruction.text}], add_generation_prompt=True, return_dict=False
     )
     with torch.inference_mode():
         edge_rows, cloud_rows, bare_rows = (

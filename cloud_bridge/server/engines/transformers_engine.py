@@ -64,8 +64,11 @@ class TransformersSequence(CachedSequence):
     def _crop(self, length: int) -> None:
         if length == 0:
             self._cache = DynamicCache()
-        else:
-            self._cache.crop(length)
+            return
+        # Transformers 5 takes only the number of tokens to drop, as a negative number; 4 takes it as well.
+        surplus = self._cache.get_seq_length() - length
+        if surplus > 0:
+            self._cache.crop(-surplus)
 
 
 class TransformersEngine(CachedEngine):

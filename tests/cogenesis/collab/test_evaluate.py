@@ -91,7 +91,7 @@ def torch_nll(directory, record, context, outline=None, *, known=False):
     context = context or PrivateContext()
     message = user_message(record.instruction, context, outline, range(len(context.history)))
     chat = [{"role": "user", "content": message}]
-    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     answer = tokenizer(record.reference, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         rows = torch_model(directory)(torch.tensor([prompt + answer[:-1]])).logits[

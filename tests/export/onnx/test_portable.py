@@ -1,4 +1,4 @@
-"""Architectures beyond the Llama family are exported through optimum, and give the results of transformers."""
+"""Architectures beyond the Llama family are exported by torch's own exporter, and give the results of transformers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edge_runtime.bundle.reader import open_bundle
+from edge_runtime.errors import MissingExtraError
 from export.bundle.verify import verify_bundle
-from export.errors import UnsupportedModelError, UnsupportedQuantizationError
+from export.errors import ConformanceError, UnsupportedModelError, UnsupportedQuantizationError
 from export.onnx.export import export_onnx
 from tests.support.tiny_models import VOCABULARY, decoder_of, make_model, random_ids, torch_logits
 
@@ -15,7 +16,15 @@ from tests.support.tiny_models import VOCABULARY, decoder_of, make_model, random
 MODELS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
     "gpt_neox": {"model_type": "gpt_neox", "num_attention_heads": 4},
-    "codegen": {"model_type": "codegen", "n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+    "phi3": {"model_type": "phi3", "sliding_window": 40},
+}
+
+# Long texts would have other frequencies.
+LONGROPE = {
+    "model_type": "phi3",
+    "sliding_window": None,
+    "original_max_position_embeddings": 64,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.5 + i for i in range(8)]},
 }
 
 
@@ -29,7 +38,7 @@ def test_a_portable_bundle_gives_the_logits_of_transformers(model, tmp_path):
     exported = export_onnx(model, tmp_path / "bundle", "fp32")
     assert exported.manifest.decoder.kind == "portable"
     assert exported.manifest.decoder.lora == ()
-    assert "optimum" in exported.manifest.decoder.quantization.description
+    assert "by torch" in exported.manifest.decoder.quantization.description
     ids = random_ids(150)
     expected = torch_logits(model, ids)
     decoder = decoder_of(tmp_path / "bundle")
@@ -38,6 +47,47 @@ def test_a_portable_bundle_gives_the_logits_of_transformers(model, tmp_path):
     decoder.rewind(100)
     np.testing.assert_allclose(decoder.extend(ids[100:], rows=50), expected[100:], atol=1e-3)
     assert verify_bundle(tmp_path / "bundle").conformance["onnx"].greedy_equal == 64
+
+
+def test_longrope_is_right_to_its_original_length_and_no_longer(tmp_path):
+    model = make_model(tmp_path / "model", **LONGROPE)
+    exported = export_onnx(model, tmp_path / "bundle", "fp32")
+    assert exported.manifest.context_length == 64
+    ids = random_ids(64)
+    found = decoder_of(tmp_path / "bundle").extend(ids, rows=64)
+    np.testing.assert_allclose(found, torch_logits(model, ids), atol=1e-3)
+    with pytest.raises(UnsupportedModelError, match=r"1 \.\. 64"):
+        export_onnx(model, tmp_path / "other", "fp32", context_length=128)
+
+
+def test_a_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
+    from export.onnx import torch_exporter
+
+    model = make_model(tmp_path / "model", **MODELS["gpt2"])
+    export = torch_exporter.export_with_torch
+
+    def spoiled(network, file):
+        bias = network.transformer.h[1].mlp.c_fc.bias.data
+        bias += 0.5
+        export(network, file)
+        bias -= 0.5
+
+    monkeypatch.setattr(torch_exporter, "export_with_torch", spoiled)
+    with pytest.raises(ConformanceError, match="differs from transformers"):
+        export_onnx(model, tmp_path / "bundle", "fp32")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_extra_is_named_where_torch_can_not_export(tmp_path, monkeypatch):
+    from export.onnx import portable, torch_exporter
+
+    def broken(*_):
+        raise RuntimeError("an operator is missing")
+
+    monkeypatch.setattr(torch_exporter, "export_with_torch", broken)
+    monkeypatch.setattr(portable, "optimum_is_installed", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"operator is missing.*cogenesis-edge\[optimum\]"):
+        export_onnx(make_model(tmp_path / "model", **MODELS["gpt2"]), tmp_path / "bundle", "fp32")
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
@@ -57,7 +107,7 @@ def test_int8_is_the_default_and_smaller(model, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["gpt2"], indirect=True)
-def test_what_optimum_can_not_do_is_refused(model, tmp_path):
+def test_what_can_not_be_exported_is_refused(model, tmp_path):
     with pytest.raises(UnsupportedQuantizationError, match="has no 'mixed'"):
         export_onnx(model, tmp_path / "bundle", "mixed")
     with pytest.raises(UnsupportedModelError, match=r"`context_length` must be in 1 \.\. 1,024"):

@@ -143,7 +143,9 @@ def test_the_prompt_is_the_one_that_transformers_makes(fp32, bundles):
 
     tokenizer = AutoTokenizer.from_pretrained(bundles("fp32").directory)
     chat = [{"role": "user", "content": INSTRUCTION}]
-    assert fp32.open(INSTRUCTION).prompt == tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+    assert fp32.open(INSTRUCTION).prompt == tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_dict=False
+    )
 
 
 def test_the_last_position_of_the_context_is_used_and_one_more_is_refused(fp32):

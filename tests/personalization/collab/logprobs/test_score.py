@@ -90,7 +90,7 @@ def test_rows_are_those_of_transformers_over_the_devices_prompt(pair: Pair):
     prompts = {
         "edge": load(pair.edge_bundle).prompt(one.instruction, one.device_context).token_ids,
         "cloud": AutoTokenizer.from_pretrained(pair.cloud).apply_chat_template(
-            [{"role": "user", "content": one.instruction.text}], add_generation_prompt=True
+            [{"role": "user", "content": one.instruction.text}], add_generation_prompt=True, return_dict=False
         ),
     }
     for name, nll in (("edge", rows.edge_nll), ("cloud", rows.cloud_nll)):
