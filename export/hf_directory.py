@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from edge_runtime.errors import WriteError
 from edge_runtime.files.staged_directory import staged_directory
 from export.errors import UnsupportedModelError
-from export.model.gguf_source import GGUFSource
+from export.model.gguf.source import GGUFSource
 from export.model.hf_fields import CLASSES, check_writable, features_of, hf_values
 from export.model.lineage import write_lineage
 from export.model.locate import locate_model

@@ -25,7 +25,7 @@ _TEXT = (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from export.model.gguf_source import GGUFSource
+    from export.model.gguf.source import GGUFSource
     from export.model.weights import TokenizerAssets
 
 
@@ -116,6 +116,6 @@ def _write_header(fields: Mapping[str, Any], path: Path) -> None:
 
 
 def _gguf_source(source: Source) -> GGUFSource:
-    from export.model.gguf_source import GGUFSource
+    from export.model.gguf.source import GGUFSource
 
     return source if isinstance(source, GGUFSource) else GGUFSource(source.path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.errors import UnsupportedModelError
-from export.model.gguf_families import OFFSET_NORMS
+from export.model.gguf.families import OFFSET_NORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from export.model.architecture import from_hf_config
 from export.model.fused import fused_widths, split_names, whole_of
 from export.model.hf_tokenizer import hf_tokenizer
 from export.model.lineage import read_lineage, weights_digest
-from export.model.packed_checkpoint import PackedCheckpoint, dense, packed_checkpoint
+from export.model.packed.checkpoint import PackedCheckpoint, dense, packed_checkpoint
 from export.model.quantized_matrix import QuantizedMatrix
 from export.model.text_part import text_config, text_tensor
 from export.model.weights import HEAD, Provenance, TokenizerAssets

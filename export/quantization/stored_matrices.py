@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, Quantization
 from export.errors import UnsupportedModelError, UnsupportedQuantizationError
-from export.model.packed_checkpoint import directory_packing
+from export.model.packed.checkpoint import directory_packing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +70,7 @@ def check_kept(path: Path, scheme: Quantize, backend: str = BACKEND_ONNX) -> Non
         return
     from gguf import GGMLQuantizationType as Kind
 
-    from export.model.gguf_kept import refuse_what_can_not_be_kept
+    from export.model.gguf.kept import refuse_what_can_not_be_kept
 
     if backend == BACKEND_ONNX:
         refuse_what_can_not_be_kept(path)

@@ -13,7 +13,7 @@ from edge_runtime.bundle.reader import open_bundle
 from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantizationError
 from export.executorch.export import export_executorch
 from export.model.hf_source import HFSource
-from export.model.packed_floats import bitsandbytes_4bit
+from export.model.packed.floats import bitsandbytes_4bit
 from export.onnx.export import export_onnx
 from tests.support.tiny_models import decoder_of, make_model, random_ids, torch_logits
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from edge_runtime.bundle.reader import open_bundle
 from export.hf_directory import write_hf_directory
-from export.model.gguf_blocks import EXACT, exact_blocks
+from export.model.gguf.blocks import EXACT, exact_blocks
 from export.onnx.export import export_onnx
 from export.onnx.graph_writer import GraphWriter
 from export.onnx.linear import embedding, head, linear

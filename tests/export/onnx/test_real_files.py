@@ -10,7 +10,7 @@ import pytest
 
 from edge_runtime.bundle.reader import open_bundle
 from edge_runtime.text.tokenizer import Tokenizer
-from export.model.gguf_source import GGUFSource
+from export.model.gguf.source import GGUFSource
 from export.model.locate import locate_model
 from export.onnx.export import export_onnx
 from tests.support.llama_cpp_quantizer import RECIPES, requantized

@@ -12,8 +12,8 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from export.errors import ExportError, ModelNotFoundError, SourceError, UnsupportedModelError
-from export.model.gguf_file import read_gguf
-from export.model.gguf_source import GGUFSource
+from export.model.gguf.file import read_gguf
+from export.model.gguf.source import GGUFSource
 from export.model.locate import locate_model
 from export.onnx.export import export_onnx
 from tests.export.model.test_gguf import write_gguf

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from gguf import GGMLQuantizationType as Kind
 
 from export.errors import UnsupportedQuantizationError
-from export.model.gguf_blocks import EXACT
-from export.model.gguf_parts import read_parts
+from export.model.gguf.blocks import EXACT
+from export.model.gguf.parts import read_parts
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.errors import UnsupportedModelError
-from export.model.packed_floats import bitsandbytes_4bit, bitsandbytes_int8, fp8
-from export.model.packed_integers import awq, compressed, gptq
+from export.model.packed.floats import bitsandbytes_4bit, bitsandbytes_int8, fp8
+from export.model.packed.integers import awq, compressed, gptq
 from export.model.quantized_matrix import QuantizedMatrix
 
 if TYPE_CHECKING:

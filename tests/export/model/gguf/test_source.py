@@ -16,7 +16,7 @@ from edge_runtime.bundle.reader import open_bundle
 from edge_runtime.text.tokenizer import Tokenizer
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError, UnsupportedQuantizationError
 from export.hf_directory import write_hf_directory
-from export.model.gguf_source import GGUFSource
+from export.model.gguf.source import GGUFSource
 from export.onnx.export import export_onnx
 from tests.support.gguf_blocks import blocks_of
 from tests.support.tiny_models import TEMPLATE, decoder_of, make_model, make_tokenizer, random_ids, torch_logits

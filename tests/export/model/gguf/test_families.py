@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from export.errors import UnsupportedModelError
 from export.hf_directory import write_hf_directory
-from export.model.gguf_source import GGUFSource
+from export.model.gguf.source import GGUFSource
 from export.model.hf_source import HFDirectory
 from export.onnx.export import export_onnx
 from tests.support.tiny_families import SHAPES

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.model.gguf_blocks import EXACT, exact_blocks
+from export.model.gguf.blocks import EXACT, exact_blocks
 from export.model.quantized_matrix import centered_zeros, stack_rows
 from tests.support.gguf_blocks import ANY, FROM_WEIGHTS, blocks_of, random_blocks
 

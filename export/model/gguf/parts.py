@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.reader import sha256_of
 from export.errors import ModelNotFoundError, SourceError, UnsupportedModelError
-from export.model.gguf_file import GGUFFile, GGUFTensor, read_gguf
+from export.model.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from export.model.lineage import weights_digest
 
 if TYPE_CHECKING:

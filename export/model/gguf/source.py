@@ -13,9 +13,9 @@ from gguf.quants import dequantize
 
 from export.errors import SourceError, UnsupportedModelError
 from export.model.fused import split_names, whole_of
-from export.model.gguf_blocks import EXACT, exact_blocks, wide_tensors
-from export.model.gguf_families import FACTORS, PERMUTED, check_supported, hf_name, read_architecture
-from export.model.gguf_parts import name_without_part, read_parts
+from export.model.gguf.blocks import EXACT, exact_blocks, wide_tensors
+from export.model.gguf.families import FACTORS, PERMUTED, check_supported, hf_name, read_architecture
+from export.model.gguf.parts import name_without_part, read_parts
 from export.model.hf_source import spdx
 from export.model.tokenizer_assets import gguf_tokenizer
 from export.model.weights import EMBEDDING, Provenance, TokenizerAssets
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.model.architecture import Architecture
-    from export.model.gguf_file import GGUFTensor
+    from export.model.gguf.file import GGUFTensor
     from export.model.quantized_matrix import QuantizedMatrix
 
 _DENSE = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
@@ -35,7 +35,7 @@ _QUANTIZATION_SUFFIX = re.compile(r"[.\-](I?Q\d\w*|F16|F32|BF16)\Z", re.IGNORECA
 
 
 class GGUFSource:
-    """A model of one of `export.model.gguf_families.FAMILIES` in one GGUF file or in several parts; any part names it.
+    """A model of one of `export.model.gguf.families.FAMILIES` in one GGUF file or in several parts; any part names it.
 
     Raises:
         SourceError: the file is damaged or lacks a field.

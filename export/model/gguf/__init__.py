@@ -1,0 +1,1 @@
+"""Reads GGUF files: header, parts, families, blocks and weights."""
