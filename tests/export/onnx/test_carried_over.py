@@ -15,7 +15,7 @@ from export.model.gguf.blocks import EXACT, exact_blocks
 from export.onnx.export import export_onnx
 from export.onnx.graph_writer import GraphWriter
 from export.onnx.linear import embedding, head, linear
-from tests.export.model.test_gguf import write_gguf
+from tests.export.model.gguf.test_source import write_gguf
 from tests.support.gguf_blocks import blocks_of
 from tests.support.tiny_models import decoder_of, make_model, random_ids, torch_logits
 

@@ -16,7 +16,7 @@ from export.model.gguf.file import read_gguf
 from export.model.gguf.source import GGUFSource
 from export.model.locate import locate_model
 from export.onnx.export import export_onnx
-from tests.export.model.test_gguf import write_gguf
+from tests.export.model.gguf.test_source import write_gguf
 from tests.support.tiny_models import decoder_of, make_model, random_ids, torch_logits
 
 
