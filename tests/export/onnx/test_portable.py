@@ -15,7 +15,6 @@ from tests.support.tiny_models import VOCABULARY, decoder_of, make_model, random
 MODELS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
     "gpt_neox": {"model_type": "gpt_neox", "num_attention_heads": 4},
-    "phi3": {"model_type": "phi3", "sliding_window": None},
 }
 
 
