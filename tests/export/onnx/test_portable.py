@@ -16,15 +16,6 @@ from tests.support.tiny_models import VOCABULARY, decoder_of, make_model, random
 MODELS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
     "gpt_neox": {"model_type": "gpt_neox", "num_attention_heads": 4},
-    "phi3": {"model_type": "phi3", "sliding_window": 40},
-}
-
-# Long texts would have other frequencies.
-LONGROPE = {
-    "model_type": "phi3",
-    "sliding_window": None,
-    "original_max_position_embeddings": 64,
-    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.5 + i for i in range(8)]},
 }
 
 
@@ -47,17 +38,6 @@ def test_a_portable_bundle_gives_the_logits_of_transformers(model, tmp_path):
     decoder.rewind(100)
     np.testing.assert_allclose(decoder.extend(ids[100:], rows=50), expected[100:], atol=1e-3)
     assert verify_bundle(tmp_path / "bundle").conformance["onnx"].greedy_equal == 64
-
-
-def test_longrope_is_right_to_its_original_length_and_no_longer(tmp_path):
-    model = make_model(tmp_path / "model", **LONGROPE)
-    exported = export_onnx(model, tmp_path / "bundle", "fp32")
-    assert exported.manifest.context_length == 64
-    ids = random_ids(64)
-    found = decoder_of(tmp_path / "bundle").extend(ids, rows=64)
-    np.testing.assert_allclose(found, torch_logits(model, ids), atol=1e-3)
-    with pytest.raises(UnsupportedModelError, match=r"1 \.\. 64"):
-        export_onnx(model, tmp_path / "other", "fp32", context_length=128)
 
 
 def test_a_graph_that_differs_from_torch_is_refused(tmp_path, monkeypatch):
