@@ -43,7 +43,7 @@ class _WithCache(torch.nn.Module):
 
 
 def load_decoder(path: Path) -> Any:
-    """Load a model directory's decoder in float32, with attention in single operations, which can be exported.
+    """Load a model directory's decoder in float32.
 
     Raises:
         SourceError: the model can't be loaded.
@@ -56,7 +56,7 @@ def load_decoder(path: Path) -> Any:
     config = transformers_config(path)
     try:
         return AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=torch.float32, local_files_only=True, attn_implementation="eager"
+            path, config=config, dtype=torch.float32, local_files_only=True
         ).eval()
     except Exception as error:  # transformers does not say what it raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
