@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import Regex, pre_tokenizers, processors
-
-from export.errors import SourceError
 from export.model.weights import TokenizerAssets
 
 if TYPE_CHECKING:
@@ -17,21 +14,6 @@ if TYPE_CHECKING:
 
 # Tokens that end a turn in chat models, in addition to the configuration's eos token.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>", "<|eom_id|>")
-
-# Llama 3 splits text with this before merging (tokenizer.json of the published models).
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-# Special tokens of GGUF files, by the chat template's names.
-_GGUF_SPECIAL = {
-    "ggml.unknown_token_id": "unk_token",
-    "ggml.padding_token_id": "pad_token",
-    "ggml.seperator_token_id": "sep_token",  # llama.cpp's spelling
-    "ggml.cls_token_id": "cls_token",
-    "ggml.mask_token_id": "mask_token",
-}
 
 
 def assets(
@@ -77,55 +59,3 @@ def _other_tokens(tokens: Mapping[str, Any]) -> dict[str, str | tuple[str, ...]]
         for name, token in tokens.items()
         if token and name not in ("bos_token", "eos_token")
     }
-
-
-def gguf_tokenizer(architecture: str, fields: Mapping[str, Any], where: str) -> TokenizerAssets:
-    """Convert the tokenizer of a GGUF file.
-
-    This calls transformers' converter on the parsed fields. `AutoTokenizer` would read the whole file three more
-    times, and take special tokens from the defaults of another class.
-
-    Args:
-        architecture: `general.architecture`.
-        fields: the file's fields below `tokenizer.`.
-        where: its path, for error messages.
-
-    Raises:
-        SourceError: a field is missing, or the kind of tokenizer is unknown.
-    """
-    try:  # transformers 5
-        from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
-    except ImportError:
-        from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
-
-    names = GGUF_TOKENIZER_MAPPING["tokenizer"]
-    known = {name: fields[field] for field, name in names.items() if field in fields}
-    try:
-        tokens, bos, eos = known["tokens"], known.get("bos_token_id"), known.get("eos_token_id")
-        bos_token, eos_token = (None if special is None else tokens[special] for special in (bos, eos))
-        backend, _ = convert_gguf_tokenizer(architecture, known)
-    except Exception as error:  # transformers does not say what its converters raise
-        raise SourceError(f"The file's tokenizer can't be read: {where} ({_first_line(error)}).") from None
-    _split_as_trained(backend, str(fields.get("ggml.pre", "")))
-    if fields.get("ggml.add_bos_token", True) and bos_token:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[bos_token, "$A"], pair=[bos_token, "$A", "$B"], special_tokens=[(bos_token, bos)]
-        )
-    others = {name: tokens[fields[field]] for field, name in _GGUF_SPECIAL.items() if fields.get(field) is not None}
-    stops = [eos, fields.get("ggml.eot_token_id")]
-    return assets(backend, fields.get("chat_template"), bos_token, eos_token, stops, others)
-
-
-def _split_as_trained(backend: HFTokenizer, pre: str) -> None:
-    """Make `backend` split text as the file specifies (`tokenizer.ggml.pre`), which transformers ignores."""
-    if pre == "smollm":
-        split = pre_tokenizers.Digits(individual_digits=True)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    elif pre == "llama-bpe":
-        regex = pre_tokenizers.Split(Regex(_LLAMA3_SPLIT), behavior="isolated")
-        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([regex, bytes_only])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -16,8 +16,8 @@ from export.model.fused import split_names, whole_of
 from export.model.gguf.blocks import EXACT, exact_blocks, wide_tensors
 from export.model.gguf.families import FACTORS, PERMUTED, check_supported, hf_name, read_architecture
 from export.model.gguf.parts import name_without_part, read_parts
+from export.model.gguf.tokenizer import gguf_tokenizer
 from export.model.hf_source import spdx
-from export.model.tokenizer_assets import gguf_tokenizer
 from export.model.weights import EMBEDDING, Provenance, TokenizerAssets
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class GGUFSource:
         fields = self._reader.fields
         prefix = "tokenizer."
         given = {name.removeprefix(prefix): fields[name] for name in fields if name.startswith(prefix)}
-        return gguf_tokenizer(self.architecture.family, given, str(self.path))
+        return gguf_tokenizer(given, str(self.path))
 
     def special_token_ids(self) -> dict[str, int]:
         """Return `bos_token_id` and `eos_token_id` if the file has them."""
