@@ -25,6 +25,7 @@ from export.check.twin import (
     write_twin,
 )
 from export.model.fused import whole_of
+from export.model.gguf.families import OFFSET_NORMS
 from export.model.hf_source import HFSource
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from export.model.architecture import Architecture
+    from export.model.rope import Rope
 
     # Returns what enters each layer, by number, for a text.
     LayerInputs = Callable[[Sequence[int]], Mapping[int, NDArray[np.float32]]]
@@ -54,13 +56,14 @@ _PAST = 48  # positions past the last boundary
 _CHUNK = 256  # the runtime prefills in chunks of at most this length
 
 
-def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path) -> int:
+def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path, rope: Rope | None = None) -> int:
     """Compare a small random model of the same kind with transformers, in float32, past every boundary of positions.
 
     Args:
         config: the source's Hugging Face configuration.
         open_twin: opens a decoder for the twin.
         where: the source's path, for the error message.
+        rope: rotary positions that the configuration can't express; see `Reference`.
 
     Returns:
         The number of positions compared.
@@ -73,7 +76,7 @@ def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path) -> i
     with tempfile.TemporaryDirectory(prefix="cogenesis-twin-") as directory:
         root = Path(directory)
         write_twin(small, root)
-        reference = Reference(json.loads((root / "config.json").read_bytes()), CheckpointWeights(root))
+        reference = Reference(json.loads((root / "config.json").read_bytes()), CheckpointWeights(root), rope)
         with open_twin(root, small) as (decoder, layer_inputs, context_length):
             boundaries = [*boundaries_of(small), _CHUNK]
             length = min(max(boundaries) + _PAST, context_length)
@@ -107,6 +110,8 @@ def family_twin(architecture: Architecture | None, opened: OpenFamily, *, slidin
         else:
             shape = twin_architecture(architecture, small)
             read = functools.partial(_read_part, CheckpointWeights(root), shape)
+            if shape.family in OFFSET_NORMS:
+                read = functools.partial(_with_offset, read)
         shape = shape.with_context(None, sliding=sliding)
         with opened(shape, read) as (decoder, layer_inputs):
             yield decoder, layer_inputs, shape.context_length
@@ -122,6 +127,11 @@ def _read_part(weights: CheckpointWeights, shape: Architecture, name: str) -> ND
     else:
         found = weights[whole[0]].numpy()[whole[1]]
     return found
+
+
+def _with_offset(read: Callable[[str], NDArray[np.float32]], name: str) -> NDArray[np.float32]:
+    """Read a tensor as a GGUF file of Gemma holds it: norms have the 1 that the model adds."""
+    return read(name) + np.float32(1) if "norm" in name else read(name)
 
 
 def check_model(

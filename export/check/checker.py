@@ -40,7 +40,7 @@ def checker_of(
     progress("Checking a small model of its kind", 0, 1)
     config = reference_config(source)
     if open_twin is not None:
-        check_twin(config, open_twin, source.path)
+        check_twin(config, open_twin, source.path, getattr(source, "ready_made_rope", None))
     progress("Checking a small model of its kind", 1, 1)
 
     def check(bundle: Bundle, spec: DecoderSpec) -> SourceCheck:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from export.errors import UnsupportedModelError
+from export.model.hf_fields import features_of
 from export.model.transformers_config import readable_fields
 
 if TYPE_CHECKING:
@@ -12,20 +12,15 @@ if TYPE_CHECKING:
 
     from export.model.architecture import Architecture
 
-_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
-
-def described_config(a: Architecture, where: str) -> dict[str, Any]:
+def described_config(a: Architecture, rope: Mapping[str, Any]) -> dict[str, Any]:
     """Build a Hugging Face configuration from what our reader made of a source.
 
     Args:
         a: the decoder.
-        where: the source's path, for the error message.
-
-    Raises:
-        UnsupportedModelError: the family's configuration isn't known here.
+        rope: the configuration's fields of rotary positions.
     """
-    turned = len(a.rope.inverse_frequencies)
+    window = next((window for window in a.windows if window is not None), None)
     config: dict[str, Any] = {
         "model_type": a.family,
         "hidden_size": a.hidden,
@@ -36,18 +31,18 @@ def described_config(a: Architecture, where: str) -> dict[str, Any]:
         "head_dim": a.head_dim,
         "vocab_size": a.vocab,
         "max_position_embeddings": a.context_length,
-        "rms_norm_eps": a.norm_eps,
-        "hidden_act": _ACTIVATIONS[a.activation],
         "tie_word_embeddings": a.tied_head,
         "attention_bias": a.qkv_bias,
         "mlp_bias": a.mlp_bias,
-        # The second frequency is the base to the power of -1 / (number of frequencies).
-        "rope_theta": a.rope.inverse_frequencies[1] ** -turned if turned > 1 else 10000.0,
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": None,
+        ("layer_norm_eps" if a.norm_kind == "layer" else "rms_norm_eps"): a.norm_eps,
+        **features_of(a),
+        **rope,
     }
-    if a.family in ("granite", "minicpm"):
+    part = 2 * len(a.rope.inverse_frequencies) / a.head_dim
+    if a.family == "minicpm":
         return config | {
             "model_type": "granite",
             "embedding_multiplier": a.embedding_scale,
@@ -56,14 +51,12 @@ def described_config(a: Architecture, where: str) -> dict[str, Any]:
             "attention_multiplier": a.query_scale,
         }
     if a.family == "smollm3":
-        rotates = a.positions or (True,) * a.layers
-        return config | {"no_rope_layers": [int(layer) for layer in rotates], "use_sliding_window": False}
-    if a.family in ("llama", "gemma", "olmo2", "qwen2", "qwen3"):
-        return config
-    raise UnsupportedModelError(
-        f"transformers can't read models of type '{a.family}' from this kind of file, so the export can't be checked: "
-        f"{where}. Set `check` to False to export it unchecked."
-    )
+        return config | {"use_sliding_window": False}
+    if a.family == "stablelm":
+        return config | {"use_qkv_bias": a.qkv_bias, "partial_rotary_factor": part}
+    if a.family == "phi3":
+        return config | {"sliding_window": window, "partial_rotary_factor": part}
+    return config
 
 
 def known_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,15 @@ from safetensors import SafetensorError, safe_open
 
 from export.check.described import known_config
 from export.errors import SourceError, UnsupportedModelError
+from export.model.fused import split_names
 from export.model.text_part import text_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from export.model.rope import Rope
 
 REFERENCE = f"transformers {transformers.__version__}"
 
@@ -32,12 +35,15 @@ class Reference:
     Args:
         config: a Hugging Face configuration, as its JSON file has it.
         weights: tensors by their Hugging Face names; read when a module needs them, and not kept.
+        rope: rotary positions that the configuration can't express; None takes the configuration's.
 
     Raises:
         UnsupportedModelError: this version of transformers can't build the model.
     """
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], rope: Rope | None = None
+    ) -> None:
         try:
             full = transformers.AutoConfig.for_model(**known_config(config))
             with init_empty_weights(include_buffers=False), quiet():
@@ -50,6 +56,10 @@ class Reference:
                 f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
             ) from None
         self._model = model.eval()
+        if rope is not None:
+            rotary = self._model.get_decoder().rotary_emb
+            rotary.inv_freq = torch.tensor(rope.inverse_frequencies)
+            rotary.attention_scaling = rope.attention_factor
         named = _NamedAsTransformersNames(weights, model)
         attach_align_device_hook(self._model, torch.device("cpu"), offload=True, weights_map=named)
 
@@ -110,18 +120,17 @@ class _NamedAsTransformersNames(Mapping[str, torch.Tensor]):
 
 
 class ReadWeights(Mapping[str, torch.Tensor]):
-    """Tensors that a function reads by name."""
+    """Tensors that a function reads by name; projections are joined where transformers stores them together."""
 
     def __init__(self, names: Sequence[str], read: Callable[[str], NDArray[np.float32]]) -> None:
         self._names, self._read = frozenset(names), read
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return torch.from_numpy(np.require(self._read(name), requirements=("C", "W")))
+        parts = list(split_names([name]))
+        return torch.from_numpy(np.concatenate([self._read(part) for part in parts]))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return isinstance(name, str) and self._names.issuperset(split_names([name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gguf
+import numpy as np
 from tokenizers import Tokenizer
 
 from export.check.described import described_config
 from export.check.reference import CheckpointWeights, ReadWeights, Reference, quiet
 from export.errors import SourceError
+from export.model.gguf.families import OFFSET_NORMS
 from export.model.hf_source import HFSource, read_config
 from export.model.text_part import text_config
 
 _TOKENS = 64
+# GGUF files of these are read by transformers itself. It overlooks fields of others.
+_READ_BY_TRANSFORMERS = ("llama", "qwen2", "qwen3")
 _TEXT = (
     "Dear Ms. Rivera, thank you for your letter of 14 March. The ferry leaves at 6:45 every morning; in winter it is "
     "often late, so please bring something warm. I have enclosed two tickets (numbers 311 and 312), a map, and the "
@@ -24,6 +29,8 @@ _TEXT = (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from export.model.gguf.source import GGUFSource
     from export.model.weights import TokenizerAssets
@@ -67,12 +74,11 @@ def reference_config(source: Source) -> Mapping[str, Any]:
             for name, value in text_config(read_config(path), str(path)).items()
             if name != "quantization_config"
         }
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, load_gguf_checkpoint
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     own = _gguf_source(source)
-    kind = str(own.fields["general.architecture"])
-    if kind not in GGUF_SUPPORTED_ARCHITECTURES:
-        return described_config(own.architecture, str(path))
+    if own.architecture.family not in _READ_BY_TRANSFORMERS:
+        return described_config(own.architecture, {} if own.ready_made_rope else own.rope_fields())
     with tempfile.TemporaryDirectory(prefix="cogenesis-check-") as directory:
         header = Path(directory) / "header.gguf"
         _write_header(own.fields, header)
@@ -86,7 +92,9 @@ def reference_config(source: Source) -> Mapping[str, Any]:
             ) from None
     # It overlooks the size of heads in some families, and would take the family's default.
     a = own.architecture
-    return {"head_dim": a.head_dim} | config | {"vocab_size": a.vocab, "tie_word_embeddings": a.tied_head}
+    biases = {"attention_bias": a.qkv_bias, "use_qkv_bias": a.qkv_bias, "mlp_bias": a.mlp_bias}
+    usual = {"head_dim": a.head_dim, "pad_token_id": None}
+    return usual | config | biases | {"vocab_size": a.vocab, "tie_word_embeddings": a.tied_head}
 
 
 def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
@@ -100,8 +108,15 @@ def reference_of(source: Source, config: Mapping[str, Any]) -> Reference:
             return Reference(config, CheckpointWeights(source.path))
         packed = HFSource(source.path)
         return Reference(config, ReadWeights(packed.names(), packed.read))
-    weights = _gguf_source(source)
-    return Reference(config, ReadWeights(weights.names(), weights.read))
+    own = _gguf_source(source)
+    return Reference(config, ReadWeights(own.names(), functools.partial(_as_saved, own)), own.ready_made_rope)
+
+
+def _as_saved(source: GGUFSource, name: str) -> NDArray[np.float32]:
+    """Read a tensor as a Hugging Face directory holds it."""
+    values = source.read(name)
+    # llama.cpp stores these norms with the 1 that the model adds.
+    return values - np.float32(1) if source.architecture.family in OFFSET_NORMS and "norm" in name else values
 
 
 def _write_header(fields: Mapping[str, Any], path: Path) -> None:

@@ -67,6 +67,7 @@ def twin_config(config: Mapping[str, Any], near: Mapping[str, int] = NEAR) -> di
             small[name] = value[:kept]
         elif name.endswith("_token_id") and value is not None:
             small[name] = 0
+    small["pad_token_id"] = 0  # some families have a default beyond the small vocabulary
     return _with_near_boundaries(small, near)
 
 

@@ -32,6 +32,7 @@ LLAMA_FAMILY = (
 )
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _ACTIVATION_KEYS = {"gemma2": "hidden_activation", "gemma3_text": "hidden_activation"}
+_PARTIAL_ROTARY = ("phi3", "stablelm")
 _DEFAULTS_OF = {"minicpm": "llama"}  # transformers has no configuration of its own for these
 
 
@@ -208,6 +209,11 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
         if activation not in _ACTIVATIONS:
             raise UnsupportedModelError(f"The activation '{activation}' is not supported: {where}.")
         two_ropes = family == "gemma3_text"
+        rope = rope_from_config(config, head_dim, where, "full_attention" if two_ropes else None)
+        if 2 * len(rope.inverse_frequencies) != head_dim and family not in _PARTIAL_ROTARY:
+            raise UnsupportedModelError(
+                f"This model can't be exported, it rotates only a part of each head, which '{family}' does not: {where}."
+            )
         return Architecture(
             family=family,
             layers=int(full.num_hidden_layers),
@@ -219,7 +225,7 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
             vocab=int(full.vocab_size),
             context_length=int(full.max_position_embeddings),
             norm_eps=float(full.layer_norm_eps if family == "stablelm" else full.rms_norm_eps),
-            rope=rope_from_config(config, head_dim, where, "full_attention" if two_ropes else None),
+            rope=rope,
             local_rope=rope_from_config(config, head_dim, where, "sliding_attention") if two_ropes else None,
             activation=_ACTIVATIONS[activation],
             tied_head=bool(full.tie_word_embeddings),

@@ -51,7 +51,7 @@ def features_of(a: Architecture) -> dict[str, Any]:
     if a.family in ("gemma2", "gemma3_text"):
         fields = {
             "hidden_activation": activation,
-            "query_pre_attn_scalar": round(a.query_scale**-2, 4),
+            "query_pre_attn_scalar": _whole(round(a.query_scale**-2, 4)),
             "attn_logit_softcapping": a.attention_cap,
             "final_logit_softcapping": a.logit_cap,
             "sliding_window": window,
@@ -71,6 +71,11 @@ def features_of(a: Architecture) -> dict[str, Any]:
             "logits_scaling": 1 / a.logit_scale,
         }
     return fields
+
+
+def _whole(value: float) -> float | int:
+    """Return a whole number as an integer, because transformers 5 takes no other for some fields."""
+    return int(value) if value.is_integer() else value
 
 
 def hf_values(a: Architecture, read: Callable[[str], NDArray[np.float32]]) -> Callable[[str], NDArray[np.float32]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Families whose files may leave the base out: transformers' default, the same in all versions.
 _DEFAULT_THETA = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "granite", "olmo2"), 10_000.0),
-    "stablelm": 10_000.0,
+    **dict.fromkeys(("stablelm", "ministral", "minicpm"), 10_000.0),
     "lfm2": 1_000_000.0,
     "smollm3": 2_000_000.0,
     "gemma3_text": 1_000_000.0,
@@ -198,7 +198,9 @@ def _given(config: Mapping[str, Any], where: str, layer_type: str | None) -> tup
                 f"of type '{config.get('model_type')}': {where}."
             )
     else:
-        chosen = used.get(layer_type)
+        chosen = nested.get(layer_type)
+        if chosen is None and types and layer_type not in types:
+            chosen = next(iter(used.values()))  # no layer is of this type
     if not isinstance(chosen, Mapping):
         raise UnsupportedModelError(
             f"The configuration has no rotary positions for layers of type '{layer_type or next(iter(used))}': {where}."

@@ -46,7 +46,7 @@ def write_family_gguf(model: Path, path: Path, kinds: Sequence[Kind] = (Kind.F32
         kinds: kinds of blocks.
         architecture: the file's architecture; empty takes that of the model's type.
     """
-    config = json.loads((model / "config.json").read_text())
+    config = _as_version_4_saves(json.loads((model / "config.json").read_text()))
     arch = architecture or ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, arch)
     _write_sizes(writer, config, arch)
@@ -78,6 +78,21 @@ def write_family_gguf(model: Path, path: Path, kinds: Sequence[Kind] = (Kind.F32
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _as_version_4_saves(config: dict[str, Any]) -> dict[str, Any]:
+    """Write rotary settings as transformers 4 saves them; version 5 nests them, for some families by kind of layer."""
+    found = config.get("rope_parameters")
+    if not found:
+        return config
+    whole = dict(found.get("full_attention", found))
+    flat = dict(config) | {name: whole.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in whole}
+    if "original_max_position_embeddings" in whole:
+        flat["original_max_position_embeddings"] = whole["original_max_position_embeddings"]
+    if "sliding_attention" in found:
+        flat["rope_local_base_freq"] = found["sliding_attention"]["rope_theta"]
+    flat["rope_scaling"] = None if whole.get("rope_type", "default") == "default" else whole
+    return flat
 
 
 def llama3_divisors(config: dict[str, Any]) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from export.model.architecture import Architecture
     from export.model.gguf.file import GGUFTensor
     from export.model.quantized_matrix import QuantizedMatrix
+    from export.model.rope import Rope
 
 _DENSE = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 # The end of a quantized file's name, as in "Model.Q4_1.gguf".
@@ -55,6 +56,11 @@ class GGUFSource:
     def fields(self) -> dict[str, Any]:
         """The file's metadata."""
         return self._reader.fields
+
+    @property
+    def ready_made_rope(self) -> Rope | None:
+        """The rotary positions, if the file holds them as factors; None if its metadata describe them."""
+        return self.architecture.rope if any(tensor.name in FACTORS for tensor in self._reader.tensors) else None
 
     def names(self) -> tuple[str, ...]:
         """Return the Hugging Face names of all tensors."""

@@ -164,10 +164,11 @@ def test_ropes_that_are_given_by_kind_of_layer_are_both_read(shape, tmp_path):
     """As transformers 5 saves Gemma 3."""
     directory, bundle = shape("gemma3-scaled")
     config = json.loads((directory / "config.json").read_text())
-    config["rope_parameters"] = {
-        "full_attention": {**config.pop("rope_scaling"), "rope_theta": config.pop("rope_theta")},
-        "sliding_attention": {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq")},
-    }
+    if "rope_parameters" not in config:
+        config["rope_parameters"] = {
+            "full_attention": {**config.pop("rope_scaling"), "rope_theta": config.pop("rope_theta")},
+            "sliding_attention": {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq")},
+        }
     (tmp_path / "model").mkdir()
     for file in directory.iterdir():
         (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
