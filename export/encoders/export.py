@@ -14,6 +14,7 @@ from edge_runtime.retrieval.text_encoder import ENCODER_NAME, FILES, EncoderCard
 from edge_runtime.retrieval.text_graph import TOKENIZER_NAME, TextGraph
 from export.bundle.writer import created_by
 from export.encoders.graph import EncoderArchitecture, encoder_architecture, write_encoder_graph
+from export.encoders.sentence_files import Pooling, read_pooling
 from export.errors import ConformanceError, SourceError, UnsupportedQuantizationError
 from export.model.hf_source import model_license, read_config
 from export.model.hf_tokenizer import HFTokenizerFiles, hf_tokenizer
@@ -73,17 +74,18 @@ def export_encoder(
     progress("Reading the model", 0, 1)
     config = read_config(model)
     architecture = encoder_architecture(config, str(model / "config.json"))
+    pooling = read_pooling(model)
     network, tokenizer = load_network(model), hf_tokenizer(model, config)
     max_tokens = _most_tokens(model, architecture)
     progress("Reading the model", 1, 1)
     with staged_directory(out, replaceable=_is_encoder, replace=force) as directory:
         progress("Writing the graph", 0, 1)
-        write_network(network, architecture, directory, scheme)
+        write_network(network, architecture, directory, scheme, pooling=pooling)
         (directory / TOKENIZER_NAME).write_text(tokenizer.json, encoding="utf-8")
         progress("Writing the graph", 1, 1)
         progress("Checking against torch", 0, 1)
         encoder = TextEncoder(_card(model, directory, architecture.hidden, max_tokens, scheme), TextGraph(directory))
-        difference = _difference(encoder, network, scheme)
+        difference = _difference(encoder, network, scheme, pooling)
         golden = tuple(
             GoldenText(text, tuple(round(float(value), 6) for value in vector))
             for text, vector in zip(_TEXTS, encoder.embed(_TEXTS), strict=True)
@@ -122,6 +124,7 @@ def write_network(
     directory: Path,
     scheme: EncoderScheme,
     head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    pooling: Pooling = "mean",
 ) -> None:
     """Write the graph of a loaded encoder; see `write_encoder_graph`.
 
@@ -145,7 +148,7 @@ def write_network(
         return quantize(array, 8)
 
     types = "embeddings.token_type_embeddings.weight" in weights
-    write_encoder_graph(architecture, matrix, vector, directory, token_types=types, head=head)
+    write_encoder_graph(architecture, matrix, vector, directory, token_types=types, pooling=pooling, head=head)
 
 
 def _card(model: Path, directory: Path, dimension: int, max_tokens: int, scheme: EncoderScheme) -> EncoderCard:
@@ -163,7 +166,7 @@ def _card(model: Path, directory: Path, dimension: int, max_tokens: int, scheme:
     )
 
 
-def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme) -> float:
+def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme, pooling: Pooling) -> float:
     """Compute the largest difference from torch's vectors, relative to the vector's length.
 
     Raises:
@@ -175,7 +178,8 @@ def _difference(encoder: TextEncoder, network: Any, scheme: EncoderScheme) -> fl
     for text, vector in zip(_TEXTS, vectors, strict=True):
         ids = torch.tensor([encoder.token_ids(text)])
         with torch.inference_mode():
-            wanted = network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].mean(0).numpy()
+            states = network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+            wanted = (states.mean(0) if pooling == "mean" else states[0]).numpy()
         largest = max(largest, float(np.linalg.norm(vector - wanted) / np.linalg.norm(wanted)))
     if not largest <= _TOLERANCE[scheme]:
         raise ConformanceError(

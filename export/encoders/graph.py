@@ -1,4 +1,4 @@
-"""Writes the graph of a BERT-like text encoder, which maps token ids to the mean of the last hidden states."""
+"""Writes the graph of a BERT-like text encoder, which maps token ids to the mean of the last hidden states, or one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from export.encoders.sentence_files import Pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def write_encoder_graph(
     directory: Path,
     *,
     token_types: bool = True,
+    pooling: Pooling = "mean",
     head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> None:
     """Write `model.onnx` and `model.onnx.data`.
@@ -156,10 +159,11 @@ def write_encoder_graph(
         vector: returns a norm's weight, a bias or a table that is not quantized.
         directory: directory for the files; it must exist.
         token_types: whether there is a table of token types; every token has the first type.
+        pooling: what makes a vector of the hidden states.
         head: weight (1, hidden) and bias (1,) of a linear layer on the vectors.
     """
     with GraphWriter(directory) as graph:
-        _Encoder(graph, architecture, matrix, vector).write(token_types, head)
+        _Encoder(graph, architecture, matrix, vector).write(token_types, pooling, head)
 
 
 class _Encoder:
@@ -174,7 +178,9 @@ class _Encoder:
     ) -> None:
         self.graph, self.a, self.matrix, self.vector = graph, architecture, matrix, vector
 
-    def write(self, token_types: bool, head: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> None:
+    def write(
+        self, token_types: bool, pooling: Pooling, head: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    ) -> None:
         graph = self.graph
         graph.input("input_ids", TensorProto.INT64, ["n", "length"])
         graph.input("attention_mask", TensorProto.INT64, ["n", "length"])
@@ -184,7 +190,11 @@ class _Encoder:
         for layer in range(self.a.layers):
             x = self._layer(layer, x)
         pooled = "vectors" if head is None else "pooled"
-        self._mean(x, pooled)
+        if pooling == "mean":
+            self._mean(x, pooled)
+        else:
+            first = graph.constant("first", np.array(0, np.int64))
+            graph.node("Gather", [self._batched(x), first], pooled, axis=1)
         if head is None:
             graph.output("vectors", ["n", self.a.hidden])
         else:

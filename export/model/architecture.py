@@ -212,7 +212,7 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
         rope = rope_from_config(config, head_dim, where, "full_attention" if two_ropes else None)
         if 2 * len(rope.inverse_frequencies) != head_dim and family not in _PARTIAL_ROTARY:
             raise UnsupportedModelError(
-                f"This model can't be exported, it rotates only a part of each head, which '{family}' does not: {where}."
+                f"This model can't be exported, it rotates only a part of each head, as no '{family}' does: {where}."
             )
         return Architecture(
             family=family,

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForTextEncoding
 
+from export.encoders.sentence_files import read_pooling
 from export.model.hf_source import read_config
 from export.model.hf_tokenizer import HFTokenizerFiles
 from export.model.transformers_config import transformers_config
@@ -66,6 +67,8 @@ class Encoder:
             SettingsError: there is no such device.
         """
         path = Path(path)
+        if read_pooling(path) != "mean":
+            raise ModelError(f"The encoder's vector is its first token's, and only the mean is supported here: {path}.")
         encoder_decoder = read_config(path).get("is_encoder_decoder")
         described, files = transformers_config(path), HFTokenizerFiles(path)
         kind = AutoModelForTextEncoding if encoder_decoder else AutoModel
