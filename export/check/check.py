@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import SourceCheck
 from export.check.compare import Sequential, decoder_rows, noise, refuse
-from export.check.reference import REFERENCE, CheckpointWeights, Reference
+from export.check.reference import REFERENCE, CheckpointWeights, LoadedReference, Reference
 from export.check.twin import (
     NEAR,
     NEAR_WITHOUT_CONFIGURATION,
@@ -135,7 +135,7 @@ def _with_offset(read: Callable[[str], NDArray[np.float32]], name: str) -> NDArr
 
 
 def check_model(
-    reference: Reference,
+    reference: Reference | LoadedReference,
     decoder: Sequential,
     token_ids: Sequence[int],
     scheme: str,
@@ -165,7 +165,7 @@ def check_model(
 
 
 def first_layer(
-    reference: Reference, layer_inputs: LayerInputs | None, token_ids: Sequence[int], tolerance: float
+    reference: Reference | LoadedReference, layer_inputs: LayerInputs | None, token_ids: Sequence[int], tolerance: float
 ) -> str:
     """Name the first layer whose output differs, as the end of a sentence; "" if the decoder can't tell."""
     if layer_inputs is None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def checker_of(
     source: Source,
     scheme: str,
-    open_twin: OpenTwin | None,
+    open_twin: OpenTwin,
     layer_inputs: Callable[[Bundle, DecoderSpec], LayerInputs] | None,
     progress: Progress,
 ) -> Callable[[Bundle, DecoderSpec], SourceCheck]:
@@ -29,8 +29,7 @@ def checker_of(
     Args:
         source: the model.
         scheme: quantization of its weights.
-        open_twin: opens a decoder for a small model, see `check_twin`; None if the graph was compared past all
-            boundaries already.
+        open_twin: opens a decoder for a small model; see `check_twin`.
         layer_inputs: returns a function that tells what enters a decoder's layers; None if the runtime can't tell.
         progress: see `export.progress`.
 
@@ -39,8 +38,7 @@ def checker_of(
     """
     progress("Checking a small model of its kind", 0, 1)
     config = reference_config(source)
-    if open_twin is not None:
-        check_twin(config, open_twin, source.path, getattr(source, "ready_made_rope", None))
+    check_twin(config, open_twin, source.path, getattr(source, "ready_made_rope", None))
     progress("Checking a small model of its kind", 1, 1)
 
     def check(bundle: Bundle, spec: DecoderSpec) -> SourceCheck:

@@ -95,6 +95,24 @@ class Reference:
         return found
 
 
+class LoadedReference:
+    """A model that transformers has loaded whole."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """See `Reference.logits`."""
+        with torch.no_grad():
+            logits = self._network(input_ids=torch.tensor([list(token_ids)]), use_cache=False).logits
+        found: NDArray[np.float32] = logits[0].float().numpy()
+        return found
+
+    def layer_inputs(self, token_ids: Sequence[int]) -> list[NDArray[np.float32]]:  # noqa: ARG002 (as `Reference`)
+        """Return nothing, because families name their layers differently."""
+        return []
+
+
 class _NamedAsTransformersNames(Mapping[str, torch.Tensor]):
     """Finds tensors for a model: a tied head is the embedding, and a checkpoint without its head lacks the prefix."""
 

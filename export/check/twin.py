@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from edge_runtime.errors import WriteError
 from export.check.described import known_config
 from export.check.reference import quiet
 from export.errors import UnsupportedModelError
@@ -117,6 +119,7 @@ def write_twin(config: Mapping[str, Any], directory: Path) -> None:
 
     Raises:
         UnsupportedModelError: transformers can't build the model.
+        WriteError: the disk is full.
     """
     try:
         with quiet():
@@ -131,8 +134,11 @@ def write_twin(config: Mapping[str, Any], directory: Path) -> None:
     _randomize(model)
     shared = {name for name in getattr(model, "_tied_weights_keys", None) or () if model.config.tie_word_embeddings}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in shared}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    try:
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    except (OSError, SafetensorError) as error:  # safetensors' I/O errors carry no errno
+        raise WriteError(f"The check's small model can't be written: {directory} ({error}). Free some space.") from None
 
 
 def _with_near_boundaries(config: Mapping[str, Any], near: Mapping[str, int]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ _HARMLESS_TEXT = """
     initializer_range is_decoder is_encoder_decoder label2id language length_penalty max_length min_length
     model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
     output_hidden_states output_scores pad_token pad_token_id prefix problem_type pruned_heads
-    remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id
+    shrunk remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id
     suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k
     top_p torch_dtype torchscript transformers.js_config transformers_version typical_p unk_token_id
     unsloth_fixed unsloth_version use_bfloat16 use_cache use_flash_attn

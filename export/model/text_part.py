@@ -30,7 +30,7 @@ def text_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         return dict(config)
     inner = config.get("text_config")
     if not isinstance(inner, dict):
-        raise SourceError(f"The configuration of a '{kind}' has no `text_config`: {where}. Download the model again.")
+        raise SourceError(f"The configuration of a '{kind}' has no text_config: {where}. Download the model again.")
     around = {key: value for key, value in config.items() if key not in _IMAGE_KEYS}
     return {**around, **inner, "model_type": _TEXT_TYPES[kind]}
 

@@ -32,9 +32,11 @@ def transformers_config(path: Path) -> Any:
         SourceError: the configuration is damaged or not valid.
         UnsupportedModelError: the installed transformers can't express the model's rotary positions.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, logging
 
     from export.model.hf_source import read_config
+
+    logging.disable_progress_bar()  # commands show their own
 
     saved = read_config(path)
     try:

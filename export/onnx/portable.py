@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.bundle.manifest import BACKEND_ONNX, GRAPH_PORTABLE, DecoderSpec, Quantization
+from edge_runtime.decoders.open import open_decoder
 from edge_runtime.errors import MissingExtraError
 from export.bundle.writer import BundleParts, golden_name, write_bundle
 from export.errors import SourceError, UnsupportedModelError, UnsupportedQuantizationError
@@ -19,7 +21,8 @@ from export.onnx.portable_check import check_exportable, compare_with_torch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edge_runtime.bundle.manifest import Manifest
+    from edge_runtime.bundle.manifest import Manifest, SourceCheck
+    from edge_runtime.bundle.reader import Bundle
     from export.model.hf_source import HFDirectory
     from export.progress import Progress
 
@@ -84,9 +87,7 @@ def export_portable(
     progress("Reading the model", 1, 1)
     checker = None
     if check:
-        from export.check.checker import checker_of
-
-        checker = checker_of(model, scheme, None, None, progress)
+        checker = functools.partial(_check, model, scheme)
 
     def write(directory: Path) -> DecoderSpec:
         progress("Exporting with torch", 0, 1)
@@ -99,6 +100,18 @@ def export_portable(
         return _decoder_spec(directory / "model.onnx", Quantization(scheme, _SCHEMES[scheme].format(exporter=exporter)))
 
     return write_bundle(out, parts, BACKEND_ONNX, write, check=checker, replace_existing=force, progress=progress)
+
+
+def _check(model: HFDirectory, scheme: str, bundle: Bundle, spec: DecoderSpec) -> SourceCheck:
+    """Compare the finished decoder with the model on a text; `compare_with_torch` went past its windows."""
+    from export.check.check import check_model
+    from export.check.reference import LoadedReference
+    from export.check.source import sample_tokens
+    from export.onnx.torch_exporter import load_decoder
+
+    token_ids = sample_tokens(model.tokenizer(), bundle.manifest.context_length)
+    reference = LoadedReference(load_decoder(model.path))
+    return check_model(reference, open_decoder(bundle, spec.backend), token_ids, scheme, None, model.path)
 
 
 def _context_length(model: HFDirectory, wanted: int | None) -> int:

@@ -45,9 +45,11 @@ class TorchWriter:
         self._spec = spec
         base = self._base = Base(spec.source, spec.threads, spec.device)
         own = base.model.generation_config
-        start = own.decoder_start_token_id
+        start = getattr(own, "decoder_start_token_id", None)
         special = {name: getattr(own, name, None) for name in _SPECIAL}
-        special["decoder_start_token_id"] = base.model.config.decoder_start_token_id if start is None else start
+        # transformers 5 gives this field to models that decode from an encoder alone.
+        first = getattr(base.model.config, "decoder_start_token_id", None)
+        special["decoder_start_token_id"] = first if start is None else start
         rows = int(base.model.config.vocab_size)
         known = set(base.writer.tokenizer.ids_below(rows).tolist())
         unknown = [token for token in range(rows) if token not in known]

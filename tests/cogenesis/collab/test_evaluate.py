@@ -36,7 +36,7 @@ from personalization.errors import SettingsError
 from tests.support.chat_server import chat_server
 from tests.support.personal_data import text, torch_model
 from tests.support.random_combiners import random_combiner
-from tests.support.tiny_models import VOCABULARY, make_model
+from tests.support.tiny_models import make_model, make_tokenizer
 
 WRITING = ("--max-new-tokens", 5, "--threads", 1)
 
@@ -74,7 +74,7 @@ def pair(llama, tmp_path_factory):
     run("logprobs", root / "test.jsonl", "--edge", llama, "--large", large, "--without", "-o", root / "scored")
     (root / "combiner").mkdir()
     (root / "combiner" / COMBINER_NAME).write_bytes(encode_combiner(random_combiner(1)))
-    (root / "combiner" / REFERENCE_NAME).write_bytes(save(ReferenceCombiner(VOCABULARY).state_dict()))
+    (root / "combiner" / REFERENCE_NAME).write_bytes(save(ReferenceCombiner(len(make_tokenizer())).state_dict()))
     return root
 
 
