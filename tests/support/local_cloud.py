@@ -39,13 +39,17 @@ class Weather:
 
 @dataclass
 class LocalCloud:
-    """The part of an `edge_runtime.cloud.Cloud` that fused generation needs, over a decoder and a prompt."""
+    """The part of an `edge_runtime.cloud.Cloud` that fused generation needs, over a decoder and a prompt.
+
+    Its rows are cut to `width`, as a cloud cuts padding behind the tokenizer; None leaves them whole.
+    """
 
     decoder: Decoder
     prompt: tuple[int, ...]
     weather: Weather = field(default_factory=Weather)
     requests: list[VerifyRequest] = field(default_factory=list)
     opened: list[OpenRequest] = field(default_factory=list)
+    width: int | None = None
     _rows: dict[tuple[int, ...], SparseLogProbs] = field(default_factory=dict)
     _states: dict[str, list[int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -67,7 +71,7 @@ class LocalCloud:
                 self.decoder.rewind(shared)
                 for token in tokens[shared:-1]:
                     self.decoder.extend([token], rows=0)
-                self._rows[view] = sparsify(log_softmax(self.decoder.extend([tokens[-1]])[0]), form)
+                self._rows[view] = sparsify(log_softmax(self.decoder.extend([tokens[-1]])[0][: self.width]), form)
             return self._rows[view]
 
 

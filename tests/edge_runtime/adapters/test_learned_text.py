@@ -15,6 +15,7 @@ from edge_runtime.privacy.audit import audit
 from tests.support.decoder_models import TinyModel
 from tests.support.local_cloud import LocalCloud, Weather
 from tests.support.tiny_adapters import PLACES, make_adapter
+from tests.support.tiny_models import make_tokenizer
 
 INSTRUCTION = PublicInstruction("Write.")
 
@@ -26,7 +27,7 @@ def assistant(tiny: TinyModel) -> Assistant:
 
 def write(assistant, tiny, policy, context=None, mode="fused"):
     ledger = Ledger()
-    cloud = LocalCloud(open_decoder(tiny.bundle, threads=1), (5, 17, 12), Weather())
+    cloud = LocalCloud(open_decoder(tiny.bundle, threads=1), (5, 17, 12), Weather(), width=len(make_tokenizer()))
     options = Options(64, policy=policy, patience=60)
     result = assistant.generate(INSTRUCTION, context, mode=mode, cloud=cloud, options=options, ledger=ledger).finish()
     return result.text, ledger.entries
