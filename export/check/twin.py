@@ -138,7 +138,9 @@ def write_twin(config: Mapping[str, Any], directory: Path) -> None:
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:  # safetensors' I/O errors carry no errno
-        raise WriteError(f"The check's small model can't be written: {directory} ({error}). Free some space.") from None
+        raise WriteError(
+            f"The disk is full: the check's small model can't be written to {directory} ({error}). Free some space."
+        ) from None
 
 
 def _with_near_boundaries(config: Mapping[str, Any], near: Mapping[str, int]) -> dict[str, Any]:

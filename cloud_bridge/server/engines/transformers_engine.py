@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, logging
 
 from cloud_bridge.server.engines.cached_engine import CachedEngine
 from cloud_bridge.server.engines.cached_sequence import CachedSequence
@@ -125,6 +125,7 @@ def load_engine(model: str, template_variables: Mapping[str, Any] | None = None)
     gguf = {"gguf_file": found.file} if found.file else {}
     if not gguf:
         check_loadable(found.directory)
+    logging.disable_progress_bar()  # the server's log has lines of its own
     try:
         tokenizer = load_tokenizer(found.directory, **gguf)
         loaded = AutoModelForCausalLM.from_pretrained(
