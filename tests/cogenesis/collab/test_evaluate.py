@@ -86,7 +86,7 @@ def cloud(pair):
 
 
 def torch_nll(directory, record, context, outline=None):
-    """Compute nats and tokens of a reference with transformers, over the ids that have a token, as device and cloud do."""
+    """Compute nats and tokens of a reference with transformers, over the ids that have a token, as both sides do."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     context = context or PrivateContext()
     message = user_message(record.instruction, context, outline, range(len(context.history)))
