@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +126,10 @@ def load_engine(model: str, template_variables: Mapping[str, Any] | None = None)
     gguf = {"gguf_file": found.file} if found.file else {}
     if not gguf:
         check_loadable(found.directory)
-    logging.disable_progress_bar()  # the server's log has lines of its own
+    # The server's log has lines of its own.
+    logging.disable_progress_bar()
+    # Version 5 renames this argument; 4.57 has only the old name.
+    warnings.filterwarnings("ignore", message=".*past_key_values.*deprecated", category=FutureWarning)
     try:
         tokenizer = load_tokenizer(found.directory, **gguf)
         loaded = AutoModelForCausalLM.from_pretrained(
