@@ -217,28 +217,32 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """List a model directory's safetensors files, from its index if there is one.
+    """List the safetensors files that transformers reads: `model.safetensors`, or else the files of the index.
+
+    Others are copies, other precisions, adapters or the authors' own form (`consolidated.safetensors`).
 
     Raises:
-        SourceError: there are no files, or one is missing.
+        SourceError: there are no such files, or one is missing.
     """
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise SourceError(
-                f"The index of weight files can't be read: {index} ({error}). Download the model again."
-            ) from None
-        files = [path / name for name in names]
-    else:
-        files = sorted(path.glob("*.safetensors"))
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise SourceError(f"Weight files are missing: {', '.join(missing)} in {path}. Download the model again.")
-    if not files:
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.exists():
+        others = sorted(file.name for file in path.glob("*.safetensors"))
         remedy = "Save it again with safe_serialization=True" if list(path.glob("*.bin")) else "Download it again"
-        raise SourceError(f"There are no safetensors files: {path}. {remedy}.")
+        if others:
+            remedy = f"There are {', '.join(others)}, which transformers does not read; rename the model's own"
+        raise SourceError(f"There are no safetensors files of the model: {path} (no {single.name}). {remedy}.")
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        files = [path / name for name in names]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise SourceError(
+            f"The index of weight files can't be read: {index} ({error}). Download the model again."
+        ) from None
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise SourceError(f"Weight files are missing: {', '.join(missing)} in {path}. Download the model again.")
     return files
 
 

@@ -133,8 +133,10 @@ def load_engine(model: str, template_variables: Mapping[str, Any] | None = None)
     try:
         tokenizer = load_tokenizer(found.directory, **gguf)
         loaded = AutoModelForCausalLM.from_pretrained(
-            found.directory, local_files_only=True, dtype=torch.float32, attn_implementation="sdpa", **gguf
+            found.directory, local_files_only=True, dtype=torch.float32, **gguf
         )
+        if getattr(loaded.config, "attn_logit_softcapping", None):
+            loaded.set_attn_implementation("eager")  # version 4 takes torch's kernels, which ignore the cap
     except Exception as error:  # transformers does not say what it raises
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ServeError(f"The model can't be loaded: {model} ({cause}). Give another model.") from None

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from export.errors import ExportError, SourceError, UnsupportedModelError
 from export.model.architecture import LLAMA_FAMILY, from_hf_config
 from export.onnx.export import export_onnx
-from tests.support.tiny_models import FAMILIES, SHAPE, make_model
+from tests.support.tiny_models import FAMILIES, SHAPE, decoder_of, make_model, random_ids, torch_logits
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -157,3 +157,20 @@ def test_sharded_half_precision_weights_are_read(tmp_path):
     ids = random_ids(30)
     found = decoder_of(tmp_path / "bundle").extend(ids, rows=30)
     np.testing.assert_allclose(found, torch_logits(tmp_path / "half", ids), atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["model_old.safetensors", "model.fp16.safetensors", "consolidated.safetensors", "adapter_model.safetensors"],
+)
+def test_the_weights_are_those_of_the_file_that_transformers_reads(other, tmp_path):
+    model = make_model(tmp_path / "model", model_type="llama")
+    wrong = make_model(tmp_path / "wrong", model_type="llama", rms_norm_eps=1e-3)  # other random weights
+    (model / other).write_bytes((wrong / "model.safetensors").read_bytes())
+    ids = random_ids(20)
+    export_onnx(model, tmp_path / "bundle", "fp32")
+    found = decoder_of(tmp_path / "bundle").extend(ids, rows=20)
+    np.testing.assert_allclose(found, torch_logits(model, ids), atol=3e-4)
+    (model / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=f"{other}, which transformers does not read"):
+        export_onnx(model, tmp_path / "other", "fp32")

@@ -12,6 +12,7 @@ from cloud_bridge.server.engines.transformers_engine import TransformersEngine, 
 from cloud_bridge.server.errors import RefusalError, ServeError
 from edge_runtime.fusion.sparse import RowFormat
 from edge_runtime.text.tokenizer import Tokenizer
+from tests.support.tiny_models import make_model, torch_logits
 
 FAMILIES = {
     "qwen3": {"head_dim": 32},
@@ -199,3 +200,19 @@ def test_the_packaged_gguf_is_served_as_its_own_hugging_face_directory_is(smollm
 def test_what_is_no_model_is_refused(model, tiny_model):
     with pytest.raises(ServeError, match="There is no model here"):
         find_model(str(tiny_model / model) if model.endswith(("json", "safetensors")) else model)
+
+
+def test_gemma_2_is_served_with_the_caps_of_its_attention_scores(tmp_path):
+    scales = {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 1,
+        "attn_logit_softcapping": 1.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+    }
+    model = make_model(tmp_path / "model", model_type="gemma2", **scales)
+    engine = load_engine(str(model))
+    state = engine.open(INSTRUCTION)
+    (row,) = engine.score(state, keep=0, tokens=[5, 6, 7], rows=[3], form=ALL)
+    expected = torch_logits(model, [*state.prompt, 5, 6, 7])[-1, : len(row.log_probs)].astype(np.float64)
+    expected -= np.logaddexp.reduce(expected)
+    np.testing.assert_allclose(row.log_probs, expected, atol=1e-4)
