@@ -14,7 +14,7 @@ from edge_runtime.errors import WriteError
 from edge_runtime.files.staged_directory import staged_directory
 from export.errors import UnsupportedModelError
 from export.model.gguf.source import GGUFSource
-from export.model.hf_fields import CLASSES, check_writable, features_of, hf_values
+from export.model.hf_fields import CLASSES, check_writable, features_of, hf_values, sizes_of
 from export.model.lineage import write_lineage
 from export.model.locate import locate_model
 from export.progress import Progress, silent
@@ -116,18 +116,8 @@ def _config(source: GGUFSource) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "architectures": [CLASSES[a.family]],
         "dtype": "float32",
-        "hidden_size": a.hidden,
-        "intermediate_size": a.intermediate,
-        "num_hidden_layers": a.layers,
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.kv_heads,
-        "head_dim": a.head_dim,
-        "vocab_size": a.vocab,
-        "max_position_embeddings": a.context_length,
-        "rms_norm_eps": a.norm_eps,
-        "tie_word_embeddings": a.tied_head,
+        **sizes_of(a),
         "attention_bias": a.qkv_bias and a.family != "qwen2",
-        "mlp_bias": a.mlp_bias,
         **features_of(a),
         **source.rope_fields(),
         **source.special_token_ids(),

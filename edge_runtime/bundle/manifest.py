@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
-from edge_runtime.errors import ManifestError, UnsafePathError, UnsupportedVersionError
+from edge_runtime.bundle.json_fields import JsonFields
+from edge_runtime.errors import ManifestError, UnsupportedVersionError
 
 FORMAT = "cogenesis-bundle"
 SCHEMA_MAJOR = 2
@@ -38,7 +37,6 @@ _BACKENDS: Mapping[str, str] = {
 }
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +228,7 @@ def read_manifest(text: str | bytes, where: str = MANIFEST_NAME) -> Manifest:
         raise ManifestError(f"The manifest is not valid JSON: {where} ({error}). Export the bundle again.") from None
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise ManifestError(f"This is not a bundle's manifest: {where} (field 'format' is not '{FORMAT}').")
-    root = _Fields(body, where, "")
+    root = JsonFields(body, where, "")
     major = root.child("schema").integer("major")
     if major != SCHEMA_MAJOR:
         raise UnsupportedVersionError(
@@ -246,7 +244,7 @@ def read_manifest(text: str | bytes, where: str = MANIFEST_NAME) -> Manifest:
     return _manifest(root)
 
 
-def _manifest(root: _Fields) -> Manifest:
+def _manifest(root: JsonFields) -> Manifest:
     model, tokenizer, source = root.child("model"), root.child("tokenizer"), root.child("source")
     manifest = Manifest(
         created_by=root.text("created_by"),
@@ -288,7 +286,7 @@ def _manifest(root: _Fields) -> Manifest:
     return manifest
 
 
-def _special_tokens(tokenizer: _Fields) -> dict[str, str | tuple[str, ...]]:
+def _special_tokens(tokenizer: JsonFields) -> dict[str, str | tuple[str, ...]]:
     found: dict[str, str | tuple[str, ...]] = {}
     for name, value in tokenizer.optional_object("special_tokens").items():
         if isinstance(value, list) and all(isinstance(token, str) for token in value):
@@ -300,7 +298,7 @@ def _special_tokens(tokenizer: _Fields) -> dict[str, str | tuple[str, ...]]:
     return found
 
 
-def _decoder(decoder: _Fields) -> DecoderSpec:
+def _decoder(decoder: JsonFields) -> DecoderSpec:
     kind, quantization = decoder.text("kind"), decoder.child("quantization")
     if kind not in _BACKENDS:
         raise decoder.error("kind", f"is '{kind}', which this runtime doesn't know")
@@ -320,7 +318,7 @@ def _decoder(decoder: _Fields) -> DecoderSpec:
     )
 
 
-def _source_check(decoder: _Fields) -> SourceCheck | None:
+def _source_check(decoder: JsonFields) -> SourceCheck | None:
     if not decoder.has("checked"):  # bundles of schema 2.0 lack it
         return None
     check = decoder.child("checked")
@@ -329,7 +327,7 @@ def _source_check(decoder: _Fields) -> SourceCheck | None:
     )
 
 
-def _lora_site(site: _Fields) -> LoraSite:
+def _lora_site(site: JsonFields) -> LoraSite:
     projections = []
     for pair in site.sequence("projections"):
         if (
@@ -344,7 +342,7 @@ def _lora_site(site: _Fields) -> LoraSite:
     return LoraSite(site.text("name"), site.integer("in_features", minimum=1), tuple(projections))
 
 
-def _file_entry(entry: _Fields) -> FileEntry:
+def _file_entry(entry: JsonFields) -> FileEntry:
     sha256 = entry.text("sha256")
     if not _SHA256.match(sha256):
         raise entry.error("sha256", "is not 64 lower-case hex digits")
@@ -354,82 +352,3 @@ def _file_entry(entry: _Fields) -> FileEntry:
 def _checksum(body: Mapping[str, Any]) -> str:
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=list)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def safe_path(path: str) -> bool:
-    """Whether a manifest path stays inside the bundle on every operating system."""
-    if not path or "\\" in path or "\0" in path or _WINDOWS_DRIVE.match(path):
-        return False
-    parts = PurePosixPath(path).parts
-    return not path.startswith("/") and ".." not in parts and str(PurePosixPath(path)) == path and path != "."
-
-
-class _Fields:
-    """Reads typed fields of a JSON object; errors name the file and the field."""
-
-    def __init__(self, body: Mapping[str, Any], where: str, prefix: str) -> None:
-        self._body, self._where, self._prefix = body, where, prefix
-
-    def error(self, name: str, problem: str) -> ManifestError:
-        return ManifestError(
-            f"The manifest is not valid: {self._where}, field '{self._prefix}{name}' {problem}. "
-            "Export the bundle again."
-        )
-
-    def _get(self, name: str, kind: type, words: str) -> Any:
-        if name not in self._body:
-            raise self.error(name, "is missing")
-        value = self._body[name]
-        if type(value) is not kind:
-            raise self.error(name, f"must be {words}")
-        return value
-
-    def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
-        return self._body.get(name) is not None
-
-    def number(self, name: str) -> float:
-        value: Any = self._body.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise self.error(name, "must be a finite number")
-        return float(value)
-
-    def text(self, name: str) -> str:
-        return str(self._get(name, str, "a string"))
-
-    def integer(self, name: str, minimum: int = 0) -> int:
-        value = int(self._get(name, int, "a whole number"))
-        if value < minimum:
-            raise self.error(name, f"must be at least {minimum}")
-        return value
-
-    def sequence(self, name: str) -> Sequence[Any]:
-        return list(self._get(name, list, "a list"))
-
-    def integers(self, name: str) -> Sequence[int]:
-        values = self.sequence(name)
-        if any(type(value) is not int or value < 0 for value in values):
-            raise self.error(name, "must be a list of whole numbers")
-        return values
-
-    def optional_object(self, name: str) -> dict[str, Any]:
-        return dict(self._get(name, dict, "an object")) if name in self._body else {}
-
-    def path(self, name: str) -> str:
-        value = self.text(name)
-        if not safe_path(value):
-            raise UnsafePathError(
-                f"The manifest is not safe: {self._where}, field '{self._prefix}{name}' is '{value}', "
-                "which is not a plain path inside the bundle. Don't use this bundle."
-            )
-        return value
-
-    def child(self, name: str) -> _Fields:
-        return _Fields(self._get(name, dict, "an object"), self._where, f"{self._prefix}{name}.")
-
-    def children(self, name: str) -> list[_Fields]:
-        values = self.sequence(name)
-        for index, value in enumerate(values):
-            if not isinstance(value, dict):
-                raise self.error(f"{name}[{index}]", "must be an object")
-        return [_Fields(value, self._where, f"{self._prefix}{name}[{index}].") for index, value in enumerate(values)]

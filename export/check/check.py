@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.bundle.manifest import SourceCheck
+from edge_runtime.decoders.onnx_decoder import PREFILL_CHUNK
 from export.check.compare import Sequential, decoder_rows, noise, refuse
 from export.check.reference import REFERENCE, CheckpointWeights, LoadedReference, Reference
 from export.check.twin import (
@@ -53,7 +54,6 @@ TOLERANCE = {"fp32": 2e-3, "keep": 0.25, "int8": 0.25, "mixed": 0.6, "int4": 0.7
 """Largest noise of a real model, by its quantization; unrelated logits give 1.4."""
 
 _PAST = 48  # positions past the last boundary
-_CHUNK = 256  # the runtime prefills in chunks of at most this length
 
 
 def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path, rope: Rope | None = None) -> int:
@@ -78,7 +78,7 @@ def check_twin(config: Mapping[str, Any], open_twin: OpenTwin, where: Path, rope
         write_twin(small, root)
         reference = Reference(json.loads((root / "config.json").read_bytes()), CheckpointWeights(root), rope)
         with open_twin(root, small) as (decoder, layer_inputs, context_length):
-            boundaries = [*boundaries_of(small), _CHUNK]
+            boundaries = [*boundaries_of(small), PREFILL_CHUNK]
             length = min(max(boundaries) + _PAST, context_length)
             boundaries = [end for end in boundaries if end < length]
             token_ids = np.random.default_rng(0).integers(0, VOCABULARY, length).tolist()

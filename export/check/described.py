@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from export.model.hf_fields import features_of
+from export.model.hf_fields import features_of, sizes_of
 from export.model.transformers_config import readable_fields
 
 if TYPE_CHECKING:
@@ -23,33 +23,17 @@ def described_config(a: Architecture, rope: Mapping[str, Any]) -> dict[str, Any]
     window = next((window for window in a.windows if window is not None), None)
     config: dict[str, Any] = {
         "model_type": a.family,
-        "hidden_size": a.hidden,
-        "intermediate_size": a.intermediate,
-        "num_hidden_layers": a.layers,
-        "num_attention_heads": a.heads,
-        "num_key_value_heads": a.kv_heads,
-        "head_dim": a.head_dim,
-        "vocab_size": a.vocab,
-        "max_position_embeddings": a.context_length,
-        "tie_word_embeddings": a.tied_head,
+        **sizes_of(a),
         "attention_bias": a.qkv_bias,
-        "mlp_bias": a.mlp_bias,
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": None,
-        ("layer_norm_eps" if a.norm_kind == "layer" else "rms_norm_eps"): a.norm_eps,
         **features_of(a),
         **rope,
     }
     part = 2 * len(a.rope.inverse_frequencies) / a.head_dim
     if a.family == "minicpm":
-        return config | {
-            "model_type": "granite",
-            "embedding_multiplier": a.embedding_scale,
-            "residual_multiplier": a.residual_scale,
-            "logits_scaling": 1 / a.logit_scale,
-            "attention_multiplier": a.query_scale,
-        }
+        return config | {"model_type": "granite"}
     if a.family == "smollm3":
         return config | {"use_sliding_window": False}
     if a.family == "stablelm":
@@ -72,8 +56,8 @@ def known_config(config: Mapping[str, Any]) -> dict[str, Any]:
     own = ("scale_emb", "scale_depth", "dim_model_base", "model_type", "auto_map")
     others = {name: value for name, value in config.items() if name not in own}
     return readable_fields({**others, "model_type": "granite"}, "the configuration") | {
-        "embedding_multiplier": float(config.get("scale_emb", 1)),
-        "residual_multiplier": float(config.get("scale_depth", 1)) / layers**0.5,
-        "logits_scaling": hidden / float(config.get("dim_model_base", 1)),
+        "embedding_multiplier": float(config["scale_emb"]),
+        "residual_multiplier": float(config["scale_depth"]) / layers**0.5,
+        "logits_scaling": hidden / float(config["dim_model_base"]),
         "attention_multiplier": float(config.get("head_dim") or hidden // heads) ** -0.5,
     }

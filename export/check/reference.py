@@ -44,8 +44,8 @@ class Reference:
     def __init__(
         self, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], rope: Rope | None = None
     ) -> None:
+        full = built_config(config)
         try:
-            full = transformers.AutoConfig.for_model(**known_config(config))
             with init_empty_weights(include_buffers=False), quiet():
                 model = transformers.AutoModelForCausalLM.from_config(
                     full, dtype=torch.float32, attn_implementation="eager"
@@ -93,6 +93,23 @@ class Reference:
         for handle in handles:
             handle.remove()
         return found
+
+
+def built_config(config: Mapping[str, Any]) -> Any:
+    """Return transformers' configuration with the family's defaults filled in.
+
+    Raises:
+        SourceError: a setting is not valid.
+        UnsupportedModelError: this version of transformers does not accept the configuration.
+    """
+    known = known_config(config)
+    try:
+        return transformers.AutoConfig.for_model(**known)
+    except Exception as error:  # transformers 5 has exceptions of its own for this
+        raise UnsupportedModelError(
+            f"{REFERENCE} does not accept the model's configuration, so the export can't be checked "
+            f"({' '.join(str(error).split())[:200]}). Set `check` to False to export it unchecked."
+        ) from None
 
 
 class LoadedReference:

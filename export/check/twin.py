@@ -18,8 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from edge_runtime.errors import WriteError
-from export.check.described import known_config
-from export.check.reference import quiet
+from export.check.reference import built_config, quiet
 from export.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def twin_config(config: Mapping[str, Any], near: Mapping[str, int] = NEAR) -> di
         config: as its JSON file has it.
         near: how near a boundary of positions is at most, by its key.
     """
-    full = transformers.AutoConfig.for_model(**known_config(config))
+    full = built_config(config)
     layers = int(full.num_hidden_layers)
     kinds = layer_kinds(full, layers)
     kept = min(max(2, *(kinds.index(kind) + 1 for kind in set(kinds))), layers, _LAYERS)
@@ -121,11 +120,10 @@ def write_twin(config: Mapping[str, Any], directory: Path) -> None:
         UnsupportedModelError: transformers can't build the model.
         WriteError: the disk is full.
     """
+    full = built_config(config)
     try:
         with quiet():
-            model = transformers.AutoModelForCausalLM.from_config(
-                transformers.AutoConfig.for_model(**known_config(config)), dtype=torch.float32
-            )
+            model = transformers.AutoModelForCausalLM.from_config(full, dtype=torch.float32)
     except Exception as error:  # transformers does not say what it raises
         raise UnsupportedModelError(
             f"transformers can't build a small model of this kind ({' '.join(str(error).split())[:200]}). "

@@ -81,12 +81,10 @@ def export_executorch(
     progress("Reading the model", 1, 1)
     checker = None
     if check:
-        from export.check.check import family_twin
         from export.check.checker import checker_of
         from export.executorch.trial import opened_model
 
-        open_twin = family_twin(None if path.is_dir() else source.architecture, opened_model, sliding=False)
-        checker = checker_of(source, scheme, open_twin, None, progress)
+        checker = checker_of(source, scheme, opened_model, None, progress, sliding=False)
     matrix, quantization = stored_matrices(source, scheme, calibration, progress)
 
     def write(directory: Path) -> DecoderSpec:

@@ -232,5 +232,7 @@ def from_hf_config(config: Mapping[str, Any], where: str) -> Architecture:
             right_length=right_length(config, where),
             **family_features(full, config, family, head_dim),
         )
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+    except KeyError as error:
+        raise SourceError(f"The model's configuration lacks the field {error}: {where}. Download it again.") from None
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise SourceError(f"The model's configuration is not valid: {where} ({error}).") from None

@@ -86,9 +86,9 @@ def family_features(config: Any, raw: Mapping[str, Any], family: str, head_dim: 
         fields["norm_kind"] = "layer"
     if family == "minicpm":
         fields |= {
-            "embedding_scale": float(raw.get("scale_emb", 1)),
-            "residual_scale": float(raw.get("scale_depth", layers**0.5)) / layers**0.5,
-            "logit_scale": float(raw.get("dim_model_base", hidden)) / hidden,
+            "embedding_scale": float(raw["scale_emb"]),
+            "residual_scale": float(raw["scale_depth"]) / layers**0.5,
+            "logit_scale": float(raw["dim_model_base"]) / hidden,
         }
     return fields
 

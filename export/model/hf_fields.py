@@ -43,6 +43,23 @@ def check_writable(a: Architecture, path: Path) -> None:
         )
 
 
+def sizes_of(a: Architecture) -> dict[str, Any]:
+    """Return the fields of a configuration that every family has."""
+    return {
+        "hidden_size": a.hidden,
+        "intermediate_size": a.intermediate,
+        "num_hidden_layers": a.layers,
+        "num_attention_heads": a.heads,
+        "num_key_value_heads": a.kv_heads,
+        "head_dim": a.head_dim,
+        "vocab_size": a.vocab,
+        "max_position_embeddings": a.context_length,
+        "tie_word_embeddings": a.tied_head,
+        "mlp_bias": a.mlp_bias,
+        ("layer_norm_eps" if a.norm_kind == "layer" else "rms_norm_eps"): a.norm_eps,
+    }
+
+
 def features_of(a: Architecture) -> dict[str, Any]:
     """Return the fields of a configuration that `export.model.features` reads."""
     activation = _ACTIVATIONS.get(a.activation, a.activation)
@@ -63,7 +80,7 @@ def features_of(a: Architecture) -> dict[str, Any]:
     if a.family == "smollm3":
         fields["pad_token_id"] = None  # the default exceeds small vocabularies
         fields["no_rope_layers"] = [int(rotates) for rotates in a.positions]
-    if a.family == "granite":
+    if a.family in ("granite", "minicpm"):
         fields |= {
             "embedding_multiplier": a.embedding_scale,
             "residual_multiplier": a.residual_scale,

@@ -94,6 +94,11 @@ class HFSource:
         if self.architecture.tied_head:
             self._files.pop(HEAD, None)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether matrices are stored quantized."""
+        return self._packed is not None
+
     def names(self) -> tuple[str, ...]:
         """Return the full names of all tensors, with those that are stored together apart."""
         stored: Iterable[str | None] = self._files

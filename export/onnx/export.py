@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge_runtime.bundle.manifest import Manifest
-    from export.model.weights import WeightSource
+    from export.model.gguf.source import GGUFSource
+    from export.model.hf_source import HFSource
 
 
 def export_onnx(
@@ -82,7 +83,7 @@ def export_onnx(
 
 
 def _export_family(
-    source: WeightSource,
+    source: HFSource | GGUFSource,
     out: Path,
     scheme: Quantize,
     calibration: Path | None,
@@ -105,12 +106,10 @@ def _export_family(
     report("Reading the model", 1, 1)
     checker = None
     if check:
-        from export.check.check import family_twin
         from export.check.checker import checker_of
         from export.onnx.trial import bundle_layer_inputs, opened_graph
 
-        open_twin = family_twin(None if source.path.is_dir() else source.architecture, opened_graph)
-        checker = checker_of(source, scheme, open_twin, bundle_layer_inputs, report)
+        checker = checker_of(source, scheme, opened_graph, bundle_layer_inputs, report)
     matrix, quantization = stored_matrices(source, scheme, calibration, report)
 
     def write(directory: Path) -> DecoderSpec:

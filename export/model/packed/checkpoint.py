@@ -61,13 +61,17 @@ class PackedCheckpoint:
         return f"{found[1]}.weight" if found[2] in _MAIN else None
 
 
+FIELDS = ("quantization_config", "compression_config")
+"""Fields of a model's configuration that say how its matrices are packed."""
+
+
 def packed_checkpoint(config: Mapping[str, Any], where: str) -> PackedCheckpoint | None:
     """Read the field `quantization_config` of a model's configuration; None if there is none.
 
     Raises:
         UnsupportedModelError: the format, or a setting of it, is not supported; the message names it.
     """
-    settings = config.get("quantization_config") or config.get("compression_config")
+    settings = next((config[name] for name in FIELDS if config.get(name)), None)
     if not settings:
         return None
     if not isinstance(settings, dict):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.bundle.manifest import SCHEMA_MAJOR, _checksum, read_manifest, safe_path, write_manifest
+from edge_runtime.bundle.json_fields import safe_path
+from edge_runtime.bundle.manifest import SCHEMA_MAJOR, _checksum, read_manifest, write_manifest
 from edge_runtime.errors import ManifestError, UnsafePathError, UnsupportedVersionError
 from tests.support.examples import examples
 from tests.support.manifests import small_manifest

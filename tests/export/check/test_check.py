@@ -16,12 +16,12 @@ import export.model.hf_source as hf_source
 from edge_runtime.bundle.reader import open_bundle
 from export.check.check import check_twin, family_twin
 from export.check.twin import twin_config
-from export.errors import ExportError, WrongExportError
+from export.errors import ExportError, SourceError, WrongExportError
 from export.model.hf_source import HFSource
 from export.model.rope import Rope
 from export.onnx.export import export_onnx
 from export.onnx.trial import opened_graph
-from tests.support.tiny_models import FAMILIES, make_model
+from tests.support.tiny_models import FAMILIES, SHAPE, decoder_of, make_model, random_ids, torch_logits
 
 # What a reader could get wrong without any error, each in a family where it matters.
 MISREADINGS = {
@@ -112,6 +112,26 @@ def test_a_twin_keeps_what_decides_how_a_model_computes():
     assert {name: small[name] for name in config if name not in changed} == {
         name: value for name, value in config.items() if name not in changed
     }
+
+
+def test_minicpm_is_granite_with_other_names(tmp_path):
+    """Transformers has no MiniCPM of its own; Granite computes the same from other names."""
+    scales = {"embedding_multiplier": 12.0, "residual_multiplier": 1.4 / 2**0.5, "logits_scaling": 64 / 16}
+    granite = make_model(tmp_path / "granite", model_type="granite", attention_multiplier=16**-0.5, **scales)
+    own = {"model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
+    config = {**SHAPE, **own, "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False}
+    saved = json.loads((granite / "config.json").read_bytes())
+    config |= {"rms_norm_eps": saved["rms_norm_eps"], "tie_word_embeddings": saved["tie_word_embeddings"]}
+    model = shutil.copytree(granite, tmp_path / "minicpm")
+    (model / "config.json").write_text(json.dumps(config))
+    exported = export_onnx(model, tmp_path / "bundle", "fp32")
+    assert exported.manifest.model.architecture == "minicpm"
+    ids = random_ids(60)
+    found = decoder_of(tmp_path / "bundle").extend(ids, rows=60)
+    np.testing.assert_allclose(found, torch_logits(granite, ids), atol=3e-4)
+    (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "scale_depth"}))
+    with pytest.raises(SourceError, match="scale_depth"):
+        export_onnx(model, tmp_path / "other", "fp32")
 
 
 # Changes that people's configurations have, in any combination; most make another model, some none that exists.

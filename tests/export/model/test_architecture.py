@@ -59,6 +59,8 @@ def test_a_key_that_the_reader_does_not_know_is_an_error(family):
     plain = {**config, "attention_twist": None, "transformers_version": "5.23.0", "torch_dtype": "bfloat16"}
     if family == "ministral":
         plain["head_dim"] = 16
+    if family == "minicpm":
+        plain |= {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
     assert from_hf_config(plain, "config.json").family == family
 
 

@@ -49,6 +49,20 @@ def bpe():
     return tokens, [" ".join(pair) for pair in model["merges"]]
 
 
+def finished(writer, path):
+    """Add the sizes without which llama.cpp reads no vocabulary, and close the file."""
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(8)
+    writer.add_head_count(1)
+    writer.add_feed_forward_length(8)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
 def write(path, bpe, split, padding=2, kind="gpt2"):
     tokens, merges = bpe
     added = CONTROL + USER_DEFINED
@@ -60,16 +74,7 @@ def write(path, bpe, split, padding=2, kind="gpt2"):
     writer.add_token_merges(merges)
     writer.add_bos_token_id(len(tokens))
     writer.add_eos_token_id(len(tokens) + 1)
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(8)
-    writer.add_head_count(1)
-    writer.add_feed_forward_length(8)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 def converted(path):
@@ -153,16 +158,7 @@ def write_pieces(path, prefix):
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_add_space_prefix(prefix)
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(8)
-    writer.add_head_count(1)
-    writer.add_feed_forward_length(8)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
