@@ -1,4 +1,4 @@
-"""Refuses checkpoints that the installed transformers would load with other settings than they were saved with."""
+"""Refuses checkpoints and GGUF files that the installed transformers would load wrongly without a word."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from gguf import GGUFReader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cloud_bridge.server.errors import ServeError
 
+# GGUF files of these are loaded right. Of others transformers overlooks fields, such as windows and caps.
+_GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+# Ways to split text (`tokenizer.ggml.pre`) that transformers has; it ignores all others.
+_GGUF_SPLITS = ("llama-bpe", "smollm", "gpt-2", "olmo", "starcoder", "refact", "qwen2")
+_GGUF_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+_GGUF_FIELDS = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre")
 _VERSION_5 = int(transformers.__version__.partition(".")[0]) >= 5
 
 
@@ -32,6 +39,33 @@ def check_loadable(directory: Path) -> None:
             f"Transformers {transformers.__version__} would misread this model, which needs version 5: {directory}. "
             "Run `pip install 'transformers>=5'`, or export the model and serve its bundle."
         )
+
+
+def check_gguf(file: Path) -> None:
+    """Check that transformers loads a GGUF file as llama.cpp does; it ignores what it does not know.
+
+    Raises:
+        ServeError: the file has something that transformers ignores; the message names it.
+    """
+    try:
+        reader = GGUFReader(file)
+        fields = {name: field.contents() for name, field in reader.fields.items() if name in _GGUF_FIELDS}
+    except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
+        raise ServeError(f"This is not a usable GGUF file: {file} ({error}). Download it again.") from None
+    architecture, kind, split = (fields.get(name) for name in _GGUF_FIELDS)
+    factors = [tensor.name for tensor in reader.tensors if tensor.name in _GGUF_FACTORS]
+    if architecture not in _GGUF_ARCHITECTURES:
+        ignored = f"fields of the architecture '{architecture}'"
+    elif factors:
+        ignored = f"the tensor '{factors[0]}'"
+    elif kind == "gpt2" and split not in _GGUF_SPLITS:
+        ignored = f"how the file splits text (tokenizer.ggml.pre is '{split}')"
+    else:
+        return
+    raise ServeError(
+        f"transformers ignores {ignored}, and would give wrong rows: {file}. Export the file with `cogenesis export "
+        "onnx` and serve the bundle, or give the original model directory."
+    )
 
 
 def load_tokenizer(directory: Path, **gguf: str) -> Any:

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, logging
 
 from cloud_bridge.server.engines.cached_engine import CachedEngine
 from cloud_bridge.server.engines.cached_sequence import CachedSequence
-from cloud_bridge.server.engines.checkpoint_version import check_loadable, load_tokenizer
-from cloud_bridge.server.engines.model_files import find_model
+from cloud_bridge.server.engines.checkpoint_version import check_gguf, check_loadable, load_tokenizer
+from cloud_bridge.server.engines.model_files import PACKAGED, find_model
 from cloud_bridge.server.errors import ServeError
 from edge_runtime.fusion.known_tokens import IMPOSSIBLE, KnownTokens
 from edge_runtime.text.prompt_form import prompt_form
@@ -124,8 +124,10 @@ def load_engine(model: str, template_variables: Mapping[str, Any] | None = None)
     """
     found = find_model(model)
     gguf = {"gguf_file": found.file} if found.file else {}
-    if not gguf:
+    if found.file is None:
         check_loadable(found.directory)
+    elif model != PACKAGED:
+        check_gguf(found.directory / found.file)
     # The server's log has lines of its own.
     logging.disable_progress_bar()
     # Version 5 renames this argument; 4.57 has only the old name.
