@@ -28,10 +28,10 @@ demo: $(or $(wildcard $(DEV)),$(DEMO))  ## write one task in four modes with rea
 
 check: lint test  ## run everything that CI runs
 
-test: $(DEV)  ## run all tests except the slow ones (15 minutes on 2 cores)
+test: $(DEV)  ## run all tests except the slow ones (20 to 30 minutes on 2 cores)
 	@$(RUN) $(BIN)/python -m pytest -n 2
 
-test-fast: lint  ## run the linters and the unit tests (2 minutes on 2 cores)
+test-fast: lint  ## run the linters and the unit tests (2 to 4 minutes on 2 cores)
 	@$(RUN) $(BIN)/python -m pytest -n 2 -m 'not slow and not real' --hypothesis-profile fast
 
 test-slow: $(DEV)  ## run the tests that `make test` leaves out, and more examples of the fusion loop (an hour)
